@@ -1,0 +1,217 @@
+"""The table of layers: one row a layer and configuration, and one test a property over all rows.
+
+A new layer is one file and its rows here. Rows are small and awkward on purpose: odd sizes, no
+multiple of anything. `large` is the size at which time and memory are compared. Long sections stand
+in `comparison/rows/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from funcprop import composites, layers, losses
+from funcprop.comparison.inputs import Classes, Fixed, Mask, Normal, Probabilities, Uniform
+from funcprop.comparison.row import Mutant, Row
+from funcprop.layer import Array, Context, Layer, Params
+
+
+def sigma_prime_of_activation(layer: Layer, params: Params, a: Array, da: Array) -> Any:
+    """σ′ applied to the activation, as if a were z: a slip of many tutorials."""
+    s = jax.nn.sigmoid(a)
+    return da * s * (1 - s), ()
+
+
+def bias_not_summed(layer: Layer, params: Params, x: Array, dz: Array) -> Any:
+    """db = δ, one bias gradient a row: a slip of many tutorials."""
+    dx, dparams = layer.backward(params, x, dz)
+    return dx, dparams._replace(b=dz)
+
+
+def w_not_transposed(layer: Layer, params: Params, x: Array, dz: Array) -> Any:
+    """dx = δ w instead of δ wᵀ: goes unnoticed by shapes only where w is square."""
+    _, dparams = layer.backward(params, x, dz)
+    return dz @ params.w, dparams
+
+
+def diagonal_softmax(layer: Layer, params: Params, a: Array, da: Array) -> Any:
+    """The Jacobian's diagonal alone."""
+    return da * a * (1 - a), ()
+
+
+def matmul(params: layers.Affine, x: Array, context: Context) -> Array:
+    z = x @ params.w
+    return z if params.b is None else z + params.b
+
+
+def elementwise(f: Callable[[Array], Array]) -> Callable[..., Array]:
+    """A parameterless function as the plain form of its layer."""
+    return lambda params, z, context: f(z)
+
+
+ACTIVATION = Normal((5, 7), scale=2.0)
+IMAGE = Normal((128, 4096))
+
+LINEAR = (
+    Row(
+        "Dense",
+        layers.Dense(3),
+        Normal((5, 4)),
+        plain=matmul,
+        large=(layers.Dense(512), Normal((256, 512))),
+        mutants=(Mutant("db not summed over the batch", bias_not_summed),),
+    ),
+    Row("Dense, one example", layers.Dense(3), Normal((4,)), batched=False),
+    Row("Dense on sequences, no bias", layers.Dense(5, bias=False), Normal((2, 3, 7))),
+    Row(
+        "Dense, square",
+        layers.Dense(4),
+        Normal((6, 4)),
+        mutants=(Mutant("w not transposed in dx", w_not_transposed),),
+    ),
+)
+
+ACTIVATIONS = (
+    Row(
+        "Sigmoid",
+        layers.Sigmoid(),
+        ACTIVATION,
+        plain=elementwise(lambda z: jax.nn.sigmoid(z)),
+        large=(layers.Sigmoid(), IMAGE),
+        mutants=(Mutant("σ′ applied to the activation", sigma_prime_of_activation),),
+    ),
+    Row("Sigmoid, saturated", layers.Sigmoid(), Fixed.of([[-800.0, -30, 0, 1e-8, 30, 800]])),
+    Row(
+        "Tanh",
+        layers.Tanh(),
+        ACTIVATION,
+        plain=elementwise(lambda z: jnp.tanh(z)),
+        large=(layers.Tanh(), IMAGE),
+    ),
+    Row(
+        "ReLU",
+        layers.ReLU(),
+        ACTIVATION,
+        plain=elementwise(lambda z: jax.nn.relu(z)),
+        large=(layers.ReLU(), IMAGE),
+    ),
+    Row("LeakyReLU", layers.LeakyReLU(0.1), ACTIVATION),
+    Row("ELU", layers.ELU(1.3), ACTIVATION),
+    Row("SELU", layers.SELU(), ACTIVATION),
+    Row(
+        "GELU",
+        layers.GELU(),
+        ACTIVATION,
+        plain=elementwise(lambda z: jax.nn.gelu(z, approximate=False)),
+        large=(layers.GELU(), IMAGE),
+    ),
+    Row(
+        "GELU, approximate",
+        layers.GELU(approximate=True),
+        ACTIVATION,
+        plain=elementwise(lambda z: jax.nn.gelu(z)),
+        large=(layers.GELU(approximate=True), IMAGE),
+    ),
+    Row("SiLU", layers.SiLU(), ACTIVATION),
+    Row("Softplus", layers.Softplus(), ACTIVATION),
+    Row("HardTanh", layers.HardTanh(), ACTIVATION),
+    Row(
+        "Softmax",
+        layers.Softmax(),
+        ACTIVATION,
+        plain=elementwise(lambda z: jax.nn.softmax(z)),
+        large=(layers.Softmax(), IMAGE),
+        mutants=(Mutant("the Jacobian's diagonal alone", diagonal_softmax),),
+    ),
+    Row("LogSoftmax", layers.LogSoftmax(), ACTIVATION),
+    Row("LogSoftmax, large logits", layers.LogSoftmax(), Normal((3, 5), scale=30.0)),
+)
+
+SHAPES = (
+    Row("Identity", layers.Identity(), Normal((3, 4))),
+    Row("Flatten", layers.Flatten(2), Normal((5, 3, 2))),
+    Row("Reshape", layers.Reshape((2, -1)), Normal((5, 6))),
+)
+
+STOCHASTIC = (
+    Row(
+        "Dropout",
+        layers.Dropout(0.4),
+        Normal((5, 7)),
+        batched=False,
+        reason="draws for a batch at once",
+    ),
+)
+
+COMPOSITES = (
+    Row(
+        "Serial",
+        composites.Serial(layers.Dense(6), layers.Sigmoid(), layers.Dense(3)),
+        Normal((5, 4)),
+    ),
+    Row("Skip", composites.Skip(composites.Serial(layers.Dense(4), layers.Tanh())), Normal((5, 4))),
+    Row("Branch", composites.Branch(layers.Dense(3), layers.Identity()), Normal((5, 4))),
+    Row(
+        "Branch, summed",
+        composites.Branch(layers.Dense(3), layers.Dense(3), combine="sum"),
+        Normal((5, 4)),
+    ),
+    Row(
+        "Branch, concatenated",
+        composites.Branch(layers.Dense(2), layers.Dense(3), combine="concatenate"),
+        Normal((5, 4)),
+    ),
+    Row(
+        "Parallel",
+        composites.Parallel(layers.Dense(3), layers.Identity(), layers.Tanh()),
+        (Normal((5, 4)), Classes((5,), 3), Normal((2,))),
+        batched=False,
+        reason="the entries have different example axes",
+    ),
+)
+
+PAIR = (Normal((5, 3)), Normal((5, 3)))
+
+LOSSES = (
+    Row("QuadraticCost", losses.QuadraticCost(), PAIR),
+    Row("QuadraticCost, unreduced", losses.QuadraticCost(reduction="none"), PAIR),
+    Row("QuadraticCost, masked", losses.QuadraticCost(), PAIR, mask=Mask((5,))),
+    Row("MeanSquaredError", losses.MeanSquaredError(), PAIR),
+    Row("MeanSquaredError, summed", losses.MeanSquaredError(reduction="sum"), PAIR),
+    Row("Huber", losses.Huber(0.7), PAIR),
+    Row("BinaryCrossEntropy", losses.BinaryCrossEntropy(), (Normal((5, 3)), Uniform((5, 3)))),
+    Row(
+        "SoftmaxCrossEntropy",
+        losses.SoftmaxCrossEntropy(),
+        (Normal((5, 7)), Classes((5,), 7)),
+    ),
+    Row(
+        "SoftmaxCrossEntropy, unreduced, smoothed, large logits",
+        losses.SoftmaxCrossEntropy(reduction="none", label_smoothing=0.1),
+        (Normal((2, 3, 7), scale=30.0), Classes((2, 3), 7)),
+    ),
+    Row(
+        "SoftmaxCrossEntropy, ignored targets",
+        losses.SoftmaxCrossEntropy(ignore_index=-1),
+        (Normal((5, 7)), Classes((5,), 7, ignored=-1)),
+        batched=False,
+        reason="a mean over ignored examples alone has no value",
+    ),
+    Row(
+        "SoftmaxCrossEntropy, masked sequences",
+        losses.SoftmaxCrossEntropy(),
+        (Normal((3, 4, 7)), Classes((3, 4), 7)),
+        mask=Mask((3, 4)),
+    ),
+    Row(
+        "SoftmaxCrossEntropy, probabilities",
+        losses.SoftmaxCrossEntropy(label_smoothing=0.1),
+        (Normal((5, 7)), Probabilities((5, 7))),
+    ),
+    Row("Hinge", losses.Hinge(), (Normal((5, 7)), Classes((5,), 7))),
+)
+
+ROWS: tuple[Row, ...] = (*LINEAR, *ACTIVATIONS, *SHAPES, *STOCHASTIC, *COMPOSITES, *LOSSES)

@@ -1,0 +1,79 @@
+"""A row of the catalogue: a layer in one configuration, and what is promised of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from funcprop.comparison.inputs import draw
+from funcprop.layer import Array, Context, Layer, Params
+
+Promise = Literal["time", "memory", "enables", "parity"]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A wrong backward that a comparison must catch.
+
+    backward(layer, params, residuals, dy) -> dx, dparams
+    """
+
+    name: str
+    backward: Callable[[Any, Any, Any, Any], tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A layer in one configuration, what to try it on, and what is promised of it.
+
+    layer      the layer
+    x          a tree of Specs: its input
+    mask       a Spec: its context's mask, or None
+    plain      (params, x, context) -> y as a JAX user would write it, or None: then the layer's
+               own forward under jax.vjp is the only peer
+    large      (layer, x) or (layer, x, mask): the size at which time and memory are compared
+    promise    against `plain` at that size: "time", "memory", "enables" (a gradient that automatic
+               differentiation lacks) or "parity"
+    batched    whether axis 0 of x is an example axis and vmap over it agrees with the batch
+    automatic  whether jax.vjp can differentiate the forward
+    floor      float32 errors below this many eps of the summed absolute terms count as rounding
+    reason     why, where a default was changed
+    mutants    wrong backward passes beyond the systematic ones
+    """
+
+    name: str
+    layer: Layer
+    x: Any
+    mask: Any = None
+    plain: Callable[..., Any] | None = None
+    large: tuple[Any, ...] | None = None
+    promise: tuple[Promise, ...] = ("parity",)
+    batched: bool = True
+    automatic: bool = True
+    floor: float = 8.0
+    reason: str = ""
+    mutants: tuple[Mutant, ...] = ()
+
+    def arguments(self, key: Array, dtype: Any = jnp.float32) -> tuple[Params, Any, Context]:
+        """params moved off zero, x and a context with a key, drawn from `key`."""
+        x_key, init_key, off_key, mask_key, context_key = jax.random.split(key, 5)
+        x = draw(self.x, x_key, dtype)
+        params = off_zero(self.layer.init(init_key, x), off_key)
+        mask = None if self.mask is None else draw(self.mask, mask_key, bool)
+        return params, x, Context(context_key, mask)
+
+
+def off_zero(params: Params, key: Array) -> Params:
+    """Float parameters plus N(0, 0.1²): zeros and ones would hide wrong gradients."""
+    leaves, tree = jax.tree.flatten(params)
+    moved = [
+        leaf + 0.1 * jax.random.normal(k, leaf.shape).astype(leaf.dtype)
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+        else leaf
+        for leaf, k in zip(leaves, jax.random.split(key, len(leaves)), strict=True)
+    ]
+    return jax.tree.unflatten(tree, moved)

@@ -1,0 +1,123 @@
+"""Parallel: a tuple, each entry through its own layer. Branch: several layers on one input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
+
+from funcprop.composites.composite import Composite, add
+from funcprop.layer import (
+    Array,
+    Context,
+    Layer,
+    LayerError,
+    Params,
+    Residuals,
+    Shape,
+    check_choice,
+    check_cotangent,
+    is_float,
+    spell,
+)
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Parallel(Composite):
+    """(y₁, …, yₙ) = (f₁(x₁), …, fₙ(xₙ)).
+
+    forward   x: a tuple, one entry a child -> y: a tuple
+    keeps     what the children keep
+    backward  dx: a tuple, entry by entry; None for integer entries
+    """
+
+    def init(self, key: Array, x: tuple[Any, ...]) -> Params:
+        return self.init_each(key, self.entries("x", x))
+
+    def forward(
+        self, params: Params, x: tuple[Any, ...], context: Context = Context()
+    ) -> tuple[tuple[Any, ...], Residuals]:
+        return self.forward_each(params, self.entries("x", x), context)
+
+    def backward(
+        self, params: Params, residuals: Residuals, dy: tuple[Any, ...]
+    ) -> tuple[tuple[Any, ...], Params]:
+        return self.backward_each(params, residuals, self.entries("dy", dy))
+
+
+class BranchResiduals(NamedTuple):
+    """What Branch keeps."""
+
+    children: tuple[Residuals, ...]  # what each child keeps
+    sizes: Shape | None  # features of each output, to take a concatenation apart
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Branch(Composite):
+    """Every child reads the same x; `combine` says what becomes of their outputs.
+
+    forward   x -> (y₁, …, yₙ), or their sum, or their concatenation along the features
+    keeps     what the children keep; for "concatenate" also their feature sizes
+    backward  dx = Σᵢ dxᵢ: x was used n times, so its gradients add
+    """
+
+    combine: Literal["tuple", "sum", "concatenate"]
+
+    def __init__(
+        self, *layers: Layer, combine: Literal["tuple", "sum", "concatenate"] = "tuple"
+    ) -> None:
+        object.__setattr__(self, "combine", combine)
+        super().__init__(*layers)
+        check_choice(self, "combine", combine, ("tuple", "sum", "concatenate"))
+        if not layers:
+            raise LayerError(self, "has no layers", "give at least one: Branch(Dense(3))")
+
+    def __repr__(self) -> str:
+        words = [*map(repr, self.layers)]
+        if self.combine != "tuple":
+            words.append(f"combine={self.combine!r}")
+        return f"Branch({', '.join(words)})"
+
+    def rebuild(self, layers: tuple[Layer, ...]) -> Layer:
+        return Branch(*layers, combine=self.combine)
+
+    def init(self, key: Array, x: Any) -> Params:
+        return self.init_each(key, (x,) * len(self.layers))
+
+    def forward(
+        self, params: Params, x: Any, context: Context = Context()
+    ) -> tuple[Any, BranchResiduals]:
+        ys, kept = self.forward_each(params, (x,) * len(self.layers), context)
+        if self.combine == "tuple":
+            return ys, BranchResiduals(kept, None)
+        if self.combine == "sum":
+            return add(self, "the outputs", ys), BranchResiduals(kept, None)
+        for y in ys:
+            if not is_float(y) or y.shape[:-1] != ys[0].shape[:-1] or y.dtype != ys[0].dtype:
+                raise LayerError(
+                    self,
+                    f"the outputs {spell(ys)} cannot be concatenated along the last axis",
+                    "all axes but the last, and the dtypes, must agree",
+                )
+        sizes = Shape(tuple(y.shape[-1] for y in ys))
+        return jnp.concatenate(ys, -1), BranchResiduals(kept, sizes)
+
+    def backward(self, params: Params, residuals: BranchResiduals, dy: Any) -> tuple[Array, Params]:
+        if self.combine == "tuple":
+            dys = self.entries("dy", dy)
+        elif self.combine == "sum":
+            dys = (dy,) * len(self.layers)
+        else:
+            assert residuals.sizes is not None
+            sizes = residuals.sizes.sizes
+            check_cotangent(self, dy, (*dy.shape[:-1], sum(sizes)), dy.dtype)
+            starts = [sum(sizes[:i]) for i in range(len(sizes))]
+            dys = tuple(
+                dy[..., start : start + size] for start, size in zip(starts, sizes, strict=True)
+            )
+        dxs, dparams = self.backward_each(params, residuals.children, dys)
+        return add(self, "the branches' dx", dxs), dparams
+
+    def statistics(self, residuals: BranchResiduals) -> Any:
+        return super().statistics(residuals.children)

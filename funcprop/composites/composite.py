@@ -1,0 +1,132 @@
+"""What all composites share: children, their parameters, and sums of cotangents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from funcprop.layer import (
+    Array,
+    Context,
+    Layer,
+    LayerError,
+    Params,
+    Residuals,
+    inside,
+    is_float,
+    spell,
+)
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Composite(Layer):
+    """A layer made of layers. Parameters, residuals and statistics: a tuple, one entry a child."""
+
+    layers: tuple[Layer, ...]
+
+    def __init__(self, *layers: Layer) -> None:
+        object.__setattr__(self, "layers", layers)
+        for position, layer in enumerate(layers):
+            if not isinstance(layer, Layer):
+                raise LayerError(
+                    self,
+                    f"entry {position} is {spell(layer)}, wanted a layer",
+                    "give layers one by one, made: Serial(Dense(30), Sigmoid())",
+                )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self.layers))})"
+
+    def rebuild(self, layers: tuple[Layer, ...]) -> Layer:
+        """The same composite around other children."""
+        return type(self)(*layers)
+
+    def entries(self, name: str, values: Any) -> tuple[Any, ...]:
+        """`values`, checked to be a tuple with one entry per child."""
+        if not isinstance(values, tuple) or len(values) != len(self.layers):
+            raise LayerError(
+                self,
+                f"{name} is {spell(values)}, wanted a tuple of {len(self.layers)}, one per child",
+            )
+        return values
+
+    def init_each(self, key: Array, xs: tuple[Any, ...]) -> Params:
+        """Parameters of every child, each for its own x."""
+        params = []
+        keys = jax.random.split(key, len(self.layers))
+        for position, x in enumerate(xs):
+            with inside(self, position):
+                params.append(self.layers[position].init(keys[position], x))
+        return tuple(params)
+
+    def forward_each(
+        self, params: Params, xs: tuple[Any, ...], context: Context
+    ) -> tuple[tuple[Any, ...], tuple[Residuals, ...]]:
+        """Every child forward, each on its own x."""
+        ys, residuals = [], []
+        params, contexts = self.entries("params", params), context.split(len(self.layers))
+        for position, x in enumerate(xs):
+            with inside(self, position):
+                y, kept = self.layers[position].forward(params[position], x, contexts[position])
+            ys.append(y)
+            residuals.append(kept)
+        return tuple(ys), tuple(residuals)
+
+    def backward_each(
+        self, params: Params, residuals: Residuals, dys: tuple[Any, ...]
+    ) -> tuple[tuple[Any, ...], Params]:
+        """Every child backward, each on its own dy."""
+        dxs, dparams = [], []
+        params, residuals = self.entries("params", params), self.entries("residuals", residuals)
+        for position, dy in enumerate(dys):
+            with inside(self, position):
+                dx, dp = self.layers[position].backward(params[position], residuals[position], dy)
+            dxs.append(dx)
+            dparams.append(dp)
+        return tuple(dxs), tuple(dparams)
+
+    def statistics(self, residuals: Residuals) -> Any:
+        """() where no child observed anything, else one entry per child."""
+        found = tuple(
+            layer.statistics(kept) for layer, kept in zip(self.layers, residuals, strict=True)
+        )
+        return found if jax.tree.leaves(found) else ()
+
+    def inference(self, params: Params, statistics: Any) -> tuple[Layer, Params]:
+        if statistics == ():
+            statistics = ((),) * len(self.layers)
+        layers, new = [], []
+        rows = zip(
+            self.layers,
+            self.entries("params", params),
+            self.entries("statistics", statistics),
+            strict=True,
+        )
+        for position, (layer, p, s) in enumerate(rows):
+            with inside(self, position):
+                layer, p = layer.inference(p, s)
+            layers.append(layer)
+            new.append(p)
+        return self.rebuild(tuple(layers)), tuple(new)
+
+
+def add(layer: Layer, name: str, values: tuple[Any, ...]) -> Array:
+    """The sum of float arrays of one shape and dtype; anything else has no sum here.
+
+    A tuple's + would concatenate and broadcasting would hide a mistake, so both raise.
+    """
+    first = values[0]
+    for value in values:
+        if not is_float(value) or (value.shape, value.dtype) != (first.shape, first.dtype):
+            raise LayerError(
+                layer,
+                f"{name} cannot be added: {' and '.join(map(spell, values))}",
+                "sums are defined for float arrays of one shape and dtype",
+            )
+    total = jnp.asarray(first)
+    for value in values[1:]:
+        total = total + value
+    return total

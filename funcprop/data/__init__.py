@@ -1,0 +1,66 @@
+"""Data sets by name, as immutable numpy arrays.
+
+digits comes with scikit-learn, the IDX image sets from a folder, openml:NAME from openml.org.
+"""
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from funcprop.data.dataset import DataError as DataError
+from funcprop.data.dataset import Dataset as Dataset
+from funcprop.data.dataset import Examples as Examples
+from funcprop.data.digits import load_digits as load_digits
+from funcprop.data.idx import SOURCES
+from funcprop.data.idx import load_idx_folder as load_idx_folder
+from funcprop.data.idx import read_idx as read_idx
+from funcprop.data.openml import load_openml as load_openml
+
+# What stands after the colon of the name ("" without one), folder, validation -> Dataset
+Loader = Callable[[str, str | Path | None, bool], Dataset]
+
+
+def _digits(_: str, folder: str | Path | None, validation: bool) -> Dataset:
+    if folder is not None:
+        raise DataError(
+            f"digits comes with scikit-learn and reads no folder, got {folder}: load('digits'), "
+            f"or load('mnist', folder={str(folder)!r})"
+        )
+    return load_digits(validation)
+
+
+def _image_set(name: str, _: str, folder: str | Path | None, validation: bool) -> Dataset:
+    return load_idx_folder(folder, name, validation)
+
+
+def _openml(name: str, folder: str | Path | None, validation: bool) -> Dataset:
+    if not name:
+        raise DataError("openml: wants the name of a data set: load('openml:iris')")
+    return load_openml(name, folder, validation)
+
+
+# A name that ends in a colon is followed by an argument.
+LOADERS: dict[str, Loader] = {
+    "digits": _digits,
+    **{name: partial(_image_set, name) for name in SOURCES},
+    "openml:": _openml,
+}
+
+
+def load(name: str, folder: str | Path | None = None, validation: bool = False) -> Dataset:
+    """The data set `name`.
+
+    name        digits, mnist, fashion-mnist, kmnist, emnist, emnist-SPLIT or openml:NAME
+    folder      where its files lie; for openml: where they are kept; none for digits
+    validation  take a validation set, as large as the test set, out of the training set
+
+    Raises DataError for an unknown name, and for data that cannot be used.
+    """
+    kind, colon, argument = name.partition(":")
+    loader = LOADERS.get(kind + colon)
+    if loader is None:
+        near = difflib.get_close_matches(kind.lower() + colon, LOADERS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise DataError(f"unknown data set {name!r}: {hint}The names are {', '.join(LOADERS)}")
+    return loader(argument, folder, validation)

@@ -1,0 +1,280 @@
+"""Gradients by hand and by JAX, of one signature: (params, batch, context) -> value, grads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcprop.layer import (
+    Array,
+    Context,
+    Layer,
+    LayerError,
+    Params,
+    Residuals,
+    concrete,
+    describe,
+    is_float,
+    spell,
+)
+
+GradientFunction = Callable[..., Any]  # (params, batch, context) -> (value or (value, aux), grads)
+
+
+class Aux(NamedTuple):
+    """What a gradient function tells beside the value, under `has_aux`."""
+
+    prediction: Any  # the model's output; () where the objective is a single layer
+    statistics: Any  # what the model observed on the way, or ()
+
+
+@dataclass(frozen=True)
+class Objective:
+    """(params, batch, context) -> the loss: what `backprop` and `jax.grad` differentiate.
+
+    `loss=None` says that the model is the whole objective: its input is the batch, its output a
+    scalar. A frozen value, so that compiled functions are reused.
+    """
+
+    model: Layer
+    loss: Layer | None = None
+    has_aux: bool = False
+
+    def __call__(self, params: Params, batch: Any, context: Context = Context()) -> Any:
+        return self.forward(params, batch, context)[0]
+
+    def forward(self, params: Params, batch: Any, context: Context) -> tuple[Any, Residuals]:
+        """-> value or (value, aux), residuals."""
+        check_finite(self, batch)
+        if self.loss is None:
+            value, residuals = self.model.forward(params, batch, context)
+            prediction, statistics = (), self.model.statistics(residuals)
+        else:
+            x, target, context = unpack(batch, context)
+            model_context, loss_context = context.split(2)
+            prediction, kept = self.model.forward(params, x, model_context)
+            value, loss_kept = self.loss.forward((), (prediction, target), loss_context)
+            residuals, statistics = (kept, loss_kept), self.model.statistics(kept)
+        if not is_float(value) or value.shape != ():
+            raise LayerError(
+                self.loss or self.model,
+                f"the objective's value is {spell(value)}, wanted a scalar float",
+                "end in a loss that reduces: reduction='mean' or 'sum'",
+            )
+        return ((value, Aux(prediction, statistics)) if self.has_aux else value), residuals
+
+
+@dataclass(frozen=True)
+class Backprop:
+    """(params, batch, context) -> value, grads, by the hand-written backward passes."""
+
+    objective: Objective
+
+    def __call__(self, params: Params, batch: Any, context: Context = Context()) -> Any:
+        model, loss = self.objective.model, self.objective.loss
+        value, residuals = self.objective.forward(params, batch, context)
+        one = jnp.ones_like(value[0] if self.objective.has_aux else value)
+        if loss is None:
+            _, dparams = model.backward(params, residuals, one)
+        else:
+            kept, loss_kept = residuals
+            (dprediction, _), _ = loss.backward((), loss_kept, one)
+            _, dparams = model.backward(params, kept, dprediction)
+        return value, dparams
+
+
+def objective(model: Layer, loss: Layer | None = None, has_aux: bool = False) -> Objective:
+    """The function (params, batch, context=Context()) -> value that training minimises.
+
+    model, loss  `loss` reads (model's output, target); the batch is (x, target) or
+                 (x, target, mask), and the mask goes into the context
+    model alone  any layer whose input is the batch and whose output is a scalar
+    has_aux      return (value, Aux(prediction, statistics)), as `jax.value_and_grad` expects
+
+    Raises LayerError where the output is no scalar, or a concrete batch is not finite.
+    """
+    for layer in (model, loss):
+        if layer is not None and not isinstance(layer, Layer):
+            raise TypeError(
+                f"objective wants layers, and was given {spell(layer)}: "
+                "write objective(model, SoftmaxCrossEntropy())"
+            )
+    return Objective(model, loss, has_aux)
+
+
+def backprop(model: Layer, loss: Layer | None = None, has_aux: bool = False) -> Backprop:
+    """Gradients by hand: (params, batch, context=Context()) -> value, grads.
+
+    The signature of `jax.value_and_grad(objective(model, loss, has_aux), has_aux=has_aux)`.
+    Arguments and errors are those of `objective`.
+    """
+    return Backprop(objective(model, loss, has_aux))
+
+
+def unpack(batch: Any, context: Context) -> tuple[Any, Any, Context]:
+    """(x, target) or (x, target, mask) -> x, target, and the context with the mask in it."""
+    if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+        raise ValueError(
+            f"the batch is {spell(batch)}, wanted (x, target) or (x, target, mask): "
+            "write gradient(params, (x, target))"
+        )
+    if len(batch) == 3:
+        context = Context(context.key, batch[2])
+    return batch[0], batch[1], context
+
+
+def check_finite(where: Any, tree: Any) -> None:
+    """Raise where a concrete array of floats in the tree is not finite."""
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        known = concrete(leaf) if is_float(leaf) else None
+        if known is not None and not np.isfinite(known.astype(np.float64)).all():
+            index = tuple(map(int, np.argwhere(~np.isfinite(known.astype(np.float64)))[0]))
+            raise ValueError(
+                f"the batch{jax.tree_util.keystr(path)} holds {known[index]} at {index}: "
+                "wanted finite numbers; clean the data before training"
+            )
+
+
+# --- a layer by JAX, and a hand-written layer inside JAX ------------------------------------------
+
+
+@dataclass(frozen=True)
+class Autodiff(Layer):
+    """The same forward, with `jax.vjp` as its backward."""
+
+    layer: Layer
+
+    def init(self, key: Array, x: Any) -> Params:
+        return self.layer.init(key, x)
+
+    def forward(
+        self, params: Params, x: Any, context: Context = Context()
+    ) -> tuple[Any, AutodiffResiduals]:
+        floats, rest = partition((params, x))
+
+        def f(floats: Any) -> tuple[Any, Any]:
+            y, residuals = self.layer.forward(*combine(floats, rest), context)
+            y_floats, y_rest = partition(y)
+            return y_floats, (y_rest, self.layer.statistics(residuals))
+
+        y_floats, pullback, (y_rest, statistics) = jax.vjp(f, floats, has_aux=True)  # pyright: ignore
+        return combine(y_floats, y_rest), AutodiffResiduals(pullback, statistics)
+
+    def backward(self, params: Params, residuals: AutodiffResiduals, dy: Any) -> tuple[Any, Params]:
+        ((dparams, dx),) = residuals.pullback(dy)
+        return dx, dparams
+
+    def statistics(self, residuals: AutodiffResiduals) -> Any:
+        return residuals.statistics
+
+    def inference(self, params: Params, statistics: Any) -> tuple[Layer, Params]:
+        layer, params = self.layer.inference(params, statistics)
+        return Autodiff(layer), params
+
+
+class AutodiffResiduals(NamedTuple):
+    """What Autodiff keeps."""
+
+    pullback: Any  # what jax.vjp returns: a pytree that holds JAX's own residuals
+    statistics: Any  # the layer's, which JAX's residuals do not show
+
+
+def autodiff(layer: Layer) -> Autodiff:
+    """The layer with automatic differentiation in place of its backward: for comparison."""
+    return Autodiff(layer)
+
+
+def as_function(layer: Layer) -> Callable[..., Any]:
+    """f(params, x, context=Context()) -> y, differentiated by the layer's own backward.
+
+    A `jax.custom_vjp` function, so `jax.grad` and libraries built on it use the hand-written
+    rule. It has no forward mode. Raises LayerError where the rule's results do not have the
+    trees, shapes and dtypes of x and params, which `custom_vjp` does not check by itself.
+    """
+
+    @jax.custom_vjp
+    def function(params: Params, x: Any, context: Context) -> Any:
+        return layer.forward(params, x, context)[0]
+
+    def forward(params: Params, x: Any, context: Context) -> tuple[Any, Any]:
+        y, residuals = layer.forward(params, x, context)
+        # shapes and dtypes of x are all that backward's result is checked against
+        return y, (params, residuals, Like(jax.tree.map(jax.typeof, x)))
+
+    def backward(kept: Any, dy: Any) -> tuple[Any, Any, None]:
+        params, residuals, like = kept
+        dx, dparams = layer.backward(params, residuals, without_float0(dy))
+        check_gradients(layer, "dx", dx, like.value)
+        check_gradients(layer, "dparams", dparams, params)
+        return dparams, dx, None
+
+    function.defvjp(forward, backward)
+
+    def named(params: Params, x: Any, context: Context = Context()) -> Any:
+        return function(params, x, context)
+
+    named.__name__ = named.__qualname__ = type(layer).__name__
+    named.__doc__ = f"y = {describe(layer)} of x, differentiated by its own backward."
+    return named
+
+
+@jax.tree_util.register_pytree_node_class
+class Like:
+    """Abstract values carried beside residuals: a pytree without leaves."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def tree_flatten(self) -> tuple[tuple, Any]:
+        leaves, tree = jax.tree.flatten(self.value)
+        return (), (tuple(leaves), tree)
+
+    @classmethod
+    def tree_unflatten(cls, static: Any, _: tuple) -> Like:
+        leaves, tree = static
+        return cls(jax.tree.unflatten(tree, leaves))
+
+
+def check_gradients(layer: Layer, name: str, given: Any, like: Any) -> None:
+    """`given` has the tree, shapes and dtypes of `like`; None at its integer leaves."""
+    wanted = jax.tree.map(lambda leaf: leaf if is_float(leaf) else None, like)
+    given_tree, wanted_tree = jax.tree.structure(given), jax.tree.structure(wanted)
+    if given_tree != wanted_tree:
+        raise LayerError(
+            layer,
+            f"backward returned {name} as {given_tree}, wanted {wanted_tree}",
+            f"give {name} the tree of {name[1:]}, with None at integer leaves",
+        )
+    rows = jax.tree.leaves_with_path(wanted)
+    for (path, want), leaf in zip(rows, jax.tree.leaves(given), strict=True):
+        if not is_float(leaf) or (leaf.shape, leaf.dtype) != (want.shape, want.dtype):
+            place = name + jax.tree_util.keystr(path)
+            raise LayerError(
+                layer, f"backward returned {place} as {spell(leaf)}, wanted {spell(want)}"
+            )
+
+
+def partition(tree: Any) -> tuple[Any, Any]:
+    """(the float leaves, the others), each tree with None where the other has the leaf."""
+    floats = jax.tree.map(lambda leaf: leaf if is_float(leaf) else None, tree)
+    rest = jax.tree.map(lambda leaf: None if is_float(leaf) else leaf, tree)
+    return floats, rest
+
+
+def combine(first: Any, second: Any) -> Any:
+    """The inverse of `partition`."""
+    return jax.tree.map(
+        lambda a, b: b if a is None else a, first, second, is_leaf=lambda leaf: leaf is None
+    )
+
+
+def without_float0(tree: Any) -> Any:
+    """None for the cotangents that JAX gives integers."""
+    return jax.tree.map(
+        lambda leaf: None if getattr(leaf, "dtype", None) == jax.dtypes.float0 else leaf, tree
+    )

@@ -1,0 +1,254 @@
+"""The contract: a layer is a value with two pure functions, `forward` and `backward`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+Params = (
+    Any  # a pytree of arrays: a NamedTuple for a leaf layer, one entry per child for a composite
+)
+Residuals = Any  # a pytree of arrays: what backward needs from forward
+
+
+class LayerError(ValueError):
+    """Something given to a layer does not fit it.
+
+    `path` is the place in the model, outermost first: ("Serial[2]", "Skip[0]").
+    """
+
+    def __init__(self, layer: Layer, problem: str, remedy: str = "") -> None:
+        super().__init__(layer, problem, remedy)
+        self.layer, self.problem, self.remedy = layer, problem, remedy
+        self.path: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        place = " ".join((*self.path, describe(self.layer)))
+        return f"{place}: {self.problem}" + (f"\n  {self.remedy}" if self.remedy else "")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Context:
+    """What a forward pass may read and nobody differentiates.
+
+    key   a scalar key of `jax.random.key`, or None: randomness
+    mask  bool [...], or None: True where attention and sequence losses may look
+    """
+
+    key: Array | None = None
+    mask: Array | None = None
+
+    def split(self, n: int) -> tuple[Context, ...]:
+        """n contexts with the same mask and independent keys."""
+        if self.key is None:
+            return (self,) * n
+        return tuple(Context(key, self.mask) for key in jax.random.split(self.key, n))
+
+    def key_for(self, layer: Layer) -> Array:
+        """The key. Raises LayerError where there is none."""
+        if self.key is None:
+            raise LayerError(
+                layer,
+                "draws random numbers and was given no key",
+                "pass one: forward(params, x, Context(key=jax.random.key(0)))",
+            )
+        if not jnp.issubdtype(jnp.result_type(self.key), jax.dtypes.prng_key):
+            raise LayerError(
+                layer,
+                f"context.key is {spell(self.key)}, wanted a key made by jax.random.key",
+                "write Context(key=jax.random.key(0))",
+            )
+        return self.key
+
+
+class Layer:
+    """A pure function with parameters, and its derivative, side by side.
+
+    Subclasses are frozen dataclasses that hold configuration only: hashable, comparable, and
+    their `repr` is the call that makes them. `backward` reads only its three arguments and is
+    linear in `dy`. Leading axes are batch axes.
+    """
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        # @dataclass leaves a __repr__ that stands in the class itself: Dense(10), not all fields
+        if "__repr__" not in cls.__dict__ and cls.__repr__ is Layer.__repr__:
+            cls.__repr__ = Layer.__repr__  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        """The call that makes the layer, without the arguments that equal their defaults."""
+        words, named = [], False
+        for field in dataclasses.fields(self) if dataclasses.is_dataclass(self) else ():
+            value = getattr(self, field.name, None)
+            if not field.init or value == field.default:
+                named = True  # after an omitted argument the others go by name
+            else:
+                named = named or field.kw_only or len(words) > 0
+                words.append(f"{field.name}={value!r}" if named else repr(value))
+        return f"{type(self).__name__}({', '.join(words)})"
+
+    def init(self, key: Array, x: Any) -> Params:
+        """x: arrays or ShapeDtypeStructs -> params, in the dtype of x. () where there are none."""
+        return ()
+
+    def forward(
+        self, params: Params, x: Any, context: Context = Context()
+    ) -> tuple[Any, Residuals]:
+        """-> y, residuals: the output, and what backward needs to remember."""
+        raise NotImplementedError(f"{type(self).__name__} does not define forward")
+
+    def backward(self, params: Params, residuals: Residuals, dy: Any) -> tuple[Any, Params]:
+        """-> dx, dparams: the trees, shapes and dtypes of x and params; None for integer leaves."""
+        raise NotImplementedError(f"{type(self).__name__} does not define backward")
+
+    def statistics(self, residuals: Residuals) -> Any:
+        """What the layer observed on the way (batch norm's mean and variance), or ()."""
+        return ()
+
+    def inference(self, params: Params, statistics: Any) -> tuple[Layer, Params]:
+        """The layer and parameters for prediction, given averaged statistics."""
+        return self, params
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Shape:
+    """Feature sizes that backward needs: residuals without arrays, never a batch size."""
+
+    sizes: tuple[int, ...]
+
+
+def output_shape(layer: Layer, params: Params, x: Any) -> Any:
+    """ShapeDtypeStructs of layer.forward(params, x)[0], by abstract evaluation."""
+    context = Context(key=jax.random.key(0))
+    return jax.eval_shape(lambda p, v: layer.forward(p, v, context)[0], params, x)
+
+
+# --- where in the model ---------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def inside(composite: Layer, index: int | str) -> Iterator[None]:
+    """Errors raised within are told as happening at `Composite[index]`."""
+    segment = f"{type(composite).__name__}[{index}]"
+    try:
+        yield
+    except LayerError as error:
+        error.path = (segment, *error.path)
+        raise
+    except Exception as error:
+        error.add_note(f"in {segment}")
+        raise
+
+
+def describe(layer: Any) -> str:
+    """The layer in at most 80 characters."""
+    words = repr(layer)
+    return words if len(words) <= 80 else f"{type(layer).__name__}(...)"
+
+
+# --- checks: shapes, trees and dtypes everywhere, values wherever the data is concrete ------------
+
+
+def spell(value: Any) -> str:
+    """A value's type, dtype and shape in a few characters: float32[10, 784]."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
+    if isinstance(value, (tuple, list)) and len(value) <= 6:
+        return f"{type(value).__name__}({', '.join(map(spell, value))})"
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def is_float(value: Any) -> bool:
+    """Whether the value is an array of real floating-point numbers."""
+    return hasattr(value, "shape") and jnp.issubdtype(jnp.result_type(value), jnp.floating)
+
+
+def is_integer(value: Any) -> bool:
+    """Whether the value is an array of integers."""
+    return hasattr(value, "shape") and jnp.issubdtype(jnp.result_type(value), jnp.integer)
+
+
+def concrete(value: Any) -> np.ndarray | None:
+    """The value as a NumPy array, or None under jit, vmap or any other trace."""
+    try:
+        return np.asarray(value)
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
+        return None
+
+
+def check_input(layer: Layer, x: Any, *, features: int | None = None, rank: int = 0) -> None:
+    """x is a float array of at least `rank` axes, the last of size `features` where given."""
+    if not is_float(x):
+        hint = "write jnp.asarray(x, jnp.float32)"
+        raise LayerError(layer, f"x is {spell(x)}, wanted an array of floats", hint)
+    if x.ndim < rank:
+        raise LayerError(layer, f"x is {spell(x)}, wanted at least {rank} axes")
+    if features is not None and x.shape[-1] != features:
+        raise LayerError(
+            layer,
+            f"x is {spell(x)}: its last axis has {x.shape[-1]} features, the parameters {features}",
+            f"give x of shape [..., {features}], or make new parameters: layer.init(key, x)",
+        )
+
+
+def check_params(layer: Layer, params: Params, kind: type, like: Any = None) -> None:
+    """params is a `kind` whose arrays have the dtype of `like`."""
+    if not isinstance(params, kind):
+        raise LayerError(
+            layer,
+            f"params is {spell(params)}, wanted {kind.__name__}",
+            "make them with layer.init(key, x); a composite's are a tuple, one entry per child",
+        )
+    for name, leaf in zip(getattr(params, "_fields", ()), params, strict=False):
+        if like is not None and leaf is not None and leaf.dtype != like.dtype:
+            raise LayerError(
+                layer,
+                f"{name} is {spell(leaf)} and x is {spell(like)}: the dtypes differ",
+                f"cast one of them: x.astype({str(leaf.dtype)!r})",
+            )
+
+
+def check_cotangent(layer: Layer, dy: Any, shape: Sequence[int], dtype: Any) -> None:
+    """dy has exactly the shape and dtype of the output: broadcasting would hide a mistake."""
+    given = (getattr(dy, "shape", None), getattr(dy, "dtype", None))
+    if given != (tuple(shape), dtype):
+        wanted = spell(jax.ShapeDtypeStruct(tuple(shape), dtype))
+        raise LayerError(layer, f"dy is {spell(dy)}, the output is {wanted}: they must agree")
+
+
+def check_number(layer: Layer, name: str, value: float, low: float, high: float = np.inf) -> None:
+    """low <= value < high, for a configuration field."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < high:
+        raise LayerError(layer, f"{name} is {value!r}, wanted a number in [{low}, {high})")
+
+
+def check_count(layer: Layer, name: str, value: int, low: int = 1) -> None:
+    """A whole number of at least `low`, for a configuration field."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise LayerError(layer, f"{name} is {value!r}, wanted a whole number of at least {low}")
+
+
+def check_choice(layer: Layer, name: str, value: Any, choices: Sequence[Any]) -> None:
+    """One of a few words, for a configuration field."""
+    if value not in choices:
+        raise LayerError(
+            layer, f"{name} is {value!r}, wanted one of {', '.join(map(repr, choices))}"
+        )
+
+
+# --- precision ------------------------------------------------------------------------------------
+
+
+def widen(x: Array) -> Array:
+    """float32 for 16-bit floats, everything else unchanged: the dtype sums are accumulated in."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32)) if x.dtype.itemsize < 4 else x

@@ -1,0 +1,68 @@
+"""Dense: a linear map of the features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funcprop.initializers import GlorotUniform, Initializer, Zeros
+from funcprop.layer import (
+    Array,
+    Context,
+    Layer,
+    check_cotangent,
+    check_count,
+    check_input,
+    check_params,
+)
+
+
+class Affine(NamedTuple):
+    """The parameters of z = x w + b."""
+
+    w: Array  # [in, out]
+    b: Array | None  # [out], or None where the layer has no bias
+
+
+@dataclass(frozen=True)
+class Dense(Layer):
+    """z = x w + b, for row vectors x.
+
+    forward   x [..., in] -> z [..., out]
+    keeps     x: dw is its product with dz
+    backward  dx = dz wᵀ    dw = xᵀ dz    db = Σ dz, both summed over all leading axes
+    """
+
+    features: int
+    bias: bool = True
+    w_init: Initializer = GlorotUniform()
+    b_init: Initializer = Zeros()
+
+    def __post_init__(self) -> None:
+        check_count(self, "features", self.features)
+
+    def init(self, key: Array, x: Any) -> Affine:
+        check_input(self, x, rank=1)
+        w_key, b_key = jax.random.split(key)
+        w = self.w_init(w_key, (x.shape[-1], self.features), x.dtype)
+        b = self.b_init(b_key, (self.features,), x.dtype) if self.bias else None
+        return Affine(w, b)
+
+    def forward(
+        self, params: Affine, x: Array, context: Context = Context()
+    ) -> tuple[Array, Array]:
+        check_params(self, params, Affine, like=x)
+        check_input(self, x, features=params.w.shape[0], rank=1)
+        z = x @ params.w
+        return (z if params.b is None else z + params.b), x
+
+    def backward(self, params: Affine, x: Array, dz: Array) -> tuple[Array, Affine]:
+        check_cotangent(self, dz, (*x.shape[:-1], params.w.shape[1]), x.dtype)
+        leading = tuple(range(x.ndim - 1))
+        dx = dz @ params.w.T
+        dw = jnp.tensordot(x, dz, (leading, leading))
+        db = None if params.b is None else dz.sum(leading)
+        return dx, Affine(dw, db)
