@@ -37,3 +37,13 @@ from funcprop.losses import MeanSquaredError as MeanSquaredError
 from funcprop.losses import QuadraticCost as QuadraticCost
 from funcprop.losses import SoftmaxCrossEntropy as SoftmaxCrossEntropy
 from funcprop.prediction import inference as inference
+from funcprop.training import Evaluation as Evaluation
+from funcprop.training import Metrics as Metrics
+from funcprop.training import TrainState as TrainState
+from funcprop.training import accumulate as accumulate
+from funcprop.training import clip_by_norm as clip_by_norm
+from funcprop.training import ensemble as ensemble
+from funcprop.training import epoch as epoch
+from funcprop.training import evaluate as evaluate
+from funcprop.training import init_state as init_state
+from funcprop.training import train_step as train_step

@@ -1,0 +1,12 @@
+"""Training: an immutable state, pure steps, and what is made of them."""
+
+from funcprop.training.loop import Evaluation as Evaluation
+from funcprop.training.loop import epoch as epoch
+from funcprop.training.loop import evaluate as evaluate
+from funcprop.training.state import TrainState as TrainState
+from funcprop.training.state import init_state as init_state
+from funcprop.training.step import Metrics as Metrics
+from funcprop.training.step import accumulate as accumulate
+from funcprop.training.step import clip_by_norm as clip_by_norm
+from funcprop.training.step import ensemble as ensemble
+from funcprop.training.step import train_step as train_step

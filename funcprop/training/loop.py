@@ -1,0 +1,108 @@
+"""Epochs and evaluation: a scan over mini-batches that stay on the device."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funcprop.layer import Array, Layer, Params, is_integer, spell
+from funcprop.training.state import TrainState
+from funcprop.training.step import Step
+
+
+def epoch(step: Step, batch_size: int, shuffle: bool = True, drop_last: bool = False) -> Step:
+    """One pass over the data in one dispatch: (state, data) -> state, metrics.
+
+    data     a tree of arrays [n, ...], such as (x, target); they stay on the device
+    metrics  those of every step, stacked; the last batch is smaller where n does not divide, and
+             `drop_last` leaves it out
+
+    Examples are shuffled anew in every epoch, by the state's key.
+    Raises ValueError for empty data, arrays of different length, or a batch larger than the data.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}, wanted a whole number of at least 1")
+
+    @jax.jit
+    def run(state: TrainState, data: Any) -> tuple[TrainState, Any]:
+        n = length(data)
+        if batch_size > n:
+            raise ValueError(f"batch_size is {batch_size}, and the data has {n} examples only")
+        order = jnp.arange(n)
+        if shuffle:
+            # ~step: never the number that a step folds into its own key
+            order = jax.random.permutation(jax.random.fold_in(state.key, ~state.step), n)
+
+        def some(state: TrainState, indices: Array) -> tuple[TrainState, Any]:
+            return step(state, jax.tree.map(lambda leaf: leaf[indices], data))
+
+        steps = n // batch_size
+        whole = order[: steps * batch_size].reshape(steps, batch_size)
+        state, metrics = jax.lax.scan(some, state, whole)
+        if n % batch_size and not drop_last:
+            state, last = some(state, order[steps * batch_size :])
+            metrics = jax.tree.map(lambda m, v: jnp.concatenate([m, v[None]]), metrics, last)
+        return state, metrics
+
+    return run
+
+
+class Evaluation(NamedTuple):
+    """How a model does on a data set."""
+
+    loss: float | None  # the mean over the examples, or None where no loss was given
+    accuracy: float | None  # the share of examples whose largest output is their class, or None
+    examples: int
+
+
+def evaluate(
+    model: Layer, params: Params, data: Any, loss: Layer | None = None, batch_size: int = 1000
+) -> Evaluation:
+    """Loss and accuracy over (x, target) with leading axis n, in batches.
+
+    Give the model and parameters of `inference`. Targets are integer classes [n], or one-hot
+    [n, classes]; anything else has no accuracy.
+    Raises ValueError for empty data or arrays of different length.
+    """
+    x, target = data
+    n = length((x, target))
+    total = {"loss": 0.0, "right": 0.0}
+    for start in range(0, n, batch_size):
+        part = (x[start : start + batch_size], target[start : start + batch_size])
+        size = part[1].shape[0]
+        value, right = _evaluate(model, loss, params, part)
+        total["loss"] += float(value) * size if value is not None else 0.0
+        total["right"] += float(right) if right is not None else 0.0
+    return Evaluation(
+        None if loss is None else total["loss"] / n,
+        None if right is None else total["right"] / n,
+        n,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _evaluate(model: Layer, loss: Layer | None, params: Params, part: Any) -> tuple[Any, Any]:
+    x, target = part
+    prediction, _ = model.forward(params, x)
+    value = None if loss is None else loss.forward((), (prediction, target))[0]
+    right = None
+    if getattr(prediction, "ndim", 0) == 2 and prediction.shape[-1] > 1:
+        if is_integer(target) and target.shape == prediction.shape[:1]:
+            right = jnp.sum(prediction.argmax(-1) == target)
+        elif target.shape == prediction.shape:
+            right = jnp.sum(prediction.argmax(-1) == target.argmax(-1))
+    return value, right
+
+
+def length(data: Any) -> int:
+    """n of a tree of arrays [n, ...]; the errors of `epoch` and `evaluate`."""
+    leaves = jax.tree.leaves(data)
+    sizes = {leaf.shape[0] if getattr(leaf, "shape", ()) else None for leaf in leaves}
+    if len(sizes) != 1 or None in sizes or 0 in sizes:
+        raise ValueError(
+            f"the data is {spell(data)}, wanted arrays [n, ...] of one length, not empty"
+        )
+    return sizes.pop() or 0

@@ -1,0 +1,88 @@
+"""TrainState: everything that training carries from step to step, as one immutable value."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from funcprop.layer import Array, Context, Layer, Params, is_float, spell
+
+
+class TrainState(NamedTuple):
+    """What a step takes and returns; nothing else is carried."""
+
+    params: Params
+    opt_state: Any  # of the optax optimizer, for the trainable parameters
+    statistics: Any  # running averages of what the model observed, or ()
+    key: Array  # never changes: the step's own key is folded from it and `step`
+    step: Array  # int32 []: how many steps were taken
+
+
+def init_state(
+    model: Layer,
+    optimizer: optax.GradientTransformation,
+    key: Array,
+    x: Any,
+    params: Params | None = None,
+) -> TrainState:
+    """The state before the first step.
+
+    model      the model, or a whole objective (then x is a batch)
+    x          an example of the input, as arrays or ShapeDtypeStructs
+    params     parameters to start from; new ones are drawn where there are none
+    Raises LayerError where the model does not accept x.
+    """
+    init_key, key = jax.random.split(key)
+    if params is None:
+        params = model.init(init_key, x)
+    dparams, statistics = jax.eval_shape(lambda p, v: _observe(model, p, v), params, x)
+    return TrainState(
+        params,
+        optimizer.init(trainable(params, dparams)),
+        jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), statistics),
+        key,
+        jnp.zeros((), jnp.int32),
+    )
+
+
+def _observe(model: Layer, params: Params, x: Any) -> tuple[Any, Any]:
+    y, residuals = model.forward(params, x, Context(key=jax.random.key(0)))
+    dy = jax.tree.map(lambda leaf: jnp.ones_like(leaf) if is_float(leaf) else None, y)
+    return model.backward(params, residuals, dy)[1], model.statistics(residuals)
+
+
+def trainable(params: Params, grads: Any) -> Params:
+    """The parameters that have a gradient; None where the gradient is None (integers, frozen).
+
+    Raises ValueError where a gradient does not fit its parameter.
+    """
+
+    def choose(path: Any, grad: Any, param: Any) -> Any:
+        if grad is None:
+            return None
+        if (grad.shape, grad.dtype) != (param.shape, param.dtype):
+            raise ValueError(
+                f"the gradient of params{jax.tree_util.keystr(path)} is {spell(grad)}, "
+                f"the parameter {spell(param)}: they must agree"
+            )
+        return param
+
+    try:
+        return jax.tree.map_with_path(choose, grads, params, is_leaf=lambda leaf: leaf is None)
+    except ValueError as error:
+        if str(error).startswith("the gradient of"):
+            raise
+        raise ValueError(
+            f"the gradient function returned {jax.tree.structure(grads)}, and the parameters are "
+            f"{jax.tree.structure(params)}: give train_step one that returns gradients"
+        ) from error
+
+
+def untouched(params: Params, new: Params) -> Params:
+    """`new`, with the parameters of `params` where it has None."""
+    return jax.tree.map(
+        lambda a, b: b if a is None else a, new, params, is_leaf=lambda leaf: leaf is None
+    )

@@ -1,0 +1,153 @@
+"""Steps and what is made of them: pure functions that take and return functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from funcprop.gradient import GradientFunction
+from funcprop.layer import Array, Context
+from funcprop.training.state import TrainState, trainable, untouched
+
+Step = Callable[[TrainState, Any], tuple[TrainState, Any]]
+
+
+class Metrics(NamedTuple):
+    """What a step observed."""
+
+    loss: Array  # [] of the batch, before the update
+
+
+def train_step(
+    gradient: GradientFunction,
+    optimizer: optax.GradientTransformation,
+    momentum: float = 0.9,
+) -> Step:
+    """A pure step: (state, batch) -> state, metrics.
+
+    gradient  (params, batch, context) -> value, grads: `backprop(model, loss)`, or
+              `jax.value_and_grad(objective(model, loss))`, or any function of that signature;
+              with `has_aux`, (value, aux), grads
+    momentum  the share of the old value that running statistics keep
+
+    The context holds a fresh key, folded from the state's key and its step. Statistics are
+    averaged with the bias of their start corrected, so they can be used after the first step.
+
+    Raises ValueError where a gradient does not fit its parameter, or the state holds statistics
+    and the gradient function returns none.
+    """
+    if not callable(gradient):
+        raise TypeError(
+            "train_step wants a gradient function first: "
+            "write train_step(backprop(model, loss), optax.sgd(0.1))"
+        )
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum is {momentum}, wanted a number in [0, 1)")
+
+    def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        context = Context(key=jax.random.fold_in(state.key, state.step))
+        value, grads = gradient(state.params, batch, context)
+        value, aux = value if isinstance(value, tuple) else (value, None)
+        statistics = _average(state, aux, momentum)
+        params = trainable(state.params, grads)
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
+            updates, opt_state = optimizer.update(grads, state.opt_state, params)
+            params = untouched(state.params, optax.apply_updates(params, updates))
+        return TrainState(params, opt_state, statistics, state.key, state.step + 1), Metrics(value)
+
+    return step
+
+
+def _average(state: TrainState, aux: Any, momentum: float) -> Any:
+    if not jax.tree.leaves(state.statistics):
+        return state.statistics
+    if aux is None or not jax.tree.leaves(aux.statistics):
+        raise ValueError(
+            "the model observes statistics and the gradient function returns none: "
+            "write backprop(model, loss, has_aux=True)"
+        )
+    # mₜ = mₜ₋₁ + (s − mₜ₋₁)(1 − β)/(1 − βᵗ): Adam's bias correction, applied as it goes
+    t = (state.step + 1).astype(jnp.float32)
+    share = (1 - momentum) / (1 - jnp.float32(momentum) ** t)
+    return jax.tree.map(
+        lambda old, new: old + (new - old) * share.astype(old.dtype),
+        state.statistics,
+        aux.statistics,
+    )
+
+
+def accumulate(gradient: GradientFunction, parts: int) -> GradientFunction:
+    """The gradient of a batch as the mean over `parts` equal micro-batches, one at a time.
+
+    Exact for losses that are means over examples of equal weight: with a mask, or ignored
+    targets, the parts would weigh differently. Memory is that of one part.
+    Raises ValueError where the batch does not divide by `parts`, or holds a mask.
+    """
+    if isinstance(parts, bool) or not isinstance(parts, int) or parts < 1:
+        raise ValueError(f"parts is {parts!r}, wanted a whole number of at least 1")
+
+    def accumulated(params: Any, batch: Any, context: Context = Context()) -> Any:
+        if context.mask is not None or (isinstance(batch, (tuple, list)) and len(batch) == 3):
+            raise ValueError(
+                "accumulate cannot average masked batches, whose parts weigh differently: "
+                "reduce the loss with 'sum' and scale it yourself, or pad without a mask"
+            )
+
+        def cut(leaf: Array) -> Array:
+            if leaf.ndim == 0 or leaf.shape[0] == 0 or leaf.shape[0] % parts:
+                raise ValueError(
+                    f"a batch of shape {leaf.shape} does not divide into {parts} equal parts"
+                )
+            return leaf.reshape(parts, leaf.shape[0] // parts, *leaf.shape[1:])
+
+        def one(index: Array, part: Any) -> Any:
+            key = None if context.key is None else jax.random.fold_in(context.key, index)
+            return _without_prediction(gradient(params, part, Context(key)))
+
+        cuts = jax.tree.map(cut, batch)
+        first = jax.eval_shape(one, jnp.int32(0), jax.tree.map(lambda leaf: leaf[0], cuts))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
+
+        def add(total: Any, row: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, one(*row)), None
+
+        total, _ = jax.lax.scan(add, zeros, (jnp.arange(parts), cuts))
+        return jax.tree.map(lambda leaf: leaf / parts, total)
+
+    return accumulated
+
+
+def _without_prediction(result: Any) -> Any:
+    """Micro-batches' predictions are not averaged; statistics are."""
+    value, grads = result
+    if isinstance(value, tuple):
+        value = (value[0], value[1]._replace(prediction=()))
+    return value, grads
+
+
+def clip_by_norm(gradient: GradientFunction, max_norm: float) -> GradientFunction:
+    """The gradient scaled down to at most `max_norm`, over all parameters together."""
+    if not max_norm > 0:
+        raise ValueError(f"max_norm is {max_norm}, wanted a positive number")
+
+    def clipped(params: Any, batch: Any, context: Context = Context()) -> Any:
+        value, grads = gradient(params, batch, context)
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
+            grads, _ = optax.clip_by_global_norm(max_norm).update(grads, optax.EmptyState())
+        return value, grads
+
+    return clipped
+
+
+def ensemble(step: Step) -> Step:
+    """A step, or an epoch, over many states at once: (states, batch) -> states, metrics.
+
+    states: a TrainState whose leaves have one more axis, first, one entry a member:
+    `jax.vmap(lambda key: init_state(model, optimizer, key, x))(jax.random.split(key, n))`.
+    All members see the same data, each with its own key.
+    """
+    return jax.vmap(step, in_axes=(0, None))
