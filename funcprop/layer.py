@@ -251,4 +251,4 @@ def check_choice(layer: Layer, name: str, value: Any, choices: Sequence[Any]) ->
 
 def widen(x: Array) -> Array:
     """float32 for 16-bit floats, everything else unchanged: the dtype sums are accumulated in."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32)) if x.dtype.itemsize < 4 else x
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x

@@ -1,4 +1,4 @@
-"""A strict session: warnings are errors (pyproject.toml), and dtypes are never promoted silently."""
+"""A strict session: warnings are errors (pyproject.toml), dtypes are never promoted."""
 
 import jax
 

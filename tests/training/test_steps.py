@@ -1,0 +1,179 @@
+"""Steps, epochs and combinators: pure functions over an immutable state."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import funcprop as fp
+
+KEY = jax.random.key(0)
+MODEL = fp.Serial(fp.Dense(8), fp.Sigmoid(), fp.Dense(3))
+LOSS = fp.SoftmaxCrossEntropy()
+X = jax.random.normal(KEY, (30, 4))
+Y = jnp.argmax(X[:, :3], -1)
+DATA = (X, Y)
+SGD = optax.sgd(0.5)
+
+
+def start(optimizer=SGD):
+    return fp.init_state(MODEL, optimizer, KEY, X[:1])
+
+
+def close(first, second, tolerance=1e-5):
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        if not jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            np.testing.assert_allclose(a, b, rtol=tolerance, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", [SGD, optax.adam(1e-2), optax.adamw(1e-2)])
+def test_a_step_takes_a_manual_or_an_automatic_gradient(optimizer):
+    manual = fp.train_step(fp.backprop(MODEL, LOSS), optimizer)
+    automatic = fp.train_step(jax.value_and_grad(fp.objective(MODEL, LOSS)), optimizer)
+    state = start(optimizer)
+    close(jax.jit(manual)(state, DATA), jax.jit(automatic)(state, DATA))
+
+
+def test_the_state_is_never_changed():
+    state = start()
+    before = jax.tree.map(lambda leaf: leaf.copy(), state.params)
+    fp.epoch(fp.train_step(fp.backprop(MODEL, LOSS), SGD), 10)(state, DATA)
+    close(before, state.params, 0)
+
+
+def test_an_epoch_is_its_steps():
+    step = fp.train_step(fp.backprop(MODEL, LOSS), SGD)
+    state, metrics = fp.epoch(step, 8, shuffle=False)(start(), DATA)
+    by_hand, losses = start(), []
+    for begin in (0, 8, 16, 24):
+        by_hand, m = step(by_hand, (X[begin : begin + 8], Y[begin : begin + 8]))
+        losses.append(m.loss)
+    close((state, metrics.loss), (by_hand, jnp.stack(losses)))
+    assert state.step == 4
+    dropped, metrics = fp.epoch(step, 8, shuffle=False, drop_last=True)(start(), DATA)
+    assert dropped.step == 3 and metrics.loss.shape == (3,)
+
+
+def test_every_epoch_sees_every_example_once_in_a_new_order():
+    def step(state, batch):
+        return state._replace(step=state.step + 1), batch
+
+    run = fp.epoch(step, 7)
+    state, first = run(start(), jnp.arange(28))
+    _, second = run(state, jnp.arange(28))
+    assert sorted(first.ravel().tolist()) == list(range(28))
+    assert first.ravel().tolist() != second.ravel().tolist()
+
+
+def test_runs_repeat_to_the_bit():
+    for gradient in (fp.backprop(MODEL, LOSS), jax.value_and_grad(fp.objective(MODEL, LOSS))):
+        run = fp.epoch(fp.train_step(gradient, SGD), 10)
+        assert np.array_equal(run(start(), DATA)[1].loss, run(start(), DATA)[1].loss)
+
+
+def test_one_compilation_serves_all_epochs():
+    traces = []
+
+    def gradient(params, batch, context):
+        traces.append(1)
+        return fp.backprop(MODEL, LOSS)(params, batch, context)
+
+    run = fp.epoch(fp.train_step(gradient, SGD), 10)
+    state = start()
+    for _ in range(3):
+        state, _ = run(state, DATA)
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("parts", [1, 3, 10])
+def test_accumulation_is_the_gradient_of_the_whole_batch(parts):
+    gradient = fp.backprop(MODEL, LOSS)
+    params = start().params
+    close(fp.accumulate(gradient, parts)(params, DATA), gradient(params, DATA))
+    with_aux = fp.accumulate(fp.backprop(MODEL, LOSS, has_aux=True), parts)(params, DATA)
+    close(with_aux[1], gradient(params, DATA)[1])
+
+
+def test_accumulation_refuses_what_it_cannot_average():
+    gradient = fp.accumulate(fp.backprop(MODEL, LOSS), 4)
+    with pytest.raises(ValueError, match="does not divide into 4"):
+        gradient(start().params, DATA)
+    with pytest.raises(ValueError, match="masked"):
+        gradient(start().params, (*DATA, jnp.ones(30, bool)))
+    with pytest.raises(ValueError, match="parts"):
+        fp.accumulate(gradient, 0)
+
+
+def test_clipping_bounds_the_norm():
+    gradient = fp.backprop(MODEL, LOSS)
+    params = start().params
+    _, grads = gradient(params, DATA)
+    norm = optax.tree.norm(grads)
+    _, clipped = fp.clip_by_norm(gradient, float(norm) / 2)(params, DATA)
+    close(clipped, jax.tree.map(lambda g: g / 2, grads))
+    close(fp.clip_by_norm(gradient, float(norm) * 2)(params, DATA)[1], grads)
+    with pytest.raises(ValueError, match="positive"):
+        fp.clip_by_norm(gradient, 0.0)
+
+
+def test_an_ensemble_trains_its_members_at_once():
+    run = fp.epoch(fp.train_step(fp.backprop(MODEL, LOSS), SGD), 10)
+    keys = jax.random.split(KEY, 3)
+    states = jax.vmap(lambda key: fp.init_state(MODEL, SGD, key, X[:1]))(keys)
+    together, _ = fp.ensemble(run)(states, DATA)
+    alone, _ = run(fp.init_state(MODEL, SGD, keys[1], X[:1]), DATA)
+    close(jax.tree.map(lambda leaf: leaf[1], together.params), alone.params, 1e-4)
+
+
+def test_masked_batches():
+    mask = jnp.arange(30) < 10
+    step = fp.train_step(fp.backprop(MODEL, LOSS), SGD)
+    part, _ = step(start(), jax.tree.map(lambda v: v[:10], DATA))
+    close(step(start(), (*DATA, mask))[0].params, part.params)
+
+
+def test_evaluation_counts_every_example():
+    params = start().params
+    prediction, _ = MODEL.forward(params, X)
+    right = float((prediction.argmax(-1) == Y).mean())
+    whole = fp.evaluate(MODEL, params, DATA, LOSS)
+    parts = fp.evaluate(MODEL, params, DATA, LOSS, batch_size=7)
+    assert whole.accuracy == parts.accuracy == pytest.approx(right)
+    assert whole.loss == pytest.approx(parts.loss, rel=1e-5)
+    assert fp.evaluate(MODEL, params, (X, jax.nn.one_hot(Y, 3))).accuracy == whole.accuracy
+    assert fp.evaluate(MODEL, params, (X, X[:, 0])).accuracy is None
+
+
+def test_parameters_without_gradients_stay():
+    def gradient(params, batch, context):
+        value, grads = fp.backprop(MODEL, LOSS)(params, batch, context)
+        return value, (None, *grads[1:])
+
+    state = start()
+    optimizer = optax.adam(0.1)
+    state = state._replace(opt_state=optimizer.init((None, *state.params[1:])))
+    new, _ = fp.train_step(gradient, optimizer)(state, DATA)
+    close(new.params[0], state.params[0], 0)
+    assert not np.allclose(new.params[2].w, state.params[2].w)
+
+
+def test_bad_input():
+    step = fp.train_step(fp.backprop(MODEL, LOSS), SGD)
+    with pytest.raises(ValueError, match="30 examples only"):
+        fp.epoch(step, 31)(start(), DATA)
+    with pytest.raises(ValueError, match="of one length"):
+        fp.epoch(step, 5)(start(), (X, Y[:5]))
+    with pytest.raises(ValueError, match="not empty"):
+        fp.evaluate(MODEL, start().params, (X[:0], Y[:0]))
+    with pytest.raises(ValueError, match="batch_size"):
+        fp.epoch(step, 0)
+    with pytest.raises(ValueError, match="momentum"):
+        fp.train_step(fp.backprop(MODEL, LOSS), SGD, momentum=1.5)
+    with pytest.raises(TypeError, match="gradient function first"):
+        fp.train_step(SGD, SGD)  # type: ignore[arg-type]
+    wrong = fp.train_step(lambda p, b, c: (jnp.float32(0), jax.tree.map(jnp.sum, p)), SGD)
+    with pytest.raises(ValueError, match=r"gradient of params\[0\].w"):
+        wrong(start(), DATA)
+    with pytest.raises(ValueError, match="returns gradients"):
+        fp.train_step(lambda p, b, c: (jnp.float32(0), (1, 2)), SGD)(start(), DATA)
