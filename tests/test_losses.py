@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 import funcprop as fp
+from funcprop.losses.linear_cross_entropy import Projection
 
 A = jnp.array([[0.2, 0.9], [0.5, -1.0]])
 Y = jnp.array([[0.0, 1.0], [1.0, 0.0]])
+KEY = jax.random.key(1)
 Z = jnp.array([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]])
 
 
@@ -122,3 +124,59 @@ def test_low_precision_accumulates_in_float32():
     a = jnp.full((4096, 2), 1.0, jnp.bfloat16)
     assert value(fp.QuadraticCost(reduction="sum"), a, a * 0) == 4096
     assert value(fp.QuadraticCost(), a, a * 0).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("loss", [fp.CosineDistance(), fp.TripletMargin(), fp.InfoNCE()])
+def test_embeddings_at_zero_have_finite_gradients(loss):
+    zero, other = jnp.zeros((2, 3)), jnp.ones((2, 3))
+    pair = (zero, (zero, other)) if isinstance(loss, fp.TripletMargin) else (zero, other)
+    y, residuals = loss.forward((), pair)
+    dx, _ = loss.backward((), residuals, jnp.ones_like(y))
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(dx))
+    naive = jax.grad(lambda a: 1 - (a @ other[0]) / (jnp.linalg.norm(a) * jnp.linalg.norm(other)))
+    assert jnp.isnan(naive(zero[0])).all()
+
+
+def test_linear_cross_entropy_is_the_cross_entropy_of_a_dense_layer():
+    h, w = jax.random.normal(jax.random.key(0), (2, 7, 5)), jax.random.normal(KEY, (5, 11))
+    target = (jnp.arange(14) % 11).reshape(2, 7)
+    for scale in (0.02, 1.0, 30.0):
+        for chunk in (1, 3, 14, 100):
+            fused = fp.LinearCrossEntropy(11, chunk=chunk, label_smoothing=0.1, reduction="none")
+            plain = fp.SoftmaxCrossEntropy(label_smoothing=0.1, reduction="none")
+            params = Projection(w * scale, None)
+            got, kept = fused.forward(params, (h, target))
+            z = h @ (w * scale)
+            want, plain_kept = plain.forward((), (z, target))
+            np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-6)
+            dy = jnp.arange(14.0).reshape(2, 7)  # not uniform
+            (dh, _), dparams = fused.backward(params, kept, dy)
+            (dz, _), _ = plain.backward((), plain_kept, dy)
+            np.testing.assert_allclose(dh, dz @ (w * scale).T, rtol=1e-3, atol=1e-4 * scale)
+            want_dw = jnp.tensordot(h, dz, ((0, 1), (0, 1)))
+            np.testing.assert_allclose(dparams.w, want_dw, rtol=1e-3, atol=1e-4)
+
+
+def test_linear_cross_entropy_never_holds_the_logits():
+    n, d, v = 512, 32, 8192
+    loss = fp.LinearCrossEntropy(v, chunk=64)
+    shapes = jax.eval_shape(loss.init, KEY, (jnp.zeros((n, d)), jnp.zeros(n, jnp.int32)))
+    x = (jax.ShapeDtypeStruct((n, d), jnp.float32), jax.ShapeDtypeStruct((n,), jnp.int32))
+    compiled = jax.jit(fp.backprop(loss)).lower(shapes, x).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < n * v * 4 / 3
+
+
+def test_what_linear_cross_entropy_ignores_counts_for_nothing_whatever_it_holds():
+    loss = fp.LinearCrossEntropy(4, ignore_index=-1, bias=True, chunk=2)
+    h = jax.random.normal(KEY, (5, 3)).at[1].set(jnp.nan)
+    target = jnp.array([0, -1, 2, 3, -1])
+    params = loss.init(KEY, (h, target))
+    few = jnp.array([0, 2, 3])
+    got, kept = loss.forward(params, (h, target))
+    want, few_kept = loss.forward(params, (h[few], target[few]))
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    (dh, _), dparams = loss.backward(params, kept, jnp.ones(()))
+    (dh_few, _), dparams_few = loss.backward(params, few_kept, jnp.ones(()))
+    np.testing.assert_allclose(dh[few], dh_few, rtol=1e-5, atol=1e-7)
+    assert np.array_equal(dh[1], jnp.zeros(3))
+    np.testing.assert_allclose(dparams.w, dparams_few.w, rtol=1e-5, atol=1e-7)

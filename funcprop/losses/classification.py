@@ -1,0 +1,277 @@
+"""Losses of classes, from logits or scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funcprop.layer import Array, Context, check_number, is_integer, widen
+from funcprop.losses.loss import Loss, check_classes, check_range, valid_classes
+
+
+class BinaryResiduals(NamedTuple):
+    """What BinaryCrossEntropy keeps."""
+
+    z: Array  # logits [..., features]: σ(z) is cheap, and dy needs z itself
+    y: Array  # targets [..., features]
+    counted: Array | None  # bool [...]: the examples that count, where a mask was given
+
+
+@dataclass(frozen=True)
+class BinaryCrossEntropy(Loss):
+    """−Σ (y log σ(z) + (1 − y) log(1 − σ(z))) per example, from logits, summed over the features.
+
+    This is Nielsen's cross-entropy cost of sigmoid outputs; a mean over D features is 1/D of it.
+    Targets lie in [0, 1]: outside, an error, or NaN where their values are not known yet.
+
+    forward   (z, y), both [..., features] -> the loss
+    keeps     z, y
+    backward  dz = (σ(z) − y) dC    dy = −z dC
+    """
+
+    def forward(
+        self, params: tuple, x: tuple[Array, Array], context: Context = Context()
+    ) -> tuple[Array, BinaryResiduals]:
+        z, y = self.same_shape(x)
+        counted = self.counted(z.shape[:-1], context.mask)
+        check_range(self, y, counted, "targets in [0, 1]", lambda v: (v >= 0) & (v <= 1))
+        wide, target = widen(z), widen(jnp.where((y >= 0) & (y <= 1), y, jnp.nan))
+        values = jnp.maximum(wide, 0) - wide * target + jnp.log1p(jnp.exp(-jnp.abs(wide)))
+        return self.reduce(values.sum(-1), counted, z.dtype), BinaryResiduals(z, y, counted)
+
+    def backward(
+        self, params: tuple, residuals: BinaryResiduals, dy: Array
+    ) -> tuple[tuple[Array, Array], tuple]:
+        z, y, counted = residuals
+        inside = (y >= 0) & (y <= 1)
+        dz = self.spread(dy, jnp.where(inside, jax.nn.sigmoid(z) - y, jnp.nan), counted)
+        return (dz, self.spread(dy, -z, counted)), ()
+
+
+class CrossEntropyResiduals(NamedTuple):
+    """What SoftmaxCrossEntropy keeps."""
+
+    z: Array  # logits [..., classes]
+    target: Array  # int [...] or float [..., classes]
+    peak: Array  # max z [..., 1]: apart from the logarithm, so that large logits stay exact
+    log_total: Array  # log Σ e^(z − peak) [..., 1]; NaN where the target is not a class
+    counted: Array | None  # bool [...]: the examples that count, where any was masked or ignored
+
+
+@dataclass(frozen=True)
+class SoftmaxCrossEntropy(Loss):
+    """−Σᵢ yᵢ log pᵢ per example, p = softmax(z): from logits.
+
+    Targets are integer classes [...] or probabilities [..., classes]. `label_smoothing` α mixes
+    them with the uniform distribution: (1 − α) y + α / classes. Examples whose integer target is
+    `ignore_index` do not count. A target that is neither a class nor a distribution is an error,
+    or NaN where its value is not known yet.
+
+    forward   (z, y) -> the loss
+    keeps     z, the target, the maximum and the log-sum-exp of z above it
+    backward  dz = (p Σy − y) dC    dy = −(1 − α) log p dC (None for integer classes)
+    """
+
+    label_smoothing: float = 0.0
+    ignore_index: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self, "label_smoothing", self.label_smoothing, 0, 1)
+
+    def forward(
+        self, params: tuple, x: tuple[Array, Array], context: Context = Context()
+    ) -> tuple[Array, CrossEntropyResiduals]:
+        z, target = self.pair(x)
+        wide = widen(z)
+        peak = jax.lax.stop_gradient(wide.max(-1, keepdims=True))
+        log_total = jnp.log(jnp.sum(jnp.exp(wide - peak), -1, keepdims=True))
+        if is_integer(target):
+            counted = self._counted_classes(z, target, context.mask)
+            valid = valid_classes(self, target, z.shape[-1], counted)
+            log_total = jnp.where(valid[..., None], log_total, jnp.nan)
+            safe = jnp.clip(target, 0, z.shape[-1] - 1)[..., None]
+            log_p = jnp.take_along_axis(wide, safe, -1) - peak - log_total
+            values = -(1 - self.label_smoothing) * log_p[..., 0]
+            if self.label_smoothing:
+                mean = jnp.mean(wide - peak - log_total, -1)
+                values = values - self.label_smoothing * mean
+        else:
+            _, target = self.same_shape(x)
+            counted = self.counted(z.shape[:-1], context.mask)
+            wanted = "probabilities, not negative and of sum 1"
+            total, least = widen(target).sum(-1), widen(target).min(-1)
+            check_range(self, least, counted, wanted, lambda v: v >= 0)
+            check_range(self, total, counted, wanted, lambda v: abs(v - 1) < 1e-2)
+            fits = (jnp.abs(total - 1) < 1e-2) & (least >= 0)
+            log_total = jnp.where(fits[..., None], log_total, jnp.nan)
+            y = self._smooth(widen(target))
+            values = -jnp.sum(jnp.where(y == 0, 0, y * (wide - peak - log_total)), -1)
+            values = jnp.where(fits, values, jnp.nan)
+        kept = CrossEntropyResiduals(z, target, peak, log_total, counted)
+        return self.reduce(values, counted, z.dtype), kept
+
+    def backward(
+        self, params: tuple, residuals: CrossEntropyResiduals, dy: Array
+    ) -> tuple[tuple[Array, Array | None], tuple]:
+        z, target, peak, log_total, counted = residuals
+        log_p = widen(z) - peak - log_total
+        p = jnp.exp(log_p)
+        if is_integer(target):
+            y = self._smooth(jax.nn.one_hot(target, z.shape[-1], dtype=p.dtype))
+            return (self.spread(dy, p - y, counted), None), ()
+        y = self._smooth(widen(target))
+        dz = self.spread(dy, p * y.sum(-1, keepdims=True) - y, counted)
+        return (dz, self.spread(dy, -(1 - self.label_smoothing) * log_p, counted)), ()
+
+    def _smooth(self, y: Array) -> Array:
+        return (1 - self.label_smoothing) * y + self.label_smoothing / y.shape[-1]
+
+    def _counted_classes(self, z: Array, target: Array, mask: Array | None) -> Array | None:
+        check_classes(self, z, target)
+        ignored = None if self.ignore_index is None else target != self.ignore_index
+        return self.counted(target.shape, mask, ignored)
+
+
+class HingeResiduals(NamedTuple):
+    """What Hinge keeps."""
+
+    active: Array  # bool [..., classes]: the wrong classes inside the margin
+    target: Array  # int [...]
+    counted: Array | None  # bool [...]: the examples that count, where a mask was given
+
+
+@dataclass(frozen=True)
+class Hinge(Loss):
+    """Σ_{j ≠ t} max(0, zⱼ − z_t + margin) per example (Weston and Watkins, 1999).
+
+    forward   (z, t): scores [..., classes], integer classes [...] -> the loss
+    keeps     which wrong classes lie inside the margin
+    backward  dzⱼ = [active] dC    dz_t = −(number active) dC; 0 exactly at the margin
+    """
+
+    margin: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self, "margin", self.margin, 0)
+
+    def forward(
+        self, params: tuple, x: tuple[Array, Array], context: Context = Context()
+    ) -> tuple[Array, HingeResiduals]:
+        z, target = self.pair(x)
+        check_classes(self, z, target)
+        counted = self.counted(target.shape, context.mask)
+        valid = valid_classes(self, target, z.shape[-1], counted)
+        wide, classes = widen(z), jnp.arange(z.shape[-1], dtype=target.dtype)
+        safe = jnp.clip(target, 0, z.shape[-1] - 1)[..., None]
+        excess = wide - jnp.take_along_axis(wide, safe, -1) + self.margin
+        active = (excess > 0) & (classes != target[..., None])
+        values = jnp.where(valid, jnp.sum(jnp.where(active, excess, 0), -1), jnp.nan)
+        return self.reduce(values, counted, z.dtype), HingeResiduals(active, target, counted)
+
+    def backward(
+        self, params: tuple, residuals: HingeResiduals, dy: Array
+    ) -> tuple[tuple[Array, None], tuple]:
+        active, target, counted = residuals
+        wrong = active.astype(dy.dtype)
+        right = jax.nn.one_hot(target, active.shape[-1], dtype=dy.dtype)
+        slope = wrong - right * wrong.sum(-1, keepdims=True)
+        valid = (target >= 0) & (target < active.shape[-1])
+        return (self.spread(dy, jnp.where(valid[..., None], slope, jnp.nan), counted), None), ()
+
+
+class DivergenceResiduals(NamedTuple):
+    """What KLDivergence keeps."""
+
+    log_p: Array  # [..., classes]
+    y: Array  # [..., classes]
+    counted: Array | None  # bool [...]: the examples that count, where a mask was given
+
+
+@dataclass(frozen=True)
+class KLDivergence(Loss):
+    """Σᵢ yᵢ (log yᵢ − log pᵢ) per example: KL(y ‖ p), from log-probabilities, with 0 log 0 = 0.
+
+    The prediction is what `LogSoftmax` gives; the target, probabilities.
+
+    forward   (log p, y), both [..., classes] -> the loss
+    keeps     both
+    backward  dlog p = −y dC    dy = (log y + 1 − log p) dC; at y = 0, −log p dC
+    """
+
+    def forward(
+        self, params: tuple, x: tuple[Array, Array], context: Context = Context()
+    ) -> tuple[Array, DivergenceResiduals]:
+        log_p, y = self.same_shape(x)
+        counted = self.counted(y.shape[:-1], context.mask)
+        check_range(self, y, counted, "probabilities, not negative", lambda v: v >= 0)
+        wide = widen(jnp.where(y >= 0, y, jnp.nan))
+        log_y = jnp.log(jnp.where(wide > 0, wide, 1))
+        # y = 0 says nothing of p, also where log p is −∞
+        values = jnp.sum(jnp.where(wide == 0, 0, wide * (log_y - widen(log_p))), -1)
+        return self.reduce(values, counted, y.dtype), DivergenceResiduals(log_p, y, counted)
+
+    def backward(
+        self, params: tuple, residuals: DivergenceResiduals, dy: Array
+    ) -> tuple[tuple[Array, Array], tuple]:
+        log_p, y, counted = residuals
+        wide = widen(jnp.where(y >= 0, y, jnp.nan))
+        slope = jnp.where(wide == 0, 0, jnp.log(jnp.where(wide > 0, wide, 1)) + 1) - widen(log_p)
+        return (self.spread(dy, -wide, counted), self.spread(dy, slope, counted)), ()
+
+
+class FocalResiduals(NamedTuple):
+    """What FocalLoss keeps."""
+
+    log_p: Array  # log-probabilities [..., classes]; NaN where the target is not a class
+    target: Array  # int [...]
+    counted: Array | None  # bool [...]: the examples that count, where any was masked or ignored
+
+
+@dataclass(frozen=True)
+class FocalLoss(Loss):
+    """−(1 − p)^γ log p per example, p the softmax probability of its class (Lin et al., 2017).
+
+    forward   (z, t): logits [..., classes], integer classes [...] -> the loss
+    keeps     the log-probabilities and the target
+    backward  with s = log p: ds = (−(1 − p)^γ + γ (1 − p)^(γ−1) p s) dC    dz = ds (y − softmax z)
+    """
+
+    gamma: float = 2.0
+    ignore_index: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self, "gamma", self.gamma, 0)
+
+    def forward(
+        self, params: tuple, x: tuple[Array, Array], context: Context = Context()
+    ) -> tuple[Array, FocalResiduals]:
+        z, target = self.pair(x)
+        check_classes(self, z, target)
+        ignored = None if self.ignore_index is None else target != self.ignore_index
+        counted = self.counted(target.shape, context.mask, ignored)
+        valid = valid_classes(self, target, z.shape[-1], counted)
+        log_p = jnp.where(valid[..., None], jax.nn.log_softmax(widen(z)), jnp.nan)
+        s = self._of_class(log_p, target)
+        values = -((-jnp.expm1(s)) ** self.gamma) * s
+        return self.reduce(values, counted, z.dtype), FocalResiduals(log_p, target, counted)
+
+    def backward(
+        self, params: tuple, residuals: FocalResiduals, dy: Array
+    ) -> tuple[tuple[Array, None], tuple]:
+        log_p, target, counted = residuals
+        s = self._of_class(log_p, target)
+        rest = -jnp.expm1(s)  # 1 − p, exact where p is almost 1
+        ratio = jnp.where(rest > 0, s / jnp.where(rest > 0, rest, 1), -1)  # s/(1 − p) -> −1
+        ds = rest**self.gamma * (self.gamma * jnp.exp(s) * ratio - 1)
+        y = jax.nn.one_hot(target, log_p.shape[-1], dtype=log_p.dtype)
+        return (self.spread(dy, ds[..., None] * (y - jnp.exp(log_p)), counted), None), ()
+
+    def _of_class(self, log_p: Array, target: Array) -> Array:
+        safe = jnp.clip(target, 0, log_p.shape[-1] - 1)[..., None]
+        return jnp.take_along_axis(log_p, safe, -1)[..., 0]

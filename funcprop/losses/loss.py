@@ -1,0 +1,159 @@
+"""Losses: parameterless layers on (prediction, target) with a scalar output.
+
+The value of an example sums over the features (the last axis) unless the name says mean;
+`reduction` says what becomes of the examples: "mean", "sum", or "none" for one value each. Where
+`context.mask` has the shape of those values it selects the examples that count, and the mean is
+over them alone. A mask with more axes speaks of something the loss does not see.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from funcprop.layer import (
+    Array,
+    Layer,
+    LayerError,
+    check_choice,
+    check_cotangent,
+    concrete,
+    is_float,
+    is_integer,
+    spell,
+    widen,
+)
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+@dataclass(frozen=True)
+class Loss(Layer):
+    """What losses share: their input is a pair, and the examples are reduced in one place."""
+
+    reduction: Reduction = dataclasses.field(default="mean", kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_choice(self, "reduction", self.reduction, ("mean", "sum", "none"))
+
+    def pair(self, x: Any) -> tuple[Array, Array]:
+        """(prediction, target) with features, not empty."""
+        if not isinstance(x, tuple) or len(x) != 2:
+            raise LayerError(self, f"x is {spell(x)}, wanted a tuple (prediction, target)")
+        prediction, target = x
+        if not is_float(prediction) or prediction.ndim == 0 or not hasattr(target, "dtype"):
+            raise LayerError(
+                self, f"x is {spell(x)}, wanted floats [..., features] and a target array"
+            )
+        if prediction.size == 0:
+            raise LayerError(self, f"the batch is empty: the prediction is {spell(prediction)}")
+        return prediction, target
+
+    def same_shape(self, x: Any) -> tuple[Array, Array]:
+        """(prediction, target) of one shape and dtype."""
+        prediction, target = self.pair(x)
+        if (prediction.shape, prediction.dtype) != (target.shape, target.dtype):
+            raise LayerError(
+                self,
+                f"prediction is {spell(prediction)} and target {spell(target)}: "
+                "shape and dtype must agree",
+                "integer labels need jax.nn.one_hot(labels, classes), or SoftmaxCrossEntropy",
+            )
+        return prediction, target
+
+    def counted(self, shape: tuple[int, ...], *masks: Array | None) -> Array | None:
+        """bool [...]: the examples that count, or None where all do."""
+        counted = None
+        for mask in masks:
+            if mask is None or mask.ndim > len(shape):
+                continue
+            if mask.shape != shape or mask.dtype != bool:
+                raise LayerError(
+                    self,
+                    f"the mask is {spell(mask)}, wanted bool[{', '.join(map(str, shape))}]: "
+                    "one truth value for each value of the loss",
+                )
+            counted = mask if counted is None else counted & mask
+        known = None if counted is None else concrete(counted)
+        if known is not None and self.reduction == "mean" and not known.any():
+            raise LayerError(self, "every example is masked or ignored: a mean over none of them")
+        return counted
+
+    def reduce(self, values: Array, counted: Array | None, dtype: Any) -> Array:
+        """values [...] -> the loss in `dtype`: [] or, unreduced, [...]."""
+        number = values.size
+        if counted is not None:
+            # what does not count may be infinite or NaN: it is replaced, not multiplied by zero
+            values, number = jnp.where(counted, values, 0), counted.sum().astype(values.dtype)
+        if self.reduction != "none":
+            values = values.sum() / number if self.reduction == "mean" else values.sum()
+        return values.astype(dtype)
+
+    def spread(self, dy: Array, slope: Array, counted: Array | None) -> Array:
+        """The transpose of `reduce`, times the slope of each value: dy -> [..., features].
+
+        Exactly zero where an example does not count, whatever it holds.
+        """
+        dvalues = self.share(dy, slope.shape[:-1], counted)
+        product = dvalues[..., None] * widen(slope)
+        if counted is not None:
+            product = jnp.where(counted[..., None], product, 0)
+        return product.astype(dy.dtype)
+
+    def share(self, dy: Array, shape: tuple[int, ...], counted: Array | None) -> Array:
+        """The transpose of `reduce`: dy -> what each of the values [...] receives, [] or [...]."""
+        dtype = getattr(dy, "dtype", "float32")
+        check_cotangent(self, dy, shape if self.reduction == "none" else (), dtype)
+        dvalues = widen(dy)
+        if self.reduction != "mean":
+            return dvalues
+        size = math.prod(shape)
+        return dvalues / (size if counted is None else counted.sum().astype(dvalues.dtype))
+
+
+def check_classes(loss: Loss, z: Array, target: Array) -> None:
+    """target: integers, one for each row of z."""
+    if not is_integer(target) or target.shape != z.shape[:-1]:
+        wanted = ", ".join(map(str, z.shape[:-1]))
+        raise LayerError(
+            loss,
+            f"prediction is {spell(z)} and target {spell(target)}, wanted int[{wanted}]",
+            "one integer class for each row of the prediction",
+        )
+
+
+def valid_classes(loss: Loss, target: Array, classes: int, counted: Array | None) -> Array:
+    """bool [...]: a class, or an example that does not count. Raises where values are known."""
+    check_range(
+        loss,
+        target,
+        counted,
+        f"classes from 0 to {classes - 1}",
+        lambda v: (v >= 0) & (v < classes),
+    )
+    valid = (target >= 0) & (target < classes)
+    return valid if counted is None else valid | ~counted
+
+
+def check_range(
+    loss: Loss, values: Array, counted: Array | None, wanted: str, fits: Callable[[Any], Any]
+) -> None:
+    """Values that are known must fit, in the examples that count."""
+    known = concrete(values)
+    if known is None:
+        return
+    wrong = ~np.asarray(fits(known))
+    if counted is not None:
+        used = concrete(counted)
+        if used is None:
+            return
+        wrong = wrong & used.reshape(used.shape + (1,) * (wrong.ndim - used.ndim))
+    if wrong.any():
+        place = tuple(map(int, np.argwhere(wrong)[0]))
+        raise LayerError(loss, f"the target at {place} is {known[place]}, wanted {wanted}")
