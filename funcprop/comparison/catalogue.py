@@ -16,6 +16,14 @@ import jax.numpy as jnp
 from funcprop import composites, layers, losses
 from funcprop.comparison.inputs import Classes, Fixed, Mask, Normal, Probabilities, Uniform
 from funcprop.comparison.row import Mutant, Row
+from funcprop.comparison.rows.attention import ATTENTION
+from funcprop.comparison.rows.composites import MORE_COMPOSITES
+from funcprop.comparison.rows.convolution import CONVOLUTION
+from funcprop.comparison.rows.losses import MORE_LOSSES
+from funcprop.comparison.rows.normalization import NORMALIZATION
+from funcprop.comparison.rows.pooling import POOLING
+from funcprop.comparison.rows.recurrence import RECURRENCE
+from funcprop.comparison.rows.shape import MORE_SHAPES, MORE_STOCHASTIC
 from funcprop.layer import Array, Context, Layer, Params
 
 
@@ -132,6 +140,8 @@ ACTIVATIONS = (
 
 SHAPES = (
     Row("Identity", layers.Identity(), Normal((3, 4))),
+    Row("Pixels, bytes", layers.Pixels(), Classes((3, 4), 256, dtype="uint8")),
+    Row("Pixels, floats", layers.Pixels(), Normal((3, 4))),
     Row("Flatten", layers.Flatten(2), Normal((5, 3, 2))),
     Row("Reshape", layers.Reshape((2, -1)), Normal((5, 6))),
 )
@@ -214,4 +224,20 @@ LOSSES = (
     Row("Hinge", losses.Hinge(), (Normal((5, 7)), Classes((5,), 7))),
 )
 
-ROWS: tuple[Row, ...] = (*LINEAR, *ACTIVATIONS, *SHAPES, *STOCHASTIC, *COMPOSITES, *LOSSES)
+ROWS: tuple[Row, ...] = (
+    *LINEAR,
+    *CONVOLUTION,
+    *POOLING,
+    *NORMALIZATION,
+    *ACTIVATIONS,
+    *SHAPES,
+    *MORE_SHAPES,
+    *STOCHASTIC,
+    *MORE_STOCHASTIC,
+    *COMPOSITES,
+    *MORE_COMPOSITES,
+    *ATTENTION,
+    *RECURRENCE,
+    *LOSSES,
+    *MORE_LOSSES,
+)

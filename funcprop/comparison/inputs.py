@@ -57,15 +57,16 @@ class Classes(Spec):
 
     high: int
     ignored: int | None = None
+    dtype: str = "int32"
 
     def draw(self, key: Array, dtype: Any) -> Array:
         value_key, place_key = jax.random.split(key)
-        values = jax.random.randint(value_key, self.shape, 0, self.high, jnp.int32)
+        values = jax.random.randint(value_key, self.shape, 0, self.high, self.dtype)
         if self.ignored is None:
             return values
         # the first example always counts, so that a mean is over something
         flat = jax.random.bernoulli(place_key, 0.3, self.shape).reshape(-1).at[0].set(False)
-        return jnp.where(flat.reshape(self.shape), jnp.int32(self.ignored), values)
+        return jnp.where(flat.reshape(self.shape), jnp.asarray(self.ignored, self.dtype), values)
 
 
 @dataclass(frozen=True)

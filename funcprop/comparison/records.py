@@ -1,0 +1,189 @@
+"""What every layer inside a model did in one pass, through the second slot of backward.
+
+Composites pass what their children return in that slot up untouched, so a model whose leaves
+return records there needs nothing else to be looked into: it works under `jit`, in branches, in
+scans (the stacked axis comes first) and in composites written later.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funcprop.comparison.truth import Grads
+from funcprop.comparison.verdict import Leaf, broken
+from funcprop.composites import Composite, OverTime, Tied
+from funcprop.gradient import autodiff
+from funcprop.layer import Array, Context, Layer, Params, Residuals
+
+Place = tuple[str, ...]
+
+
+class Broken(Exception):
+    """A layer's backward broke the contract: its rows say how."""
+
+    def __init__(self, rows: list[Leaf]) -> None:
+        super().__init__(rows[0].rule)
+        self.rows = rows
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["params", "x", "context", "dy", "dx", "dparams"],
+    meta_fields=["layer", "place", "ranks"],
+)
+@dataclass(frozen=True)
+class Record:
+    """One use of a layer: what went in, and what its backward returned."""
+
+    params: Params
+    x: Any
+    context: Context
+    dy: Any
+    dx: Any
+    dparams: Any  # of a composite: its children's records
+    layer: Layer
+    place: str
+    ranks: tuple[int, ...]  # of all arrays above when written: a scan adds axes in front
+
+
+class RecorderResiduals(NamedTuple):
+    """What Recorder keeps."""
+
+    kept: Residuals  # what the layer keeps
+    x: Any  # the values of the actual pass
+    context: Context  # the key and mask it saw
+
+
+@dataclass(frozen=True)
+class Recorder(Layer):
+    """`layer`, with a record of what it did in the second slot of backward.
+
+    `original` is what the record speaks of: the layer itself, or a composite whose children do
+    not record.
+    """
+
+    layer: Layer
+    original: Layer
+    place: Place
+
+    def init(self, key: Array, x: Any) -> Params:
+        return self.layer.init(key, x)
+
+    def forward(
+        self, params: Params, x: Any, context: Context = Context()
+    ) -> tuple[Any, RecorderResiduals]:
+        y, kept = self.layer.forward(params, x, context)
+        return y, RecorderResiduals(kept, x, context)
+
+    def backward(self, params: Params, residuals: RecorderResiduals, dy: Any) -> tuple[Any, Record]:
+        kept, x, context = residuals
+        place = name_of(self.original, self.place)
+        dx, dparams = self.layer.backward(params, kept, dy)
+        given = {"dx": dx}
+        if self.layer is self.original:  # a composite's parameters are judged child by child
+            given["dparams"] = dparams
+        if rows := broken(place, given, {"dx": x, "dparams": params}):
+            raise Broken(rows)
+        ranks = tuple(leaf.ndim for leaf in jax.tree.leaves((params, x, context, dy, dx, dparams)))
+        return dx, Record(params, x, context, dy, dx, dparams, self.original, place, ranks)
+
+    def statistics(self, residuals: RecorderResiduals) -> Any:
+        return self.layer.statistics(residuals.kept)
+
+
+class Stepwise(OverTime):
+    """`OverTime` with the record of every step, stacked on axis 0, instead of their sum.
+
+    A loop, not a batch of steps: XLA's CPU compiler (jaxlib 0.10.2) picks layouts for products
+    stacked in this way that it then refuses to emit, and ends the process.
+    """
+
+    def backward(self, params: Params, residuals: Residuals, dy: Any) -> tuple[Any, Any]:
+        (p,) = params
+
+        def step(_: None, each: tuple[Residuals, Any]) -> tuple[None, tuple[Any, Any]]:
+            return None, self.layers[0].backward(p, *each)
+
+        steps = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -2, 0), dy)
+        _, (dx, records) = jax.lax.scan(step, None, (residuals, steps))
+        return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), dx), (records,)
+
+
+class Untied(Tied):
+    """`Tied` with the records of every use, where they stand in the child."""
+
+    def backward(self, params: Params, residuals: Residuals, dy: Any) -> tuple[Any, Any]:
+        return self.layers[0].backward(self._fill(params), residuals, dy)
+
+
+def name_of(layer: Layer, place: Place) -> str:
+    """`Serial[2] Dense`."""
+    return " ".join((*place, type(layer).__name__))
+
+
+def recording(layer: Layer, place: Place = (), composites: bool = False) -> Layer:
+    """The layer with every leaf, and on request every composite, wrapped in a Recorder."""
+    if not isinstance(layer, Composite):
+        return Recorder(layer, layer, place)
+    kind = type(layer).__name__
+    children = tuple(
+        recording(child, (*place, f"{kind}[{position}]"), composites)
+        for position, child in enumerate(layer.layers)
+    )
+    if isinstance(layer, Tied):
+        rebuilt = Untied(*children, pairs=layer.pairs)
+    elif isinstance(layer, OverTime):
+        rebuilt = Stepwise(*children)
+    else:
+        rebuilt = layer.rebuild(children)
+    return Recorder(rebuilt, layer, place) if composites else rebuilt
+
+
+def records_in(tree: Any) -> list[Record]:
+    """All records, those of a composite's children before its own."""
+    found = []
+    for leaf in jax.tree.leaves(tree, is_leaf=lambda leaf: isinstance(leaf, Record)):
+        if isinstance(leaf, Record):
+            found += [*records_in(leaf.dparams), leaf]
+    return found
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Name:
+    """A record's place, carried out of `jit` in the tree structure."""
+
+    place: str
+
+
+def mapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function over axis 0 of all its arguments, one step after the other."""
+    return lambda *arguments: jax.lax.map(lambda each: function(*each), arguments)
+
+
+def checked(record: Record) -> tuple[Name, Grads, Grads]:
+    """-> the place, what the layer's backward returned, and what jax.vjp says at those values."""
+
+    def by_jax(params: Params, x: Any, context: Context, dy: Any) -> Grads:
+        layer = autodiff(record.layer)
+        _, residuals = layer.forward(params, x, context)
+        dx, dparams = layer.backward(params, residuals, dy)
+        return {"dx": dx, "dparams": dparams}
+
+    leaves = jax.tree.leaves(
+        (record.params, record.x, record.context, record.dy, record.dx, record.dparams)
+    )
+    stacked = max((leaf.ndim - rank for leaf, rank in zip(leaves, record.ranks, strict=True)))
+    for _ in range(stacked):
+        by_jax = jax.vmap(by_jax)
+    given = {"dx": record.dx, "dparams": record.dparams}
+    wanted = by_jax(record.params, record.x, record.context, record.dy)
+    if records_in(record.dparams):
+        given["dparams"], wanted["dparams"] = (), ()
+    return Name(record.place), given, wanted

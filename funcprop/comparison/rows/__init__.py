@@ -1,0 +1,1 @@
+"""Long sections of the catalogue, one family a file."""
