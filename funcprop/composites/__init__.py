@@ -2,6 +2,16 @@
 
 from funcprop.composites.branch import Branch as Branch
 from funcprop.composites.branch import Parallel as Parallel
+from funcprop.composites.cast import Cast as Cast
 from funcprop.composites.composite import Composite as Composite
+from funcprop.composites.fixed_point import FixedPoint as FixedPoint
+from funcprop.composites.over_time import OverTime as OverTime
+from funcprop.composites.remat import Remat as Remat
+from funcprop.composites.repeat import Repeat as Repeat
+from funcprop.composites.reversible import Reversible as Reversible
+from funcprop.composites.reversible import ReversibleRepeat as ReversibleRepeat
 from funcprop.composites.serial import Serial as Serial
 from funcprop.composites.skip import Skip as Skip
+from funcprop.composites.stochastic_depth import StochasticDepth as StochasticDepth
+from funcprop.composites.tied import Tied as Tied
+from funcprop.composites.weight_standardised import WeightStandardised as WeightStandardised
