@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funcprop.layer import Array, Layer, Params, is_integer, spell
+from funcprop.layer import Layer, Params, is_integer, spell
 from funcprop.training.state import TrainState
 from funcprop.training.step import Step
 
@@ -36,14 +36,15 @@ def epoch(step: Step, batch_size: int, shuffle: bool = True, drop_last: bool = F
             # ~step: never the number that a step folds into its own key
             order = jax.random.permutation(jax.random.fold_in(state.key, ~state.step), n)
 
-        def some(state: TrainState, indices: Array) -> tuple[TrainState, Any]:
-            return step(state, jax.tree.map(lambda leaf: leaf[indices], data))
-
+        # one pass in random order over the data is cheaper than a gather in every step
         steps = n // batch_size
-        whole = order[: steps * batch_size].reshape(steps, batch_size)
-        state, metrics = jax.lax.scan(some, state, whole)
+        whole, rest = order[: steps * batch_size], order[steps * batch_size :]
+        batches = jax.tree.map(
+            lambda leaf: leaf[whole].reshape(steps, batch_size, *leaf.shape[1:]), data
+        )
+        state, metrics = jax.lax.scan(step, state, batches)
         if n % batch_size and not drop_last:
-            state, last = some(state, order[steps * batch_size :])
+            state, last = step(state, jax.tree.map(lambda leaf: leaf[rest], data))
             metrics = jax.tree.map(lambda m, v: jnp.concatenate([m, v[None]]), metrics, last)
         return state, metrics
 

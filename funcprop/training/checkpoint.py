@@ -1,0 +1,90 @@
+"""Parameters and statistics in one safetensors file, each array under its path: `params.1.w`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcprop.extras import require
+from funcprop.layer import Params, spell
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read, or does not fit the model: the message says where."""
+
+
+def save_checkpoint(path: str | Path, params: Params, statistics: Any = ()) -> None:
+    """Write params and statistics to `path`, replacing it as a whole or not at all.
+
+    Every float and integer dtype is kept, bfloat16 included.
+    Raises ModuleNotFoundError without safetensors, OSError where the file cannot be written.
+    """
+    save = require("safetensors.numpy", "train").save
+    leaves = named_leaves(params, statistics)
+    data = save({name: np.asarray(leaf, order="C") for name, leaf in leaves.items()})
+    path = Path(path)
+    unfinished = path.with_name(path.name + ".part")
+    unfinished.write_bytes(data)
+    os.replace(unfinished, path)
+
+
+def load_checkpoint(path: str | Path, params: Params, statistics: Any = ()) -> tuple[Params, Any]:
+    """params and statistics from `path`.
+
+    params, statistics  trees of arrays or ShapeDtypeStructs that say what the model wants:
+                        `jax.eval_shape(model.init, key, x)`. Nothing is cast.
+
+    Raises CheckpointError, in one message that names every place, where the file is missing or no
+    safetensors file, and where names, shapes or dtypes differ from what is wanted.
+    """
+    library = require("safetensors", "train")
+    load = require("safetensors.numpy", "train").load_file  # `load` knows no bfloat16
+    try:
+        with Path(path).open("rb"):  # a missing or forbidden file is told apart from a broken one
+            found = load(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror}): give the file that save_checkpoint wrote"
+        ) from error
+    except (library.SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is no complete safetensors file ({error}): save it again"
+        ) from error
+    wanted = named_leaves(params, statistics)
+    problems = differences(found, wanted)
+    if problems:
+        raise CheckpointError(
+            f"{path} does not fit the model: {'; '.join(problems)}: "
+            "build the model with the configuration it was saved with"
+        )
+    leaves = [jnp.asarray(found[name]) for name in wanted]
+    return jax.tree.unflatten(jax.tree.structure((params, statistics)), leaves)
+
+
+def named_leaves(params: Params, statistics: Any) -> dict[str, Any]:
+    """The leaves of both trees by path, in the order of the tree: {"params.1.w": ...}."""
+    named = {}
+    for root, tree in (("params", params), ("statistics", statistics)):
+        for path, leaf in jax.tree.leaves_with_path(tree):
+            place = jax.tree_util.keystr(path, simple=True, separator=".")
+            named[f"{root}.{place}" if place else root] = leaf
+    return named
+
+
+def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """What keeps `found` from being `wanted`, in a few words each."""
+    problems = [f"{name} is missing" for name in wanted if name not in found]
+    problems += [f"{name} is not expected" for name in found if name not in wanted]
+    for name in wanted:
+        if name in found:
+            have, want = found[name], wanted[name]
+            if (have.shape, have.dtype) != (tuple(want.shape), want.dtype):
+                problems.append(f"{name} is {spell(have)}, wanted {spell(want)}")
+    if len(problems) > 8:  # a different model differs everywhere
+        problems[8:] = [f"and {len(problems) - 8} more"]
+    return problems

@@ -1,0 +1,99 @@
+"""The folder of a run: config.json, metrics.jsonl, params.safetensors and curves.png."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from funcprop.extras import require
+from funcprop.training.recipe import Recipe, RecipeError, settled
+from funcprop.training.run import Record
+
+CONFIG, METRICS = "config.json", "metrics.jsonl"
+PARAMS, CURVES = "params.safetensors", "curves.png"
+
+
+def check_folder(folder: Path, overwrite: bool) -> None:
+    """The folder can be written to: new, empty, or to be overwritten.
+
+    Raises RecipeError, and ModuleNotFoundError where a library for writing is missing: before an
+    hour of training, not after it.
+    """
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise RecipeError(f"--out: {place} is a file, wanted a folder: give another name")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise RecipeError(
+            f"--out: {folder} exists and is not empty: give another folder, or --overwrite"
+        )
+    for name in ("safetensors", "matplotlib"):
+        require(name, "train")
+
+
+def start_folder(
+    folder: Path, recipe: Recipe, example: tuple[int, ...], classes: int, labels: Sequence[str]
+) -> None:
+    """The folder with its config.json; files of an earlier run are removed, others stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (CONFIG, METRICS, PARAMS, CURVES):
+        (folder / name).unlink(missing_ok=True)
+    config = dataclasses.asdict(settled(recipe))
+    config["data_dir"] = None if recipe.data_dir is None else str(recipe.data_dir)
+    config |= {"example": list(example), "classes": classes, "labels": list(labels)}
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    (folder / METRICS).touch()
+
+
+def append_metrics(folder: Path, record: Record) -> None:
+    """One more line of metrics.jsonl, on the disk before the next epoch starts."""
+    with (folder / METRICS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record._asdict()) + "\n")
+
+
+def read_config(folder: Path) -> tuple[Recipe, tuple[int, ...], int]:
+    """The recipe, the shape of an example and the number of classes, from config.json.
+
+    Raises RecipeError where the file is missing, or not what `start_folder` wrote.
+    """
+    path = folder / CONFIG
+    try:
+        config: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise RecipeError(
+            f"{path} cannot be read ({error.strerror}): give the folder of `funcprop train --out`"
+        ) from error
+    except ValueError as error:
+        raise RecipeError(f"{path} is no JSON ({error}): train again") from error
+    try:
+        example = tuple(int(size) for size in config["example"])
+        classes = int(config["classes"])
+        fields = {field.name: config[field.name] for field in dataclasses.fields(Recipe)}
+        fields["layers"] = tuple(fields["layers"])
+        if fields["data_dir"] is not None:
+            fields["data_dir"] = Path(fields["data_dir"])
+        return Recipe(**fields), example, classes
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise RecipeError(f"{path} is no configuration of a run ({reason}): train again") from error
+
+
+def draw_curves(path: Path, records: Sequence[Record], held_out: str) -> None:
+    """Loss and accuracy over the epochs as a picture; `held_out` names the examples looked at."""
+    # A Figure of its own: no display, no global state of pyplot
+    figure = require("matplotlib.figure", "train").Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [record.epoch for record in records]
+    left.plot(epochs, [record.loss for record in records], ".-", label="training")
+    left.plot(epochs, [record.held_out_loss for record in records], ".-", label=held_out)
+    left.set(xlabel="epoch", ylabel="loss")
+    left.legend()
+    right.plot(epochs, [100 * record.accuracy for record in records], ".-C1", label=held_out)
+    right.set(xlabel="epoch", ylabel="accuracy (%)")
+    right.legend()
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,114 @@
+"""A run: epochs with what was seen in them, stopped where the loss is no number any more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcprop.layer import Layer, is_float
+from funcprop.prediction import inference
+from funcprop.training.loop import evaluate, length
+from funcprop.training.state import TrainState
+from funcprop.training.step import Step
+
+TRY = "take a smaller learning rate, or clip the gradient"
+
+
+class Record(NamedTuple):
+    """What was seen in one epoch."""
+
+    epoch: int  # from 0
+    loss: float  # the mean over the training examples, each as it was before its step
+    accuracy: float  # right / of
+    right: int  # examples classified right after the epoch
+    of: int  # examples looked at: the validation set, or the test set
+    held_out_loss: float  # the mean loss over them
+    seconds: float  # the training alone; the first epoch includes compilation
+    examples: int  # trained on
+
+
+class Score(NamedTuple):
+    """How many examples a model classifies right."""
+
+    right: int
+    of: int
+    loss: float
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.of
+
+
+class NonFiniteError(FloatingPointError):
+    """The loss or a parameter became infinite or NaN: the message says in which step."""
+
+
+def score(model: Layer, state: TrainState, data: Any, loss: Layer) -> Score:
+    """The model's prediction form over (x, target), target as the loss wants it.
+
+    Raises ValueError where there is no accuracy: the model does not give a number for each class.
+    """
+    predictor, params = inference(model, state.params, state.statistics)
+    found = evaluate(predictor, params, data, loss)
+    if found.accuracy is None or found.loss is None:
+        raise ValueError("no accuracy: wanted outputs [n, classes] and at least two classes")
+    return Score(round(found.accuracy * found.examples), found.examples, found.loss)
+
+
+def history(
+    run: Step,
+    state: TrainState,
+    data: Any,
+    judge: Callable[[TrainState], Score],
+    epochs: int,
+    batch_size: int,
+) -> Iterator[tuple[TrainState, Record]]:
+    """Epoch after epoch: the state reached, and what was seen on the way.
+
+    run    of `epoch(step, batch_size)`: one dispatch an epoch
+    judge  state -> Score, on held-out examples
+
+    Raises NonFiniteError instead of yielding a state that is not finite: the last one is still
+    with the caller.
+    """
+    examples = length(data)
+    for number in range(epochs):
+        start = time.perf_counter()
+        state, metrics = run(state, data)
+        wait(metrics)
+        seconds = time.perf_counter() - start
+        losses = np.asarray(metrics.loss, np.float64)
+        check_finite(losses, state, number)
+        # the last batch may be smaller, and counts for as much less
+        sizes = np.full(len(losses), batch_size)
+        sizes[-1] = examples - batch_size * (len(losses) - 1)
+        found = judge(state)
+        if not np.isfinite(found.loss):
+            raise NonFiniteError(f"the held-out loss became {found.loss} in epoch {number}: {TRY}")
+        seen = (found.accuracy, found.right, found.of, found.loss, seconds, examples)
+        yield state, Record(number, float(np.average(losses, weights=sizes)), *seen)
+
+
+def wait(tree: Any) -> None:
+    """Until the arrays are there; unlike `block_until_ready`, Ctrl-C is heard meanwhile."""
+    for leaf in jax.tree.leaves(tree):
+        while not leaf.is_ready():
+            time.sleep(0.001)
+
+
+def check_finite(losses: np.ndarray, state: TrainState, number: int) -> None:
+    """Raise NonFiniteError for the first step whose loss, or for a parameter, is not finite."""
+    wrong = np.flatnonzero(~np.isfinite(losses))
+    if wrong.size:
+        raise NonFiniteError(
+            f"the loss became {losses[wrong[0]]} in epoch {number}, step {wrong[0]}: {TRY}"
+        )
+    for path, leaf in jax.tree.leaves_with_path(state.params):
+        if is_float(leaf) and not jnp.isfinite(leaf).all():
+            place = jax.tree_util.keystr(path, simple=True, separator=".")
+            raise NonFiniteError(f"params.{place} became infinite or NaN in epoch {number}: {TRY}")

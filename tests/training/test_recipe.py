@@ -1,0 +1,211 @@
+"""Names become models, losses, optimizers and gradients; what is impossible is refused."""
+
+import dataclasses
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from funcprop.initializers import HeNormal, Normal, VarianceScaling, Zeros
+from funcprop.layers import Dense, Sigmoid
+from funcprop.training.loop import epoch
+from funcprop.training.recipe import (
+    ACTIVATIONS,
+    DIFFERENCES,
+    INITS,
+    LOSSES,
+    OPTIMIZERS,
+    Recipe,
+    RecipeError,
+    build_gradient,
+    build_model,
+    build_optimizer,
+    prepare,
+    settled,
+)
+from funcprop.training.state import init_state
+from funcprop.training.step import train_step
+
+EXAMPLE, CLASSES = (3, 3, 1), 4
+
+
+def losses(recipe, steps=100):
+    """The loss of each of the first steps of a run on made-up data."""
+    rng = np.random.default_rng(0)
+    n = steps * recipe.batch_size
+    y = rng.integers(0, CLASSES, n).astype(np.int32)
+    x = rng.random((n, *EXAMPLE), np.float32) + y[:, None, None, None].astype(np.float32) / 4
+    model, optimizer = build_model(recipe, EXAMPLE, CLASSES), build_optimizer(recipe)
+    state = init_state(model, optimizer, jax.random.key(recipe.seed), jnp.asarray(x[:1]))
+    run = epoch(train_step(build_gradient(recipe, model), optimizer), recipe.batch_size)
+    return np.asarray(run(state, prepare(recipe, x, y, CLASSES))[1].loss)
+
+
+NIELSEN = Recipe(
+    layers=(6,), activation="sigmoid", loss="quadratic", optimizer="sgd", learning_rate=3.0
+)
+
+
+@pytest.mark.parametrize("recipe", [Recipe(layers=(6,)), NIELSEN], ids=["default", "nielsen"])
+def test_manual_and_automatic_take_the_same_path_and_repeat_to_the_bit(recipe):
+    recipe = dataclasses.replace(recipe, batch_size=10)
+    manual = losses(recipe)
+    automatic = losses(dataclasses.replace(recipe, gradient="automatic"))
+    assert len(manual) == 100 and manual[-10:].mean() < manual[:10].mean()
+    np.testing.assert_allclose(manual, automatic, rtol=1e-5)
+    np.testing.assert_array_equal(manual, losses(recipe))
+    np.testing.assert_array_equal(
+        automatic, losses(dataclasses.replace(recipe, gradient="automatic"))
+    )
+
+
+def test_another_seed_is_another_path():
+    assert losses(Recipe(layers=(), seed=1), 2)[0] != losses(Recipe(layers=()), 2)[0]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_learns(name):
+    seen = losses(Recipe(layers=(), optimizer=name, learning_rate=0.01), 40)
+    assert seen[-10:].mean() < seen[:10].mean()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_learns(name):
+    seen = losses(Recipe(layers=(), loss=name, learning_rate=0.01), 40)
+    assert seen[-10:].mean() < seen[:10].mean()
+
+
+def update(recipe, params, grads):
+    optimizer = build_optimizer(recipe)
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
+        updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        return optax.apply_updates(params, updates)
+
+
+def test_l2_joins_the_gradient_and_decay_stands_beside_it_and_both_spare_biases():
+    params = {"w": jnp.full((2, 2), 2.0), "b": jnp.full(2, 2.0)}
+    grads = jax.tree.map(jnp.ones_like, params)
+    sgd = Recipe(optimizer="sgd", learning_rate=0.1)
+    for option in ("l2", "weight_decay"):  # for plain descent the two are one
+        new = update(dataclasses.replace(sgd, **{option: 0.5}), params, grads)
+        np.testing.assert_allclose(new["w"], 2 - 0.1 * (1 + 0.5 * 2), rtol=1e-6)
+        np.testing.assert_allclose(new["b"], 2 - 0.1, rtol=1e-6)
+    adam = Recipe(optimizer="adam", learning_rate=0.1)
+    new = update(dataclasses.replace(adam, l2=0.5), params, grads)
+    np.testing.assert_allclose(new["w"], 2 - 0.1, rtol=1e-5)  # adam divides by the size
+    new = update(dataclasses.replace(adam, weight_decay=0.5), params, grads)
+    np.testing.assert_allclose(new["w"], 2 - 0.1 * (1 + 0.5 * 2), rtol=1e-5)
+
+
+def test_clipping_limits_the_step():
+    recipe = Recipe(layers=(), optimizer="sgd", learning_rate=1.0, clip_norm=1e-3)
+    model = build_model(recipe, EXAMPLE, CLASSES)
+    x, y = jnp.ones((2, *EXAMPLE)), jnp.array([0, 1], jnp.int32)
+    params = model.init(jax.random.key(0), x)
+    _, grads = build_gradient(recipe, model)(params, (x, y))
+    assert float(optax.tree.norm(grads)) == pytest.approx(1e-3, rel=1e-4)
+
+
+def test_sigmoid_and_quadratic_is_nielsens_network():
+    model = build_model(NIELSEN, (28, 28, 1), 10)
+    normal = {"w_init": Normal(), "b_init": Normal()}
+    assert model.layers[2:] == (Dense(6, **normal), Sigmoid(), Dense(10, **normal), Sigmoid())
+    chosen = build_model(dataclasses.replace(NIELSEN, init="scaled-normal"), (28, 28, 1), 10)
+    assert chosen.layers[2].w_init == VarianceScaling(1.0, "fan_in", "normal")
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_only_sigmoid_networks_with_a_loss_of_a_difference_end_in_an_activation(activation, loss):
+    last = build_model(Recipe(activation=activation, loss=loss), EXAMPLE, CLASSES).layers[-1]
+    ends = activation == "sigmoid" and loss in DIFFERENCES
+    assert isinstance(last, Sigmoid if ends else Dense)
+
+
+def test_what_is_left_open_is_settled():
+    recipe = settled(Recipe(optimizer="adamw"))
+    assert (recipe.learning_rate, recipe.weight_decay, recipe.init) == (1e-3, 1e-4, "he")
+    assert settled(Recipe(activation="tanh")).init == "glorot"
+    assert settled(recipe) == recipe
+    kept = Recipe(optimizer="adamw", learning_rate=0.5, weight_decay=0.0, init="normal")
+    assert settled(kept) == kept
+    hidden = build_model(Recipe(), EXAMPLE, CLASSES).layers[2]
+    assert (hidden.w_init, hidden.b_init) == (HeNormal(), Zeros())
+
+
+def test_targets_are_prepared_as_the_loss_wants_them():
+    x, y = np.zeros((2, *EXAMPLE), np.float32), np.array([2, 0], np.int32)
+    assert prepare(Recipe(), x, y, 3)[1].tolist() == [2, 0]
+    one_hot = prepare(Recipe(loss="quadratic"), x, y, 3)[1]
+    assert one_hot.tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert one_hot.dtype == jnp.float32
+
+
+def test_every_name_is_in_the_help():
+    source = {
+        "activation": ACTIVATIONS,
+        "loss": LOSSES,
+        "optimizer": OPTIMIZERS,
+        "init": INITS,
+    }
+    text = inspect.getsource(Recipe)
+    for names in source.values():
+        for name in names:
+            assert name in text
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "nearest"),
+    [
+        ("model", "mpl", "mlp"),
+        ("activation", "Sigmod", "sigmoid"),
+        ("activation", "leaky_relu", "leaky-relu"),
+        ("loss", "quadrati", "quadratic"),
+        ("optimizer", "adamm", "adam"),
+        ("init", "golrot", "glorot"),
+        ("gradient", "auto", "automatic"),
+    ],
+)
+def test_unknown_names_suggest_the_nearest(option, value, nearest):
+    with pytest.raises(RecipeError, match=f"--{option}: unknown '{value}': did you mean "):
+        Recipe(**{option: value})
+    with pytest.raises(RecipeError, match=f"did you mean '{nearest}'"):
+        Recipe(**{option: value})
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("layers", (30, 0)),
+        ("layers", (-1,)),
+        ("layers", (10**9,)),
+        ("layers", (1,) * 1001),
+        ("batch_size", 0),
+        ("batch_size", True),
+        ("epochs", 0),
+        ("epochs", -3),
+        ("epochs", 10**9),
+        ("seed", -1),
+        ("seed", 2**32),
+        ("learning_rate", 0.0),
+        ("learning_rate", -0.1),
+        ("learning_rate", float("nan")),
+        ("learning_rate", float("inf")),
+        ("learning_rate", 1e9),
+        ("clip_norm", 0.0),
+        ("clip_norm", float("nan")),
+        ("weight_decay", -1e-9),
+        ("l2", float("nan")),
+        ("l2", -1.0),
+    ],
+)
+def test_impossible_numbers_are_refused(option, value):
+    with pytest.raises(RecipeError, match=f"--{option.replace('_', '-')}.*wanted"):
+        Recipe(**{option: value})
+
+
+def test_the_largest_seed_is_a_key():
+    jax.random.key(Recipe(seed=2**32 - 1).seed)
