@@ -21,8 +21,8 @@ from funcprop.initializers import Normal
 
 
 def network(sizes: list[int]) -> fp.Serial:
-    """[784, 30, 10] -> Flatten, Dense(30), Sigmoid, Dense(10), Sigmoid, from N(0, 1)."""
-    layers: list[fp.Layer] = [fp.Flatten()]
+    """[784, 30, 10] -> Pixels, Flatten, Dense(30), Sigmoid, Dense(10), Sigmoid, from N(0, 1)."""
+    layers: list[fp.Layer] = [fp.Pixels(), fp.Flatten()]
     for size in sizes[1:]:
         layers += [fp.Dense(size, w_init=Normal(), b_init=Normal()), fp.Sigmoid()]
     return fp.Serial(*layers)

@@ -13,7 +13,8 @@ class DataError(ValueError):
 class Examples(NamedTuple):
     """One part of a data set.
 
-    x [n, ...] float32, y [n] int32: example i has the label y[i] in 0..classes-1.
+    x [n, ...] float32, or uint8 for images stored as bytes; y [n] int32: example i has the label
+    y[i] in 0..classes-1.
     """
 
     x: np.ndarray
@@ -25,14 +26,14 @@ class Dataset:
     """Labelled examples for classification.
 
     name        what was asked for: "mnist"
-    train       Examples: images are [n, height, width, 1] in [0, 1], tables [n, features]
+    train       Examples: images are [n, height, width, 1], bytes or in [0, 1]; tables [n, features]
     test        Examples of the same shape
     classes     the number of classes
     validation  Examples held out of `train`, or None
     labels      what the classes are called, in their order; () where nobody says
 
     The arrays are read-only views. Raises DataError for an empty part, x and y of different
-    lengths, another dtype than float32 and int32, parts that differ in shape, values that are not
+    lengths, another dtype than these, parts that differ in shape, values that are not
     finite and labels out of range.
     """
 
@@ -73,8 +74,11 @@ class Dataset:
 
 def _checked(where: str, examples: Examples, classes: int) -> Examples:
     x, y = (np.asarray(array) for array in examples)
-    if x.dtype != np.float32:
-        raise DataError(f"{where}: x is {x.dtype}, wanted float32: pass x.astype(np.float32)")
+    if x.dtype not in (np.float32, np.uint8):
+        raise DataError(
+            f"{where}: x is {x.dtype}, wanted float32, or uint8 for images: "
+            "pass x.astype(np.float32)"
+        )
     if y.dtype != np.int32:
         raise DataError(f"{where}: y is {y.dtype}, wanted int32: pass y.astype(np.int32)")
     if x.ndim < 2 or y.ndim != 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -63,6 +64,18 @@ class Dense(Layer):
         check_cotangent(self, dz, (*x.shape[:-1], params.w.shape[1]), x.dtype)
         leading = tuple(range(x.ndim - 1))
         dx = dz @ params.w.T
-        dw = jnp.tensordot(x, dz, (leading, leading))
+        dw = weight_gradient(x, dz)
         db = None if params.b is None else dz.sum(leading)
         return dx, Affine(dw, db)
+
+
+def weight_gradient(x: Array, dz: Array) -> Array:
+    """xᵀ dz, summed over all leading axes: x [..., in], dz [..., out] -> [in, out]."""
+    leading = tuple(range(x.ndim - 1))
+    if dz.shape[-1] > 32 or math.prod(x.shape[:-1]) > 128:
+        return jnp.tensordot(x, dz, (leading, leading))
+    # A narrow product: XLA on CPU has a fast kernel for dzᵀ x and none for xᵀ dz, and folds the
+    # transposes of the one into the other unless barriers hold them apart (docs/benchmarks.md).
+    rows, columns = x.reshape(-1, x.shape[-1]), dz.reshape(-1, dz.shape[-1])
+    transposed = jax.lax.optimization_barrier(columns.T)
+    return jax.lax.optimization_barrier(transposed @ rows).T

@@ -98,9 +98,9 @@ def test_an_image_set(tmp_path, name, separator, pack):
     data = load(name, folder=str(tmp_path))
     assert data.name == name and data.classes == 10 and len(data.labels) == 10
     assert data.train.x.shape == (12, 3, 2, 1) and data.test.x.shape == (4, 3, 2, 1)
-    assert data.train.x.dtype == np.float32
-    np.testing.assert_array_equal(data.train.x[..., 0], (train / 255).astype(np.float32))
-    np.testing.assert_array_equal(data.test.x[..., 0], (test / 255).astype(np.float32))
+    assert data.train.x.dtype == np.uint8
+    np.testing.assert_array_equal(data.train.x[..., 0], train)
+    np.testing.assert_array_equal(data.test.x[..., 0], test)
     np.testing.assert_array_equal(data.train.y, labels(12))
     assert data.validation is None
 
@@ -147,7 +147,7 @@ def test_emnist_is_turned_upright_and_counted_from_zero(
     data = load(name, folder=tmp_path)
     assert data.classes == classes and data.labels[-1] == last
     assert data.train.x.shape == (70, 2, 3, 1) and data.train.x.flags.c_contiguous
-    upright = (train / 255).astype(np.float32).transpose(0, 2, 1)
+    upright = train.transpose(0, 2, 1)
     np.testing.assert_array_equal(data.train.x[..., 0], upright)
     np.testing.assert_array_equal(data.train.y, labels(70, classes))
 
@@ -221,7 +221,7 @@ def test_mnist_itself():
     data = load("mnist", folder=folder)
     assert data.train.x.shape == (60_000, 28, 28, 1)
     assert data.test.x.shape == (10_000, 28, 28, 1)
-    assert data.train.x.min() == 0 and data.train.x.max() == 1
+    assert data.train.x.min() == 0 and data.train.x.max() == 255
     assert data.train.y[:5].tolist() == [5, 0, 4, 1, 9]
     train = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     test = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]

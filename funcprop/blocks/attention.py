@@ -1,0 +1,152 @@
+"""Attention with its projections: compositions of Dense around DotProductAttention.
+
+`features` is the size of the result, which is that of the input in a residual stream. Parameters
+lie as in the layers: `params[0]` projects to queries, keys and values, `params[-1]` back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from funcprop.blocks.block import Block
+from funcprop.composites import Parallel, Serial
+from funcprop.composites.composite import add
+from funcprop.initializers import GlorotUniform, Initializer
+from funcprop.layer import Context, Layer, LayerError, Shape, check_count, spell
+from funcprop.layers.attention import DotProductAttention
+from funcprop.layers.dense import Dense
+from funcprop.layers.embedding import Rotary
+from funcprop.layers.shape import Flatten, Identity, Reshape, Split
+
+
+@dataclass(frozen=True, repr=False)
+class SelfAttention(Block):
+    """Every position reads the others: Dense to heads, DotProductAttention, Dense back.
+
+    features   size of the output
+    heads      number of query heads N
+    head_size  K, features / heads unless given
+    kv_heads   number of key and value heads M, which divides N; N unless given
+    rotary     turn queries and keys by their positions (`Rotary`)
+    bias       of both Dense layers
+    causal, window, soft_cap, scale: see DotProductAttention. `context.mask` [..., T] hides
+    positions from all others.
+
+    One Dense makes queries, keys and values side by side, [..., (N + 2M) K].
+
+    forward   x [..., T, D] -> y [..., T, features]
+    keeps     what the layers keep
+    backward  theirs
+    """
+
+    features: int
+    heads: int
+    head_size: int | None = None
+    kv_heads: int | None = None
+    causal: bool = False
+    window: int | None = None
+    soft_cap: float | None = None
+    scale: float | None = None
+    rotary: bool = False
+    bias: bool = True
+    w_init: Initializer = GlorotUniform()
+
+    def compose(self) -> tuple[Layer, ...]:
+        n, m, k = head_sizes(self, self.features, self.heads, self.head_size, self.kv_heads)
+        turned = (Rotary(),) if self.rotary else ()
+        return (
+            Dense((n + 2 * m) * k, self.bias, self.w_init),
+            Split((n * k, m * k, m * k)),
+            Parallel(
+                Serial(Reshape((n, k)), *turned),
+                Serial(Reshape((m, k)), *turned),
+                Reshape((m, k)),
+            ),
+            DotProductAttention(self.causal, self.window, self.soft_cap, self.scale),
+            Flatten(2),
+            Dense(self.features, self.bias, self.w_init),
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class CrossAttention(Block):
+    """Every position of xs reads a memory: a decoder its encoder.
+
+    The memory's own mask is the third entry of x. `context.mask` speaks of xs and hides nothing
+    here. The other arguments are those of SelfAttention; queries, keys and values have a Dense
+    each, `params[1][:3]`.
+
+    forward   (xs [..., T, D], memory [..., S, E]) or (xs, memory, mask bool [..., S])
+              -> y [..., T, features]
+    keeps     what the layers keep
+    backward  theirs; None for the mask
+    """
+
+    features: int
+    heads: int
+    head_size: int | None = None
+    kv_heads: int | None = None
+    soft_cap: float | None = None
+    scale: float | None = None
+    bias: bool = True
+    w_init: Initializer = GlorotUniform()
+
+    def compose(self) -> tuple[Layer, ...]:
+        n, m, k = head_sizes(self, self.features, self.heads, self.head_size, self.kv_heads)
+
+        def project(heads: int) -> Layer:
+            return Serial(Dense(heads * k, self.bias, self.w_init), Reshape((heads, k)))
+
+        return (
+            Recall(),
+            Parallel(project(n), project(m), project(m), Identity()),
+            DotProductAttention(soft_cap=self.soft_cap, scale=self.scale),
+            Flatten(2),
+            Dense(self.features, self.bias, self.w_init),
+        )
+
+
+@dataclass(frozen=True)
+class Recall(Layer):
+    """The memory twice, for keys and for values, and its mask, which may be absent.
+
+    forward   (xs, memory) or (xs, memory, mask) -> (xs, memory, memory, mask or None)
+    keeps     whether there was a mask, in the tree structure
+    backward  dmemory = the sum over both uses
+    """
+
+    def forward(
+        self, params: tuple, x: tuple[Any, ...], context: Context = Context()
+    ) -> tuple[tuple[Any, ...], Shape]:
+        if not isinstance(x, tuple) or len(x) not in (2, 3):
+            raise LayerError(self, f"x is {spell(x)}, wanted (xs, memory) or (xs, memory, mask)")
+        xs, memory, *mask = x
+        return (xs, memory, memory, mask[0] if mask else None), Shape((len(x),))
+
+    def backward(
+        self, params: tuple, entries: Shape, dy: tuple[Any, ...]
+    ) -> tuple[tuple[Any, ...], tuple]:
+        dxs, dk, dv, _ = dy
+        return (dxs, add(self, "the memory's dk and dv", (dk, dv)), None)[: entries.sizes[0]], ()
+
+
+def head_sizes(
+    layer: Layer, features: int, heads: int, head_size: int | None, kv_heads: int | None
+) -> tuple[int, int, int]:
+    """Query heads, key heads and head size, checked."""
+    check_count(layer, "features", features)
+    check_count(layer, "heads", heads)
+    if head_size is None and features % heads:
+        raise LayerError(
+            layer,
+            f"features is {features}, no multiple of heads = {heads}",
+            "give head_size: it need not be features / heads",
+        )
+    size = features // heads if head_size is None else head_size
+    check_count(layer, "head_size", size)
+    groups = heads if kv_heads is None else kv_heads
+    check_count(layer, "kv_heads", groups)
+    if heads % groups:
+        raise LayerError(layer, f"kv_heads is {groups}, which does not divide heads = {heads}")
+    return heads, groups, size

@@ -1,0 +1,321 @@
+"""Dot-product attention: softmax(q kᵀ) v tile by tile, and its derivative from q, k, v and y.
+
+A tile is a block of queries against a block of keys. Its scores are made, used and forgotten,
+forward and again backward, so that memory grows with T and not with T² (Dao et al., 2022). Tiles
+that a causal mask or a window hides are never computed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcprop.layer import (
+    Array,
+    Context,
+    Layer,
+    LayerError,
+    Shape,
+    check_cotangent,
+    check_count,
+    check_number,
+    is_float,
+    spell,
+    widen,
+)
+
+AXES = "(q [..., T, heads, K], k [..., S, kv heads, K], v [..., S, kv heads, V])"
+
+
+class AttentionResiduals(NamedTuple):
+    """What DotProductAttention keeps: nothing of size T·S."""
+
+    q: Array  # queries [..., T, N, K]
+    k: Array  # keys [..., S, M, K]
+    v: Array  # values [..., S, M, V]
+    y: Array  # output [..., T, N, V]: Σ dy·y stands for Σⱼ pⱼ dpⱼ, a sum over all keys
+    peak: Array  # max s [..., M, N/M, T, 1]
+    total: Array  # Σ e^(s − peak), likewise: apart from peak, so that large scores stay exact
+    mask: Array | None  # bool [..., S]: the keys that may be seen, where a mask was given
+    own_mask: Shape  # (3,) or (4,): whether the mask was an entry of x
+
+
+class Tiles(NamedTuple):
+    """Which blocks of queries meet which blocks of keys."""
+
+    rows: int  # queries a block
+    keys: int  # keys a block
+    starts: np.ndarray  # int32 [tiles, 2]: first query and first key of each tile
+
+
+@dataclass(frozen=True)
+class DotProductAttention(Layer):
+    """yₜ = Σₛ pₜₛ vₛ, p = softmax over s of scale · qₜ·kₛ (Vaswani et al., 2017), head by head.
+
+    Query head n reads key head n // (N/M): with M < N this is grouped-query attention.
+    `causal` shows query t the keys s ≤ t; `window` those with |t − s| < window; both need T = S.
+    `soft_cap` c replaces a score s by c tanh(s / c). `scale` is 1/√K unless given. A mask shows
+    the keys where it is True: `context.mask` [..., S] for x = (q, k, v), and for x = (q, k, v,
+    mask) that one alone (None: every key). A query that sees no key has output and gradient 0.
+    `block` is the number of queries computed at a time, chosen by T where it is None.
+
+    forward   (q [..., T, N, K], k [..., S, M, K], v [..., S, M, V]) -> y [..., T, N, V]
+    keeps     q, k, v, y, and two numbers a row: the peak and the total of its softmax
+    backward  dv = pᵀ dy    dp = dy vᵀ    ds = p · (dp − Σ dy·y)    dq = scale · ds k
+              dk = scale · dsᵀ q; p is made again from q, k, peak and total (Dao, 2023)
+    """
+
+    causal: bool = False
+    window: int | None = None
+    soft_cap: float | None = None
+    scale: float | None = None
+    block: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("window", "block"):
+            if getattr(self, name) is not None:
+                check_count(self, name, getattr(self, name))
+        for name in ("soft_cap", "scale"):
+            if getattr(self, name) is not None:
+                check_number(self, name, getattr(self, name), 0)
+        if self.soft_cap == 0:
+            raise LayerError(self, "soft_cap is 0", "write soft_cap=None for no cap")
+
+    def forward(
+        self, params: tuple, x: tuple[Any, ...], context: Context = Context()
+    ) -> tuple[Array, AttentionResiduals]:
+        q, k, v, mask = self._check(x, context)
+        tiles = self._tiles(q, k)
+        qs, ks, vs = grouped(q * self._scale(q), k, tiles), blocked(k, tiles), blocked(v, tiles)
+
+        def tile(sums: tuple[Array, ...], start: Any, first: Any) -> tuple[Array, ...]:
+            old_y, old_peak, old_total = (part(a, start, tiles.rows) for a in sums)
+            k_part, v_part = part(ks, first, tiles.keys), part(vs, first, tiles.keys)
+            s, _ = self._scores(part(qs, start, tiles.rows), k_part, k, mask, start, first)
+            peak = jnp.maximum(old_peak, jax.lax.stop_gradient(s.max(-1, keepdims=True)))
+            p, shrink = jnp.exp(s - peak), jnp.exp(old_peak - peak)
+            y = shrink * old_y + contract("...mgrc,...mcv->...mgrv", p.astype(v.dtype), v_part)
+            total = shrink * old_total + p.sum(-1, keepdims=True)
+            return tuple(placed(*pair, start) for pair in zip(sums, (y, peak, total), strict=True))
+
+        wide = accumulator(q.dtype)
+        column = (*qs.shape[:-1], 1)
+        y, peak, total = over_tiles(
+            tiles,
+            tile,
+            (
+                jnp.zeros((*qs.shape[:-1], v.shape[-1]), wide),
+                jnp.full(column, jnp.finfo(wide).min),  # finite: e^(−∞ − peak) is 0, not NaN
+                jnp.zeros(column, wide),
+            ),
+        )
+        y = ungrouped(y / jnp.where(total == 0, 1, total), q).astype(q.dtype)
+        return y, AttentionResiduals(q, k, v, y, peak, total, mask, Shape((len(x),)))
+
+    def backward(
+        self, params: tuple, residuals: AttentionResiduals, dy: Array
+    ) -> tuple[tuple[Any, ...], tuple]:
+        q, k, v, y, peak, total, mask, own_mask = residuals
+        check_cotangent(self, dy, y.shape, y.dtype)
+        tiles, scale = self._tiles(q, k), self._scale(q)
+        qs, ks, vs = grouped(q * scale, k, tiles), blocked(k, tiles), blocked(v, tiles)
+        # p = e^(s - peak) / total: dy [T, V] is divided once, and not p [T, S]
+        share = jnp.where(total == 0, 0, 1 / jnp.where(total == 0, 1, total))
+        dot = jnp.sum(widen(dy) * widen(y), -1, keepdims=True)  # Σ dy·y = Σⱼ pⱼ dpⱼ
+        dots = grouped(dot, k, tiles) * share
+        dys = (grouped(widen(dy), k, tiles) * share).astype(v.dtype)
+
+        def tile(sums: tuple[Array, ...], start: Any, first: Any) -> tuple[Array, ...]:
+            q_part, dy_part, dot_part, peak_part = (
+                part(a, start, tiles.rows) for a in (qs, dys, dots, peak)
+            )
+            k_part, v_part = part(ks, first, tiles.keys), part(vs, first, tiles.keys)
+            s, slope = self._scores(q_part, k_part, k, mask, start, first)
+            p = jnp.exp(s - peak_part)
+            ds = p * (contract("...mgrv,...mcv->...mgrc", dy_part, v_part) - dot_part)
+            ds = (ds if slope is None else ds * slope).astype(q.dtype)
+            dq, dk, dv = sums
+            return (
+                added(dq, contract("...mgrc,...mck->...mgrk", ds, k_part), start),
+                added(dk, contract("...mgrc,...mgrk->...mck", ds, q_part), first),
+                added(dv, contract("...mgrc,...mgrv->...mcv", p.astype(v.dtype), dy_part), first),
+            )
+
+        zeros = tuple(jnp.zeros(a.shape, peak.dtype) for a in (qs, ks, vs))
+        dq, dk, dv = over_tiles(tiles, tile, zeros)
+        dq = ungrouped(dq, q).astype(q.dtype) * scale
+        dk, dv = (heads_swapped(d)[..., : k.shape[-3], :, :].astype(k.dtype) for d in (dk, dv))
+        return ((dq, dk, dv) if own_mask.sizes == (3,) else (dq, dk, dv, None)), ()
+
+    def _scale(self, q: Array) -> Array:
+        scale = 1 / math.sqrt(q.shape[-1]) if self.scale is None else self.scale
+        return jnp.asarray(scale, q.dtype)
+
+    def _tiles(self, q: Array, k: Array) -> Tiles:
+        """Blocks of even size, and the tiles in which some query sees some key."""
+        block = self.block or default_block(q.shape[-3])
+        (rows, n), (keys, m) = even_blocks(q.shape[-3], block), even_blocks(k.shape[-3], block)
+        start, first = np.meshgrid(rows * np.arange(n), keys * np.arange(m), indexing="ij")
+        nearest, farthest = start - (first + keys - 1), start + rows - 1 - first
+        seen = np.full((n, m), True)
+        if self.causal:
+            seen &= farthest >= 0
+        if self.window is not None:
+            seen &= (nearest < self.window) & (self.causal | (farthest > -self.window))
+        return Tiles(rows, keys, np.stack([start[seen], first[seen]], -1).astype(np.int32))
+
+    def _scores(
+        self, q: Array, k: Array, all_keys: Array, mask: Array | None, start: Any, first: Any
+    ) -> tuple[Array, Array | None]:
+        """s [..., M, N/M, rows, keys], −∞ where hidden; and, where it is capped, its slope."""
+        s, slope = contract("...mgrk,...mck->...mgrc", q, k), None
+        if self.soft_cap is not None:
+            t = jnp.tanh(s / self.soft_cap)
+            s, slope = self.soft_cap * t, (1 + t) * (1 - t)
+        keys = first + jnp.arange(k.shape[-2], dtype=jnp.int32)
+        distance = (start + jnp.arange(q.shape[-2], dtype=jnp.int32))[:, None] - keys
+        hidden = []
+        if self.causal:
+            hidden.append(distance < 0)
+        if self.window is not None:
+            hidden.append((distance if self.causal else jnp.abs(distance)) >= self.window)
+        if all_keys.shape[-3] % k.shape[-2]:
+            hidden.append(keys >= all_keys.shape[-3])
+        if mask is not None:
+            spare = -mask.shape[-1] % k.shape[-2]
+            mask = jnp.pad(mask, [(0, 0)] * (mask.ndim - 1) + [(0, spare)])
+            seen = jax.lax.dynamic_slice_in_dim(mask, first, k.shape[-2], -1)
+            hidden.append(~seen[..., None, None, None, :])
+        for where in hidden:
+            s = jnp.where(where, -jnp.inf, s)
+        return s, slope
+
+    def _check(
+        self, x: tuple[Any, ...], context: Context
+    ) -> tuple[Array, Array, Array, Array | None]:
+        if not isinstance(x, tuple) or len(x) not in (3, 4):
+            raise LayerError(self, f"x is {spell(x)}, wanted {AXES}, with a mask [..., S] or not")
+        q, k, v = x[:3]
+        if not all(is_float(a) and a.ndim >= 3 and a.dtype == q.dtype for a in (q, k, v)):
+            raise LayerError(
+                self,
+                f"x is {spell(x)}, wanted {AXES} of one float dtype",
+                "split the features into heads: Reshape((heads, size))",
+            )
+        rows, heads, size = q.shape[-3:]
+        if (
+            k.shape != (*q.shape[:-3], *k.shape[-3:-1], size)
+            or v.shape[:-1] != k.shape[:-1]
+            or heads % max(k.shape[-2], 1)
+        ):
+            raise LayerError(
+                self,
+                f"x is {spell(x)}, wanted {AXES}",
+                "leading axes agree, and the query heads are a multiple of the key heads",
+            )
+        if 0 in (*q.shape, *v.shape):
+            raise LayerError(self, f"x is {spell(x)}: there is nothing to attend to")
+        if (self.causal or self.window is not None) and rows != k.shape[-3]:
+            raise LayerError(
+                self,
+                f"there are {rows} queries and {k.shape[-3]} keys: which of them is how far "
+                "from which is not said",
+                "give as many keys as queries, or use causal=False and window=None with a mask",
+            )
+        mask = x[3] if len(x) == 4 else context.mask
+        wanted = k.shape[:-2]
+        if mask is not None and (mask.shape != wanted or mask.dtype != bool):
+            raise LayerError(
+                self,
+                f"the mask is {spell(mask)}, wanted bool[{', '.join(map(str, wanted))}]: "
+                "one truth value for each key",
+                f"write jnp.broadcast_to(mask, {wanted})",
+            )
+        return q, k, v, mask
+
+
+def default_block(rows: int) -> int:
+    """Queries and keys a tile: few enough that its scores stay in the cache."""
+    return 64 if rows <= 128 else 128
+
+
+def even_blocks(size: int, block: int) -> tuple[int, int]:
+    """Size and number of equal blocks, none larger than `block`, that cover `size`."""
+    count = -(-size // block)
+    return -(-size // count), count
+
+
+def accumulator(dtype: Any) -> Any:
+    """float32 for 16-bit floats, else the dtype itself: what sums are made in."""
+    return jnp.dtype(jnp.float32) if dtype.itemsize < 4 else dtype
+
+
+def contract(axes: str, a: Array, b: Array) -> Array:
+    """An einsum, accumulated and returned in at least float32."""
+    return jnp.einsum(axes, a, b, preferred_element_type=accumulator(a.dtype))
+
+
+def heads_swapped(x: Array) -> Array:
+    """[..., S, M, K] -> [..., M, S, K], and back."""
+    return jnp.swapaxes(x, -2, -3)
+
+
+def padded(x: Array, block: int) -> Array:
+    """x [..., rows, features] with rows of zeros, up to a multiple of `block`."""
+    spare = -x.shape[-2] % block
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, spare), (0, 0)]) if spare else x
+
+
+def blocked(x: Array, tiles: Tiles) -> Array:
+    """Keys or values [..., S, M, K] -> [..., M, S, K], S a multiple of the block."""
+    return padded(heads_swapped(x), tiles.keys)
+
+
+def grouped(x: Array, k: Array, tiles: Tiles) -> Array:
+    """Queries [..., T, N, K] -> [..., M, N/M, T, K]: those of one key head side by side."""
+    x, heads = padded(heads_swapped(x), tiles.rows), k.shape[-2]
+    return x.reshape(*x.shape[:-3], heads, x.shape[-3] // heads, *x.shape[-2:])
+
+
+def ungrouped(x: Array, q: Array) -> Array:
+    """The inverse of `grouped`: [..., M, N/M, T, K] -> [..., T, N, K], without the padding."""
+    rows, heads = q.shape[-3:-1]
+    return heads_swapped(x.reshape(*q.shape[:-3], heads, *x.shape[-2:])[..., :rows, :])
+
+
+def part(x: Array, start: Any, size: int) -> Array:
+    """`size` rows of x [..., rows, features] from `start` on."""
+    return jax.lax.dynamic_slice_in_dim(x, start, size, -2)
+
+
+def placed(whole: Array, rows: Array, start: Any) -> Array:
+    """whole [..., rows, features] with the rows from `start` on replaced."""
+    return jax.lax.dynamic_update_slice_in_dim(whole, rows, start, -2)
+
+
+def added(whole: Array, rows: Array, start: Any) -> Array:
+    """whole [..., rows, features] plus `rows` from `start` on."""
+    return placed(whole, part(whole, start, rows.shape[-2]) + rows, start)
+
+
+def over_tiles(
+    tiles: Tiles, tile: Callable[..., tuple[Array, ...]], sums: tuple[Array, ...]
+) -> tuple[Array, ...]:
+    """sums = tile(sums, start, first) for every tile, one after the other.
+
+    A loop and not a list of operations: it compiles in the same time for any number of tiles, and
+    XLA, which would compute independent tiles at once, holds the scores of one at a time.
+    """
+    if len(tiles.starts) == 1:
+        return tile(sums, 0, 0)
+
+    def step(sums: tuple[Array, ...], starts: Array) -> tuple[tuple[Array, ...], None]:
+        return tile(sums, starts[0], starts[1]), None
+
+    return jax.lax.scan(step, sums, jnp.asarray(tiles.starts))[0]

@@ -1,0 +1,241 @@
+"""Embedding: integers become vectors. Positions: learned, sinusoidal, rotary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcprop.initializers import Initializer, Normal
+from funcprop.layer import (
+    Array,
+    Context,
+    Layer,
+    LayerError,
+    check_cotangent,
+    check_count,
+    check_input,
+    check_number,
+    check_params,
+    concrete,
+    is_integer,
+    spell,
+    widen,
+)
+
+
+class Table(NamedTuple):
+    """The parameters of a lookup: one row a word, or a position."""
+
+    w: Array  # [rows, features]
+
+
+@dataclass(frozen=True)
+class Embedding(Layer):
+    """y = w[i]: row i of a table for every integer i.
+
+    An id below 0 or not below `vocabulary` is an error, or NaN where its value is not known yet.
+
+    forward   ids int [...] -> y [..., features]
+    keeps     the ids
+    backward  dw[i] = Σ dy over all places where id i stood; the ids have no gradient (None)
+    """
+
+    vocabulary: int
+    features: int
+    w_init: Initializer = Normal(0.02)
+
+    def __post_init__(self) -> None:
+        check_count(self, "vocabulary", self.vocabulary)
+        check_count(self, "features", self.features)
+
+    def init(self, key: Array, x: Any) -> Table:
+        self._check_ids(x)
+        return Table(self.w_init(key, (self.vocabulary, self.features), jnp.float32))
+
+    def forward(
+        self, params: Table, ids: Array, context: Context = Context()
+    ) -> tuple[Array, Array]:
+        check_params(self, params, Table)
+        self._check_ids(ids)
+        if params.w.shape != (self.vocabulary, self.features):
+            wanted = f"[{self.vocabulary}, {self.features}]"
+            raise LayerError(self, f"w is {spell(params.w)}, wanted {wanted}")
+        rows = known_rows(ids, self.vocabulary)
+        return params.w.at[rows].get(mode="fill", fill_value=jnp.nan), ids
+
+    def backward(self, params: Table, ids: Array, dy: Array) -> tuple[None, Table]:
+        check_cotangent(self, dy, (*ids.shape, self.features), params.w.dtype)
+        rows, dys = known_rows(ids, self.vocabulary).reshape(-1), dy.reshape(-1, self.features)
+        dw = jax.lax.platform_dependent(
+            rows,
+            widen(dys),
+            cpu=lambda rows, dys: sum_by_scatter(rows, dys, self.vocabulary),
+            default=lambda rows, dys: (
+                sum_by_matmul(rows, dys, self.vocabulary)
+                if self.vocabulary <= 512
+                else sum_by_sort(rows, dys, self.vocabulary)
+            ),
+        )
+        return None, Table(dw.astype(params.w.dtype))
+
+    def _check_ids(self, ids: Any) -> None:
+        if not is_integer(ids):
+            hint = "give token ids: jnp.asarray(ids, jnp.int32)"
+            raise LayerError(self, f"x is {spell(ids)}, wanted an array of integers", hint)
+        known = concrete(ids) if not isinstance(ids, jax.ShapeDtypeStruct) else None
+        if (
+            known is not None
+            and known.size
+            and not 0 <= known.min() <= known.max() < (self.vocabulary)
+        ):
+            bad = known.min() if known.min() < 0 else known.max()
+            raise LayerError(
+                self,
+                f"x holds the id {bad}, wanted ids from 0 to {self.vocabulary - 1}",
+                "give the tokenizer's vocabulary size: Embedding(vocabulary, features)",
+            )
+
+
+def known_rows(ids: Array, vocabulary: int) -> Array:
+    """The ids as int32; those that are no row become `vocabulary`, which is past the last one."""
+    valid = (ids >= 0) & (ids < vocabulary if fits(vocabulary, ids.dtype) else True)
+    return jnp.where(valid, ids, 0).astype(jnp.int32) + jnp.where(valid, 0, vocabulary).astype(
+        jnp.int32
+    )
+
+
+def fits(value: int, dtype: Any) -> bool:
+    """Whether an integer dtype can hold the value: uint8 ids never reach a vocabulary of 1000."""
+    return value <= jnp.iinfo(dtype).max
+
+
+def sum_by_scatter(rows: Array, dys: Array, vocabulary: int) -> Array:
+    """dw[i] = Σ dys where rows = i, added one after the other: best on a CPU."""
+    return jnp.zeros((vocabulary, dys.shape[-1]), dys.dtype).at[rows].add(dys, mode="drop")
+
+
+def sum_by_sort(rows: Array, dys: Array, vocabulary: int) -> Array:
+    """The same with equal rows brought together first: a GPU's scatter waits for duplicates."""
+    order = jnp.argsort(rows)
+    return jax.ops.segment_sum(dys[order], rows[order], vocabulary, indices_are_sorted=True)
+
+
+def sum_by_matmul(rows: Array, dys: Array, vocabulary: int) -> Array:
+    """The same as onehotᵀ dys, for small vocabularies on a GPU."""
+    onehot = rows[:, None] == jnp.arange(vocabulary, dtype=rows.dtype)
+    return jnp.matmul(onehot.astype(dys.dtype).T, dys, precision=jax.lax.Precision.HIGHEST)
+
+
+@dataclass(frozen=True)
+class LearnedPositions(Layer):
+    """y = x + w[0:T]: a vector for every position, learned (GPT-2, BERT, ViT).
+
+    forward   x [..., T, D] -> y [..., T, D], T ≤ length
+    keeps     nothing
+    backward  dx = dy    dw = Σ dy over the leading axes, 0 in the rows from T on
+    """
+
+    length: int
+    w_init: Initializer = Normal(0.02)
+
+    def __post_init__(self) -> None:
+        check_count(self, "length", self.length)
+
+    def init(self, key: Array, x: Any) -> Table:
+        check_input(self, x, rank=2)
+        return Table(self.w_init(key, (self.length, x.shape[-1]), x.dtype))
+
+    def forward(self, params: Table, x: Array, context: Context = Context()) -> tuple[Array, tuple]:
+        check_params(self, params, Table, like=x)
+        check_input(self, x, features=params.w.shape[-1], rank=2)
+        if x.shape[-2] > self.length:
+            raise LayerError(
+                self,
+                f"x is {spell(x)}: {x.shape[-2]} positions, of which {self.length} have a vector",
+                f"give shorter sequences, or LearnedPositions({x.shape[-2]})",
+            )
+        return x + params.w[: x.shape[-2]], ()
+
+    def backward(self, params: Table, residuals: tuple, dy: Array) -> tuple[Array, Table]:
+        check_input(self, dy, features=params.w.shape[-1], rank=2)
+        dw = dy.sum(tuple(range(dy.ndim - 2)))
+        return dy, Table(jnp.pad(dw, ((0, self.length - dy.shape[-2]), (0, 0))))
+
+
+@dataclass(frozen=True)
+class SinusoidalPositions(Layer):
+    """y = x + e, e[t, 2i] = sin(t / base^(2i/D)), e[t, 2i+1] = cos(the same).
+
+    Vaswani et al. (2017). Any length, nothing to learn.
+
+    forward   x [..., T, D] -> y [..., T, D]
+    keeps     nothing
+    backward  dx = dy
+    """
+
+    base: float = 10000.0
+
+    def __post_init__(self) -> None:
+        check_number(self, "base", self.base, 1)
+
+    def forward(self, params: tuple, x: Array, context: Context = Context()) -> tuple[Array, tuple]:
+        check_input(self, x, rank=2)
+        length, features = x.shape[-2:]
+        cos, sin = waves(self.base, length, features, x.dtype)
+        e = jnp.stack([sin, cos], -1).reshape(length, -1)[:, :features]
+        return x + e.astype(x.dtype), ()
+
+    def backward(self, params: tuple, residuals: tuple, dy: Array) -> tuple[Array, tuple]:
+        return dy, ()
+
+
+@dataclass(frozen=True)
+class Rotary(Layer):
+    """Each pair of features of a head is turned by an angle that grows with its position t.
+
+    (y₁, y₂) = (x₁ cos θ − x₂ sin θ, x₁ sin θ + x₂ cos θ), θ = t / base^(2i/K) for pair i: the
+    product of a query and a key then depends on their distance alone (Su et al., 2021). Pair i is
+    (x[i], x[i + K/2]), or (x[2i], x[2i+1]) where `interleaved`, as in the paper.
+
+    forward   x [..., T, heads, K] -> y [..., T, heads, K], K even
+    keeps     nothing
+    backward  dx = dy turned back, by −θ
+    """
+
+    base: float = 10000.0
+    interleaved: bool = False
+
+    def __post_init__(self) -> None:
+        check_number(self, "base", self.base, 1)
+
+    def forward(self, params: tuple, x: Array, context: Context = Context()) -> tuple[Array, tuple]:
+        check_input(self, x, rank=3)
+        if x.shape[-1] % 2:
+            raise LayerError(self, f"x is {spell(x)}: {x.shape[-1]} features are not pairs")
+        return self._turn(x, 1), ()
+
+    def backward(self, params: tuple, residuals: tuple, dy: Array) -> tuple[Array, tuple]:
+        check_input(self, dy, rank=3)
+        return self._turn(dy, -1), ()
+
+    def _turn(self, x: Array, direction: int) -> Array:
+        length, _, size = x.shape[-3:]
+        cos, sin = (a[:, None] for a in waves(self.base, length, size, x.dtype))
+        sin = direction * sin
+        wide, axis = widen(x), -1 if self.interleaved else -2
+        pairs = wide.reshape(*x.shape[:-1], *((-1, 2) if self.interleaved else (2, size // 2)))
+        x1, x2 = (jax.lax.index_in_dim(pairs, i, pairs.ndim + axis, False) for i in (0, 1))
+        y = jnp.stack([x1 * cos - x2 * sin, x1 * sin + x2 * cos], axis)
+        return y.reshape(x.shape).astype(x.dtype)
+
+
+def waves(base: float, length: int, features: int, dtype: Any) -> tuple[Array, Array]:
+    """cos θ and sin θ, θ[t, i] = t / base^(2i/features): [length, features/2], at least float32."""
+    wide = jnp.float32 if dtype.itemsize < 4 else dtype
+    frequency = base ** -(np.arange(0, features, 2) / features)  # float64, whatever x is
+    angle = jnp.arange(length, dtype=wide)[:, None] * jnp.asarray(frequency, wide)
+    return jnp.cos(angle), jnp.sin(angle)

@@ -1,0 +1,55 @@
+"""LSTM: a cell state that gates write, keep and read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from funcprop.layer import Array
+from funcprop.layers.recurrence import Recurrent, RecurrentWeights, State, gates_of, project
+
+
+@dataclass(frozen=True)
+class LSTM(Recurrent):
+    """i, f, o = σ(z), g = tanh(z), z = x w_x + h w_h + b;  c′ = f c + i g,  h′ = o tanh c′.
+
+    Hochreiter and Schmidhuber (1997) with the forget gate of Gers et al. (2000). The gates lie in
+    PyTorch's order i, f, g, o: w_x = weight_ihᵀ, w_h = weight_hhᵀ, b = bias_ih + bias_hh.
+    A step that `context.mask` hides keeps h and c, and its y is zero. `reverse` walks from the last
+    step to the first; ys stay in the order of xs.
+
+    forward   xs [..., T, in] -> ys [..., T, H], or (xs, (h0, c0)) -> (ys, (hT, cT))
+    keeps     x, the gates, and h and c before each step: float32 where x has 16 bits
+    backward  dc′ += dh′ · o(1 − tanh²c′)    dz_o = dh′ · tanh(c′) o(1 − o)
+              dz_i = dc′ · g i(1 − i)    dz_f = dc′ · c f(1 − f)    dz_g = dc′ · i(1 − g²)
+              dh = dz w_hᵀ    dc = dc′ f    dx = dz w_xᵀ
+              dw_x = xᵀ dz    dw_h = hᵀ dz    db = Σ dz
+    """
+
+    blocks: ClassVar[int] = 4
+    states: ClassVar[tuple[str, ...]] = ("h", "c")
+
+    def step(self, params: RecurrentWeights, z: Array, state: State) -> tuple[State, Array]:
+        h, c = state
+        i, f, g, o = gates_of(z + project(h, params.w_h), self.features)
+        i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
+        c = f * c + i * g
+        return (o * jnp.tanh(c), c), jnp.concatenate([i, f, g, o], -1)
+
+    def factors(self, gates: Array, before: State, h: Array) -> tuple[Array, ...]:
+        i, f, g, o = gates_of(gates, self.features)
+        c = before[1]
+        t = jnp.tanh(f * c + i * g)
+        of_z = (g * i * (1 - i), c * f * (1 - f), i * (1 + g) * (1 - g), t * o * (1 - o))
+        return *of_z, o * (1 + t) * (1 - t), f
+
+    def step_backward(
+        self, w_t: Array, factors: tuple[Array, ...], dstate: State
+    ) -> tuple[Array, State]:
+        (of_i, of_f, of_g, of_o, of_c, f), (dh, dc) = factors, dstate
+        dc = dc + dh * of_c
+        dz = jnp.concatenate([dc * of_i, dc * of_f, dc * of_g, dh * of_o], -1)
+        return dz, (project(dz, w_t), dc * f)

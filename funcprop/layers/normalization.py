@@ -1,0 +1,254 @@
+"""Normalisation within each example: layer, RMS, group and instance norm.
+
+All of them are x̂ = (x − μ) / √(σ² + ε), with mean and variance over some axes, and all but RMSNorm
+share one derivative:
+
+    dx = (dx̂ − mean dx̂ − x̂ · mean(dx̂ · x̂)) / √(σ² + ε)
+
+The mean is subtracted before squares are taken, so a large offset costs no digits of the variance.
+Means and variances are accumulated in at least float32. A constant row has variance 0 and gives 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funcprop.initializers import Constant, Initializer, Zeros
+from funcprop.layer import (
+    Array,
+    Context,
+    Layer,
+    LayerError,
+    check_cotangent,
+    check_count,
+    check_input,
+    spell,
+    widen,
+)
+from funcprop.layers.scale import (
+    Gain,
+    apply_gain,
+    check_eps,
+    check_gain,
+    gain_backward,
+    init_gain,
+)
+
+
+class NormResiduals(NamedTuple):
+    """What layer, group and instance norm keep."""
+
+    x: Array  # the input, which the layer before has often kept already
+    mean: Array  # of each row (float32 or wider)
+    rstd: Array  # 1 / √(variance + ε) of each row (float32 or wider)
+
+
+@dataclass(frozen=True)
+class LayerNorm(Layer):
+    """y = x̂ · scale + bias, over the last `axes` axes (Ba et al., 2016).
+
+    forward   x [..., features] -> y [..., features]
+    keeps     x, and the mean and 1/√(variance + ε) of each row
+    backward  dx = (dx̂ − mean dx̂ − x̂ · mean(dx̂ · x̂)) rstd, dx̂ = dy · scale
+              dscale = Σ dy · x̂    dbias = Σ dy, over all leading axes
+    """
+
+    eps: float = 1e-5
+    scale: bool = True
+    bias: bool = True
+    axes: int = 1
+    scale_init: Initializer = Constant(1.0)
+    bias_init: Initializer = Zeros()
+
+    def __post_init__(self) -> None:
+        check_eps(self, self.eps)
+        check_count(self, "axes", self.axes)
+
+    def init(self, key: Array, x: Any) -> Gain:
+        scale_init = self.scale_init if self.scale else None
+        return init_gain(self, key, x, scale_init, self.bias_init if self.bias else None, self.axes)
+
+    def forward(
+        self, params: Gain, x: Array, context: Context = Context()
+    ) -> tuple[Array, NormResiduals]:
+        check_gain(self, params, x, self.axes)
+        wide = widen(x)
+        mean = self._average(wide)
+        centred = wide - mean
+        rstd = jax.lax.rsqrt(self._average(jnp.square(centred)) + self.eps)
+        y = apply_gain(params, centred * rstd).astype(x.dtype)
+        return y, NormResiduals(x, mean, rstd)
+
+    def backward(self, params: Gain, residuals: NormResiduals, dy: Array) -> tuple[Array, Gain]:
+        x, mean, rstd = residuals
+        check_cotangent(self, dy, x.shape, x.dtype)
+        x_hat = (widen(x) - mean) * rstd
+        dx_hat, dparams = gain_backward(params, x_hat, widen(dy))
+        return standardise_backward(x_hat, rstd, dx_hat, self._average).astype(x.dtype), dparams
+
+    def _average(self, values: Array) -> Array:
+        return values.mean(tuple(range(-self.axes, 0)), keepdims=True)
+
+
+class RMSNormResiduals(NamedTuple):
+    """What RMSNorm keeps."""
+
+    x: Array  # the input, which the layer before has often kept already
+    rstd: Array  # 1 / √(mean x² + ε) of each row (float32 or wider)
+
+
+@dataclass(frozen=True)
+class RMSNorm(Layer):
+    """y = x̂ · scale, x̂ = x / √(mean x² + ε), over the last `axes` axes (Zhang, Sennrich, 2019).
+
+    forward   x [..., features] -> y [..., features]
+    keeps     x, and 1/√(mean x² + ε) of each row
+    backward  dx = (dx̂ − x̂ · mean(dx̂ · x̂)) rstd, dx̂ = dy · scale
+              dscale = Σ dy · x̂, over all leading axes
+    """
+
+    eps: float = 1e-6
+    scale: bool = True
+    axes: int = 1
+    scale_init: Initializer = Constant(1.0)
+
+    def __post_init__(self) -> None:
+        check_eps(self, self.eps)
+        check_count(self, "axes", self.axes)
+
+    def init(self, key: Array, x: Any) -> Gain:
+        return init_gain(self, key, x, self.scale_init if self.scale else None, None, self.axes)
+
+    def forward(
+        self, params: Gain, x: Array, context: Context = Context()
+    ) -> tuple[Array, RMSNormResiduals]:
+        check_gain(self, params, x, self.axes)
+        wide = widen(x)
+        rstd = jax.lax.rsqrt(self._average(jnp.square(wide)) + self.eps)
+        return apply_gain(params, wide * rstd).astype(x.dtype), RMSNormResiduals(x, rstd)
+
+    def backward(self, params: Gain, residuals: RMSNormResiduals, dy: Array) -> tuple[Array, Gain]:
+        x, rstd = residuals
+        check_cotangent(self, dy, x.shape, x.dtype)
+        x_hat = widen(x) * rstd
+        dx_hat, dparams = gain_backward(params, x_hat, widen(dy))
+        dx = rstd * (dx_hat - x_hat * self._average(dx_hat * x_hat))
+        return dx.astype(x.dtype), dparams
+
+    def _average(self, values: Array) -> Array:
+        return values.mean(tuple(range(-self.axes, 0)), keepdims=True)
+
+
+@dataclass(frozen=True)
+class GroupNorm(Layer):
+    """y = x̂ · scale + bias, each example and group of channels by itself (Wu and He, 2018).
+
+    The `axes` axes before the channels belong to the example: 2 for images, 1 for sequences, 0 for
+    features alone. `groups` divides the channels into runs of equal length.
+
+    forward   x [..., sizes, channels] -> y [..., sizes, channels]
+    keeps     x, and the mean and 1/√(variance + ε) of each group
+    backward  dx = (dx̂ − mean dx̂ − x̂ · mean(dx̂ · x̂)) rstd, dx̂ = dy · scale
+              dscale = Σ dy · x̂    dbias = Σ dy, over all axes but the channels
+    """
+
+    groups: int
+    axes: int = 2
+    eps: float = 1e-5
+    scale: bool = True
+    bias: bool = True
+    scale_init: Initializer = Constant(1.0)
+    bias_init: Initializer = Zeros()
+
+    def __post_init__(self) -> None:
+        check_count(self, "groups", self.groups)
+        check_count(self, "axes", self.axes, low=0)
+        check_eps(self, self.eps)
+
+    def init(self, key: Array, x: Any) -> Gain:
+        check_input(self, x, rank=self.axes + 1)
+        self._groups(x)
+        scale_init = self.scale_init if self.scale else None
+        return init_gain(self, key, x, scale_init, self.bias_init if self.bias else None)
+
+    def forward(
+        self, params: Gain, x: Array, context: Context = Context()
+    ) -> tuple[Array, NormResiduals]:
+        check_input(self, x, rank=self.axes + 1)
+        check_gain(self, params, x)
+        wide, average, each = widen(x), self._average(x), self._each(x)
+        mean = average(wide)
+        centred = wide - each(mean)
+        rstd = jax.lax.rsqrt(average(jnp.square(centred)) + self.eps)
+        y = apply_gain(params, centred * each(rstd)).astype(x.dtype)
+        return y, NormResiduals(x, mean, rstd)
+
+    def backward(self, params: Gain, residuals: NormResiduals, dy: Array) -> tuple[Array, Gain]:
+        x, mean, rstd = residuals
+        check_cotangent(self, dy, x.shape, x.dtype)
+        average, each = self._average(x), self._each(x)
+        x_hat = (widen(x) - each(mean)) * each(rstd)
+        dx_hat, dparams = gain_backward(params, x_hat, widen(dy))
+        dx = standardise_backward(x_hat, each(rstd), dx_hat, lambda v: each(average(v)))
+        return dx.astype(x.dtype), dparams
+
+    def _average(self, x: Array) -> Callable[[Array], Array]:
+        """[..., sizes, channels] -> [..., 1, groups]: channel by channel first, which is faster."""
+        groups, sizes = self._groups(x), tuple(range(-self.axes - 1, -1))
+
+        def average(values: Array) -> Array:
+            channels = values.mean(sizes, keepdims=True)
+            return channels.reshape(*channels.shape[:-1], groups, -1).mean(-1)
+
+        return average
+
+    def _each(self, x: Array) -> Callable[[Array], Array]:
+        """[..., 1, groups] -> [..., 1, channels]: every channel has its group's number."""
+        repeats = x.shape[-1] // self._groups(x)
+        return lambda values: jnp.repeat(values, repeats, -1)
+
+    def _groups(self, x: Array) -> int:
+        if x.shape[-1] % self.groups:
+            raise LayerError(
+                self,
+                f"x is {spell(x)}: {self.groups} groups do not divide its {x.shape[-1]} channels",
+                "choose groups among the divisors of the number of channels",
+            )
+        return self.groups
+
+
+@dataclass(frozen=True)
+class InstanceNorm(GroupNorm):
+    """y = x̂ · scale + bias, each example and channel by itself (Ulyanov et al., 2016).
+
+    A GroupNorm with as many groups as channels.
+
+    forward   x [..., sizes, channels] -> y [..., sizes, channels]
+    keeps     x, and the mean and 1/√(variance + ε) of each channel
+    backward  dx = (dx̂ − mean dx̂ − x̂ · mean(dx̂ · x̂)) rstd, dx̂ = dy · scale
+              dscale = Σ dy · x̂    dbias = Σ dy, over all axes but the channels
+    """
+
+    groups: int = field(default=1, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_count(self, "axes", self.axes)
+        check_eps(self, self.eps)
+
+    def _groups(self, x: Array) -> int:
+        return x.shape[-1]
+
+
+def standardise_backward(
+    x_hat: Array, rstd: Array, dx_hat: Array, average: Callable[[Array], Array]
+) -> Array:
+    """dx of x̂ = (x − mean x) · rstd, where `average` is the mean that was taken.
+
+    1. x̂ moves with x; 2. the mean takes the common part of dx̂; 3. rstd takes its part along x̂.
+    """
+    return rstd * (dx_hat - average(dx_hat) - x_hat * average(dx_hat * x_hat))

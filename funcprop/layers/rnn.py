@@ -1,0 +1,44 @@
+"""RNN: the state is the output, and the output the state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from funcprop.layer import Array, check_choice
+from funcprop.layers.recurrence import Recurrent, RecurrentWeights, State, project
+
+
+@dataclass(frozen=True)
+class RNN(Recurrent):
+    """h′ = φ(z), z = x w_x + h w_h + b, with φ = tanh or relu (Elman, 1990).
+
+    PyTorch's parameters: w_x = weight_ihᵀ, w_h = weight_hhᵀ, b = bias_ih + bias_hh.
+    A step that `context.mask` hides keeps h, and its y is zero. `reverse` walks from the last step
+    to the first; ys stay in the order of xs.
+
+    forward   xs [..., T, in] -> ys [..., T, H], or (xs, h0) -> (ys, hT)
+    keeps     x and the states: φ′ needs only the output; float32 where x has 16 bits
+    backward  dz = dh′ · (1 − h′²), or dh′ · [h′ > 0] for relu;    dh = dz w_hᵀ
+              dx = dz w_xᵀ    dw_x = xᵀ dz    dw_h = hᵀ dz    db = Σ dz
+    """
+
+    activation: Literal["tanh", "relu"] = "tanh"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "activation", self.activation, ("tanh", "relu"))
+
+    def step(self, params: RecurrentWeights, z: Array, state: State) -> tuple[State, None]:
+        z = z + project(state[0], params.w_h)
+        return (jnp.tanh(z) if self.activation == "tanh" else jax.nn.relu(z),), None
+
+    def factors(self, gates: None, before: State, h: Array) -> Array:
+        return (1 + h) * (1 - h) if self.activation == "tanh" else (h > 0).astype(h.dtype)
+
+    def step_backward(self, w_t: Array, factors: Array, dstate: State) -> tuple[Array, State]:
+        dz = dstate[0] * factors
+        return dz, (project(dz, w_t),)

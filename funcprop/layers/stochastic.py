@@ -1,0 +1,129 @@
+"""Stochastic layers: noise that prediction does without."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from funcprop.layer import (
+    Array,
+    Context,
+    Layer,
+    Params,
+    check_cotangent,
+    check_count,
+    check_input,
+    check_number,
+)
+from funcprop.layers.shape import Identity
+
+
+@dataclass(frozen=True)
+class Dropout(Layer):
+    """y = x · kept / (1 − rate): each element is dropped with probability `rate`.
+
+    Needs `context.key`; a batch draws other numbers than its examples would one at a time.
+    `fp.inference` replaces it by the identity.
+
+    forward   x [...] -> y [...]
+    keeps     kept: bool [...], one byte an element (None at rate 0, where nothing is drawn)
+    backward  dx = dy · kept / (1 − rate)
+    """
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        check_number(self, "rate", self.rate, 0, 1)
+
+    def forward(
+        self, params: tuple, x: Array, context: Context = Context()
+    ) -> tuple[Array, Array | None]:
+        check_input(self, x)
+        if self.rate == 0:
+            return x, None
+        kept = jax.random.bernoulli(context.key_for(self), 1 - self.rate, x.shape)
+        return self._masked(x, kept), kept
+
+    def backward(self, params: tuple, kept: Array | None, dy: Array) -> tuple[Array, tuple]:
+        if kept is None:
+            return dy, ()
+        check_cotangent(self, dy, kept.shape, dy.dtype)
+        return self._masked(dy, kept), ()
+
+    def _masked(self, x: Array, kept: Array) -> Array:
+        return jnp.where(kept, x / (1 - self.rate), 0)
+
+    def inference(self, params: Params, statistics: Any) -> tuple[Layer, Params]:
+        return Identity(), ()
+
+
+@dataclass(frozen=True)
+class SpatialDropout(Dropout):
+    """y = x · kept / (1 − rate): whole channels are dropped, with probability `rate` each.
+
+    Neighbouring pixels say nearly the same, so dropping them one by one hides little (Tompson et
+    al., 2015). The `axes` axes before the last are spatial: 2 for images, 1 for sequences. Needs
+    `context.key`; a batch draws other numbers than its examples would one at a time.
+    `fp.inference` replaces it by the identity.
+
+    forward   x [..., height, width, channels] -> y, of the same shape
+    keeps     kept: bool [..., 1, 1, channels] (None at rate 0, where nothing is drawn)
+    backward  dx = dy · kept / (1 − rate)
+    """
+
+    axes: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self, "axes", self.axes)
+
+    def forward(
+        self, params: tuple, x: Array, context: Context = Context()
+    ) -> tuple[Array, Array | None]:
+        check_input(self, x, rank=self.axes + 1)
+        if self.rate == 0:
+            return x, None
+        shape = (*x.shape[: -self.axes - 1], *(1,) * self.axes, x.shape[-1])
+        kept = jax.random.bernoulli(context.key_for(self), 1 - self.rate, shape)
+        return self._masked(x, kept), kept
+
+    def backward(self, params: tuple, kept: Array | None, dy: Array) -> tuple[Array, tuple]:
+        if kept is None:
+            return dy, ()
+        spatial = dy.shape[-self.axes - 1 : -1]
+        wanted = (*kept.shape[: -self.axes - 1], *spatial, kept.shape[-1])
+        check_cotangent(self, dy, wanted, dy.dtype)
+        return self._masked(dy, kept), ()
+
+
+@dataclass(frozen=True)
+class GaussianNoise(Layer):
+    """y = x + stddev · ε, ε ~ N(0, 1) for each element.
+
+    Needs `context.key`; a batch draws other numbers than its examples would one at a time.
+    `fp.inference` replaces it by the identity.
+
+    forward   x [...] -> y [...]
+    keeps     nothing: the noise does not depend on x
+    backward  dx = dy
+    """
+
+    stddev: float
+
+    def __post_init__(self) -> None:
+        check_number(self, "stddev", self.stddev, 0)
+
+    def forward(self, params: tuple, x: Array, context: Context = Context()) -> tuple[Array, tuple]:
+        check_input(self, x)
+        if self.stddev == 0:
+            return x, ()
+        return x + self.stddev * jax.random.normal(context.key_for(self), x.shape, x.dtype), ()
+
+    def backward(self, params: tuple, residuals: tuple, dy: Array) -> tuple[Array, tuple]:
+        return dy, ()
+
+    def inference(self, params: Params, statistics: Any) -> tuple[Layer, Params]:
+        return Identity(), ()
