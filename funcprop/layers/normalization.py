@@ -135,9 +135,11 @@ class RMSNorm(Layer):
     def backward(self, params: Gain, residuals: RMSNormResiduals, dy: Array) -> tuple[Array, Gain]:
         x, rstd = residuals
         check_cotangent(self, dy, x.shape, x.dtype)
-        x_hat = widen(x) * rstd
-        dx_hat, dparams = gain_backward(params, x_hat, widen(dy))
-        dx = rstd * (dx_hat - x_hat * self._average(dx_hat * x_hat))
+        wide = widen(x)
+        dx_hat, dparams = gain_backward(params, wide * rstd, widen(dy))
+        # x̂ is written out as x · rstd: the powers of rstd are one number a row
+        along = rstd * self._average(dx_hat * wide)
+        dx = rstd * dx_hat - wide * (rstd * rstd * along)
         return dx.astype(x.dtype), dparams
 
     def _average(self, values: Array) -> Array:

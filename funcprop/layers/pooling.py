@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -120,8 +120,8 @@ class Pool(Layer):
         """The taps in row-major order."""
         return itertools.product(*map(range, self.window))
 
-    def _taps(self, x: Array, outside: float) -> Iterator[Array]:
-        """For every tap its elements of all windows; beyond the edges of x lies `outside`.
+    def _taps(self, x: Array) -> Iterator[Array]:
+        """For every tap its elements of all windows, zeros beyond the edges of x.
 
         Each slice is padded by itself: x padded as a whole would be one more copy of x.
         """
@@ -142,7 +142,7 @@ class Pool(Layer):
             strides = (*(1 for _ in range(before)), *self._strides(), 1)
             tap = jax.lax.slice(x, (*start, 0), (*stop, x.shape[-1]), strides)
             if any(map(any, edges)):
-                tap = jax.lax.pad(tap, jnp.asarray(outside, x.dtype), [*edges, (0, 0, 0)])
+                tap = jax.lax.pad(tap, jnp.zeros((), x.dtype), [*edges, (0, 0, 0)])
             yield tap
 
     def _put_back(self, tap: Array, offset: tuple[int, ...], sizes: tuple[int, ...]) -> Array:
@@ -185,7 +185,11 @@ class MaxPool(Pool):
         self, params: tuple, x: Array, context: Context = Context()
     ) -> tuple[Array, MaxPoolResiduals]:
         sizes = self._sizes(x)
-        taps = self._taps(x, outside=-jnp.inf)
+        if any(map(any, self._pads(sizes))):
+            # padded once: the comparisons are made again in the backward pass, pads and all
+            edges = [(0, 0, 0)] * (x.ndim - len(sizes) - 1) + [(*p, 0) for p in self._pads(sizes)]
+            x = jax.lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), [*edges, (0, 0, 0)])
+        taps = replace(self, padding="VALID")._taps(x)
         y = next(taps)
         index = jnp.broadcast_to(self._first_inside(sizes), y.shape)
         for number, tap in enumerate(taps, start=1):
@@ -233,7 +237,7 @@ class AvgPool(Pool):
 
     def forward(self, params: tuple, x: Array, context: Context = Context()) -> tuple[Array, Shape]:
         sizes = self._sizes(x)
-        total = sum(self._taps(widen(x), outside=0.0))
+        total = sum(self._taps(widen(x)))
         return self._divide(total, sizes).astype(x.dtype), Shape(sizes)
 
     def backward(self, params: tuple, residuals: Shape, dy: Array) -> tuple[Array, tuple]:

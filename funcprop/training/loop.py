@@ -33,8 +33,10 @@ def epoch(step: Step, batch_size: int, shuffle: bool = True, drop_last: bool = F
             raise ValueError(f"batch_size is {batch_size}, and the data has {n} examples only")
         order = jnp.arange(n)
         if shuffle:
-            # ~step: never the number that a step folds into its own key
-            order = jax.random.permutation(jax.random.fold_in(state.key, ~state.step), n)
+            # ~step: never the number that a step folds into its own key. Sorting by random bits is
+            # one round of jax.random.permutation, which takes two or more to break the rare ties.
+            key = jax.random.fold_in(state.key, ~state.step)
+            order = jnp.argsort(jax.random.bits(key, (n,)))
 
         # one pass in random order over the data is cheaper than a gather in every step
         steps = n // batch_size

@@ -100,7 +100,8 @@ def test_group_norm_is_pytorchs(groups):
         return torch.nn.functional.group_norm(t, groups, scale, bias)
 
     against_torch(fp.GroupNorm(groups), theirs, X)
-    against_torch(fp.GroupNorm(groups, axes=0), theirs, X[0, 0])
+    if groups < 8:  # PyTorch wants two values a group
+        against_torch(fp.GroupNorm(groups, axes=0), theirs, X[0, 0])
 
 
 def test_instance_norm_is_pytorchs():
@@ -128,19 +129,18 @@ def test_a_constant_input_is_finite(layer):
     assert all(bool(jnp.isfinite(v).all()) for v in jax.tree.leaves((y, dx, dparams)))
 
 
-@pytest.mark.parametrize("layer", NORMS, ids=repr)
+@pytest.mark.parametrize(
+    "layer", [norm for norm in NORMS if not isinstance(norm, fp.RMSNorm)], ids=repr
+)
 def test_a_large_offset_costs_no_more_than_the_input_lost(layer):
-    if isinstance(layer, fp.RMSNorm):
-        pytest.skip("takes no mean away")
+    """The spacing of float32 at 1e4 is 1e-3; the median, as groups of two may lie close."""
     x = (jax.random.normal(KEY, (64, 16, 16, 8)) + 1e4).astype(jnp.float32)
-    y = run(layer, x)[1]
+    params = layer.init(KEY, x)
+    y = layer.forward(params, x)[0]
     with jax.enable_x64(True):
-        wide = x.astype(jnp.float64)
-        params = off_zero(layer.init(KEY, x), KEY)
-        params = jax.tree.map(lambda p: p.astype(jnp.float64), params)
-        exact = layer.forward(params, wide)[0]
-    # the spacing of float32 at 1e4 is 1e-3, and groups of two may lie close together
-    assert float(np.median(np.abs(np.asarray(y) - np.asarray(exact)))) < 1e-3
+        wide = jax.tree.map(lambda v: v.astype(jnp.float64), (params, x))
+        exact = np.asarray(layer.forward(*wide)[0])
+    assert float(np.median(np.abs(np.asarray(y) - exact))) < 1e-3
 
 
 @pytest.mark.parametrize("layer", NORMS, ids=repr)

@@ -151,6 +151,7 @@ NORMALIZATION = (
         Normal((3, 5, 7), scale=2.0, mean=1.0),
         plain=plain_layer_norm,
         large=(layers.LayerNorm(), Normal((4096, 512))),
+        promise=("time",),
         mutants=MEAN_MUTANTS,
     ),
     Row(

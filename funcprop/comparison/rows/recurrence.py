@@ -89,8 +89,8 @@ def forget_ignored(layer: Layer, params: Params, residuals: Any, dy: Array) -> A
 
     class Forgetful(layers.LSTM):
         def step_backward(self, params: Any, factors: Any, dstate: Any) -> Any:
-            of_z, of_c, f = factors
-            return super().step_backward(params, (of_z, of_c, jnp.ones_like(f)), dstate)
+            *others, f = factors
+            return super().step_backward(params, (*others, jnp.ones_like(f)), dstate)
 
     return Forgetful(layer.features).backward(params, residuals, dy)  # type: ignore[attr-defined]
 
