@@ -158,11 +158,12 @@ class Autodiff(Layer):
         floats, rest = partition((params, x))
 
         def f(floats: Any) -> tuple[Any, Any]:
-            y, residuals = self.layer.forward(*combine(floats, rest), context)
+            params, x = combine(floats, rest)
+            y, residuals = self.layer.forward(params, x, context)
             y_floats, y_rest = partition(y)
             return y_floats, (y_rest, self.layer.statistics(residuals))
 
-        y_floats, pullback, (y_rest, statistics) = jax.vjp(f, floats, has_aux=True)  # pyright: ignore
+        y_floats, pullback, (y_rest, statistics) = jax.vjp(f, floats, has_aux=True)
         return combine(y_floats, y_rest), AutodiffResiduals(pullback, statistics)
 
     def backward(self, params: Params, residuals: AutodiffResiduals, dy: Any) -> tuple[Any, Params]:

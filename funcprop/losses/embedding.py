@@ -114,7 +114,8 @@ class TripletMargin(Loss):
                 "write loss.forward((), (anchor, (positive, negative)))",
             )
         anchor, (positive, negative) = x
-        self.same_shape((anchor, positive)), self.same_shape((anchor, negative))
+        for other in (positive, negative):
+            self.same_shape((anchor, other))
         counted = self.counted(anchor.shape[:-1], context.mask)
         toward, away = widen(anchor - positive), widen(anchor - negative)
         near, far = normalize(toward).direction, normalize(away).direction

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from funcprop.layer import Layer, Params, is_integer, spell
+from funcprop.losses import Loss
 from funcprop.training.state import TrainState
 from funcprop.training.step import Step
 
@@ -70,34 +72,42 @@ def evaluate(
     [n, classes]; anything else has no accuracy.
     Raises ValueError for empty data or arrays of different length.
     """
-    x, target = data
-    n = length((x, target))
-    total = {"loss": 0.0, "right": 0.0}
-    for start in range(0, n, batch_size):
-        part = (x[start : start + batch_size], target[start : start + batch_size])
-        size = part[1].shape[0]
-        value, right = _evaluate(model, loss, params, part)
-        total["loss"] += float(value) * size if value is not None else 0.0
-        total["right"] += float(right) if right is not None else 0.0
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}, wanted a whole number of at least 1")
+    n = length(data)
+
+    def cut(start: int) -> Any:
+        return jax.tree.map(lambda leaf: leaf[start : start + batch_size], data)
+
+    parts = [_evaluate(model, loss, params, cut(start)) for start in range(0, n, batch_size)]
+    values, counts, rights = zip(*jax.device_get(parts), strict=True)
     return Evaluation(
-        None if loss is None else total["loss"] / n,
-        None if right is None else total["right"] / n,
+        None if loss is None else float(sum(values)) / float(sum(counts)),
+        None if rights[0] is None else int(sum(rights)) / n,
         n,
     )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _evaluate(model: Layer, loss: Layer | None, params: Params, part: Any) -> tuple[Any, Any]:
+def _evaluate(model: Layer, loss: Layer | None, params: Params, part: Any) -> tuple[Any, Any, Any]:
+    """-> the sum of the losses, how many they are, and how many classes are right."""
     x, target = part
     prediction, _ = model.forward(params, x)
-    value = None if loss is None else loss.forward((), (prediction, target))[0]
-    right = None
+    value = count = right = None
+    if isinstance(loss, Loss):
+        each = dataclasses.replace(loss, reduction="none")
+        values = each.forward((), (prediction, target))[0]
+        ignored = getattr(loss, "ignore_index", None)
+        value, count = values.sum(), values.size if ignored is None else (target != ignored).sum()
+    elif loss is not None:  # some other scalar: taken for a mean over the examples
+        count = length(part)
+        value = loss.forward((), (prediction, target))[0] * count
     if getattr(prediction, "ndim", 0) == 2 and prediction.shape[-1] > 1:
         if is_integer(target) and target.shape == prediction.shape[:1]:
             right = jnp.sum(prediction.argmax(-1) == target)
         elif target.shape == prediction.shape:
             right = jnp.sum(prediction.argmax(-1) == target.argmax(-1))
-    return value, right
+    return value, count, right
 
 
 def length(data: Any) -> int:
