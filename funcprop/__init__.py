@@ -11,6 +11,7 @@ from funcprop.comparison import GradientError as GradientError
 from funcprop.comparison import compare as compare
 from funcprop.composites import Branch as Branch
 from funcprop.composites import Cast as Cast
+from funcprop.composites import Composite as Composite
 from funcprop.composites import FixedPoint as FixedPoint
 from funcprop.composites import OverTime as OverTime
 from funcprop.composites import Parallel as Parallel

@@ -21,6 +21,7 @@ from funcprop.layer import (
     describe,
     is_float,
     spell,
+    two,
 )
 
 GradientFunction = Callable[..., Any]  # (params, batch, context) -> (value or (value, aux), grads)
@@ -52,13 +53,16 @@ class Objective:
         """-> value or (value, aux), residuals."""
         check_finite(self, batch)
         if self.loss is None:
-            value, residuals = self.model.forward(params, batch, context)
+            given = self.model.forward(params, batch, context)
+            value, residuals = two(self.model, "forward", given)
             prediction, statistics = (), self.model.statistics(residuals)
         else:
             x, target, context = unpack(batch, context)
             model_context, loss_context = context.split(2)
-            prediction, kept = self.model.forward(params, x, model_context)
-            value, loss_kept = self.loss.forward((), (prediction, target), loss_context)
+            given = self.model.forward(params, x, model_context)
+            prediction, kept = two(self.model, "forward", given)
+            given = self.loss.forward((), (prediction, target), loss_context)
+            value, loss_kept = two(self.loss, "forward", given)
             residuals, statistics = (kept, loss_kept), self.model.statistics(kept)
         if not is_float(value) or value.shape != ():
             raise LayerError(
@@ -80,11 +84,11 @@ class Backprop:
         value, residuals = self.objective.forward(params, batch, context)
         one = jnp.ones_like(value[0] if self.objective.has_aux else value)
         if loss is None:
-            _, dparams = model.backward(params, residuals, one)
+            _, dparams = two(model, "backward", model.backward(params, residuals, one))
         else:
             kept, loss_kept = residuals
             (dprediction, _), _ = loss.backward((), loss_kept, one)
-            _, dparams = model.backward(params, kept, dprediction)
+            _, dparams = two(model, "backward", model.backward(params, kept, dprediction))
         return value, dparams
 
 

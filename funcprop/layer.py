@@ -116,6 +116,14 @@ class Layer:
 
     def inference(self, params: Params, statistics: Any) -> tuple[Layer, Params]:
         """The layer and parameters for prediction, given averaged statistics."""
+        for value in vars(self).values():
+            parts = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(part, Layer) for part in parts):
+                raise LayerError(
+                    self,
+                    "holds layers, and does not say what becomes of them in prediction",
+                    "subclass fp.Composite, or define inference(params, statistics)",
+                )
         return self, params
 
 
@@ -131,6 +139,18 @@ def output_shape(layer: Layer, params: Params, x: Any) -> Any:
     """ShapeDtypeStructs of layer.forward(params, x)[0], by abstract evaluation."""
     context = Context(key=jax.random.key(0))
     return jax.eval_shape(lambda p, v: layer.forward(p, v, context)[0], params, x)
+
+
+def two(layer: Layer, function: str, result: Any) -> tuple[Any, Any]:
+    """What forward or backward returned, checked to be a pair."""
+    if not isinstance(result, tuple) or len(result) != 2:
+        wanted = "(y, residuals)" if function == "forward" else "(dx, dparams)"
+        raise LayerError(
+            layer,
+            f"{function} returned {spell(result)}, wanted the pair {wanted}",
+            "() stands for no residuals, and for the gradient of no parameters",
+        )
+    return result
 
 
 # --- where in the model ---------------------------------------------------------------------------
@@ -210,6 +230,8 @@ def check_params(layer: Layer, params: Params, kind: type, like: Any = None) -> 
             "make them with layer.init(key, x); a composite's are a tuple, one entry per child",
         )
     for name, leaf in zip(getattr(params, "_fields", ()), params, strict=False):
+        if leaf is not None and not hasattr(leaf, "dtype"):
+            raise LayerError(layer, f"{name} is {spell(leaf)}, wanted an array")
         if like is not None and leaf is not None and leaf.dtype != like.dtype:
             raise LayerError(
                 layer,

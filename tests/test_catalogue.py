@@ -18,13 +18,13 @@ from funcprop.comparison.compare import contract
 from funcprop.comparison.mutants import Mutated, systematic
 from funcprop.comparison.table import compare_row, drawn
 from funcprop.comparison.truth import (
-    QUICK,
     cast,
     cotangents,
     differentiable,
     gradients,
     measured,
     numerical,
+    quick_options,
 )
 from funcprop.comparison.verdict import judge_exact, judge_rounded, named_leaves
 from funcprop.composites import Composite
@@ -74,7 +74,7 @@ class Case:
 
     @functools.cached_property
     def program(self):
-        return jax.jit(self._both, compiler_options=QUICK)
+        return jax.jit(self._both, compiler_options=quick_options())
 
     def at(self, dtype, arguments=None, dys=None):
         """(by hand, by JAX) in a dtype, as NumPy arrays."""
@@ -278,7 +278,7 @@ def test_eager_is_jit_and_a_second_call_compiles_nothing(name):
             assert kept is not leaf, "a parameter is among the residuals"
             assert not (same and is_float(leaf) and np.array_equal(kept, leaf))
 
-    jitted = jax.jit(run, compiler_options=QUICK)
+    jitted = jax.jit(run, compiler_options=quick_options())
     found = dict(zip(("y", "dx", "dparams"), jitted(params, x, context, dy), strict=True))
     assert off(eager, found, floor=1e-2) <= 1e-4
     # a step along the gradient keeps every dtype and weak type, so nothing is traced again

@@ -180,3 +180,17 @@ def test_what_linear_cross_entropy_ignores_counts_for_nothing_whatever_it_holds(
     np.testing.assert_allclose(dh[few], dh_few, rtol=1e-5, atol=1e-7)
     assert np.array_equal(dh[1], jnp.zeros(3))
     np.testing.assert_allclose(dparams.w, dparams_few.w, rtol=1e-5, atol=1e-7)
+
+
+def test_small_integers_are_classes_too():
+    z = jax.random.normal(KEY, (3, 300))
+    for loss in (fp.SoftmaxCrossEntropy(), fp.Hinge(), fp.FocalLoss()):
+        wide, small = (jnp.array([0, 5, 200], dtype) for dtype in ("int32", "uint8"))
+        assert value(loss, z, small) == value(loss, z, wide)
+        assert np.array_equal(gradient(loss, z, small)[0], gradient(loss, z, wide)[0])
+
+
+def test_a_mask_of_the_wrong_form_is_refused():
+    for mask in (jnp.ones((2, 1), bool), jnp.zeros((2, 1, 1), int), [True, False]):
+        with pytest.raises(fp.LayerError, match="the mask is"):
+            value(fp.QuadraticCost(), A, Y, mask)

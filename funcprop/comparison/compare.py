@@ -41,6 +41,7 @@ def compare(
 
     target   a layer: its backward against `jax.vjp` of its forward, under `probes` random
              cotangents; x is its input.
+             The parameters are moved a little: fresh zeros and ones would hide mistakes.
              a function made by `backprop`: against `jax.value_and_grad` of its objective, at
              `probes` parameter points near `params`; x is the batch.
              any gradient function (params, batch, context) -> value, grads: against another one
@@ -71,7 +72,8 @@ def compare(
                 "a layer is compared with jax.vjp of its own forward, and `against` was given: "
                 "leave it out, or compare two gradient functions"
             )
-        rows, notes = compare_layer(target, params, x, context, probes, key, floor)
+        moved = jax.tree.map(lambda leaf: leaf[1], nearby(params, 2, key))
+        rows, notes = compare_layer(target, moved, x, context, probes, key, floor)
         return Comparison(describe(target), tuple(rows), tuple(notes))
     if isinstance(target, type) and issubclass(target, Layer):
         raise TypeError(f"{target.__name__} is a class, wanted a layer: write {target.__name__}()")
@@ -115,6 +117,9 @@ def compare_layer(
     if not jax.tree.leaves(partition((params, x))[0]) or not jax.tree.leaves(dys):
         notes.append("no float goes in, or none comes out: only the gradients' trees were checked")
         return rows, notes
+    if not reads_only_its_arguments(layer, params, x, context, first):
+        rule = "contract: backward reads more than params, residuals and dy"
+        return [Leaf(name, "backward", (), "", False, rule)], notes
     evidence = observe(layer, params, x, context, dys)
     rows = judge_exact(name, evidence.exact, evidence.truth, evidence.numerical)
     if evidence.rounded is not None:
@@ -155,7 +160,8 @@ def compare_gradients(
 
     inner, notes, inside = [], [], None
     if isinstance(target, Backprop):
-        inside = _objective_layer(target, params, batch, context)
+        moved = jax.tree.map(lambda leaf: leaf[-1], points)
+        inside = _objective_layer(target, moved, batch, context)
         inner, notes = contract(inside[0], None, *inside[1:])
         if inner:
             return inner, notes
@@ -209,6 +215,18 @@ def contract(
     return [], notes
 
 
+def reads_only_its_arguments(
+    layer: Layer, params: Params, x: Any, context: Context, dy: Any
+) -> bool:
+    """Whether backward can be traced apart from forward: what leaked from there is caught."""
+    _, residuals = jax.eval_shape(layer.forward, params, x, context)
+    try:
+        jax.eval_shape(layer.backward, params, residuals, dy)
+    except jax.errors.UnexpectedTracerError:
+        return False
+    return True
+
+
 def localise(
     model: Layer, params: Params, x: Any, context: Context, dy: Any
 ) -> tuple[list[Leaf], list[str]]:
@@ -233,17 +251,21 @@ def localise(
 
 
 def nearby(params: Params, probes: int, key: Array) -> Params:
-    """[probes, ...]: the parameters themselves, then moved by a twentieth of their size."""
+    """[probes, ...]: the parameters themselves, then moved by a twentieth of their size.
+
+    Zeros move by a twentieth of one: what stands behind a layer of zeros would not be seen.
+    """
     draw = generator(key).normal
 
-    def moved(leaf: Any) -> np.ndarray:
-        values = np.broadcast_to(np.asarray(leaf), (probes, *leaf.shape))
+    def moved(leaf: Any) -> Any:
         if not is_float(leaf):
-            return values
+            return jnp.broadcast_to(leaf, (probes, *leaf.shape))
+        values = np.broadcast_to(np.asarray(leaf), (probes, *leaf.shape))
         wide = values.astype(np.float64)
         noise = draw(size=wide.shape)
         noise[0] = 0
-        return (wide + 0.05 * np.sqrt(np.mean(wide[0] ** 2)) * noise).astype(values.dtype)
+        size = np.sqrt(np.mean(wide[0] ** 2)) if wide[0].any() else 1.0
+        return (wide + 0.05 * size * noise).astype(values.dtype)
 
     return jax.tree.map(moved, params)
 

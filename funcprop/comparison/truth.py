@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +22,7 @@ SMALL = 100_000  # numbers: above, an unoptimised program costs more than its co
 QUICK: dict[str, Any] = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_use_fusion_emitters": False,  # jax 0.10 only
 }
 COORDINATES = 4096  # finite differences visit every coordinate: more would take too long
 
@@ -130,8 +132,19 @@ def compiled(function: Callable[..., Any], *arguments: Any, quick: bool = False)
     lowered = jax.jit(lambda *given: function(*given)).lower(*arguments)
     size = sum(np.size(leaf) for leaf in jax.tree.leaves(arguments))
     if quick and size <= SMALL and jax.default_backend() == "cpu":
-        return lowered.compile(compiler_options=QUICK)(*arguments)
+        return lowered.compile(compiler_options=quick_options())(*arguments)
     return lowered.compile()(*arguments)
+
+
+@functools.cache
+def quick_options() -> dict[str, Any]:
+    """Those of QUICK that this version of XLA knows."""
+    known = {}
+    for name, value in QUICK.items():
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            jax.jit(lambda: 0).lower().compile(compiler_options={name: value})
+            known[name] = value
+    return known
 
 
 def measured(function: Callable[..., Any], *arguments: Any, quick: bool = False) -> Any:

@@ -18,6 +18,7 @@ from funcprop.layer import (
     inside,
     is_float,
     spell,
+    two,
 )
 
 
@@ -46,7 +47,8 @@ class Composite(Layer):
 
     def entries(self, name: str, values: Any) -> tuple[Any, ...]:
         """`values`, checked to be a tuple with one entry per child."""
-        if not isinstance(values, tuple) or len(values) != len(self.layers):
+        named = hasattr(values, "_fields")  # a NamedTuple belongs to something else
+        if named or not isinstance(values, tuple) or len(values) != len(self.layers):
             raise LayerError(
                 self,
                 f"{name} is {spell(values)}, wanted a tuple of {len(self.layers)}, one per child",
@@ -70,7 +72,9 @@ class Composite(Layer):
         params, contexts = self.entries("params", params), context.split(len(self.layers))
         for position, x in enumerate(xs):
             with inside(self, position):
-                y, kept = self.layers[position].forward(params[position], x, contexts[position])
+                layer = self.layers[position]
+                given = layer.forward(params[position], x, contexts[position])
+                y, kept = two(layer, "forward", given)
             ys.append(y)
             residuals.append(kept)
         return tuple(ys), tuple(residuals)
@@ -83,7 +87,9 @@ class Composite(Layer):
         params, residuals = self.entries("params", params), self.entries("residuals", residuals)
         for position, dy in enumerate(dys):
             with inside(self, position):
-                dx, dp = self.layers[position].backward(params[position], residuals[position], dy)
+                layer = self.layers[position]
+                given = layer.backward(params[position], residuals[position], dy)
+                dx, dp = two(layer, "backward", given)
             dxs.append(dx)
             dparams.append(dp)
         return tuple(dxs), tuple(dparams)

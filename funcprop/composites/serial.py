@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from funcprop.composites.composite import Composite
-from funcprop.layer import Array, Context, Params, Residuals, inside, output_shape
+from funcprop.layer import Array, Context, Params, Residuals, inside, output_shape, two
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -36,7 +36,8 @@ class Serial(Composite):
         contexts = context.split(len(self.layers))
         for position, p in enumerate(self.entries("params", params)):
             with inside(self, position):
-                x, kept = self.layers[position].forward(p, x, contexts[position])
+                layer = self.layers[position]
+                x, kept = two(layer, "forward", layer.forward(p, x, contexts[position]))
             residuals.append(kept)
         return x, tuple(residuals)
 
@@ -45,6 +46,7 @@ class Serial(Composite):
         params, residuals = self.entries("params", params), self.entries("residuals", residuals)
         for position, layer in reversed(tuple(enumerate(self.layers))):
             with inside(self, position):
-                dy, dp = layer.backward(params[position], residuals[position], dy)
+                given = layer.backward(params[position], residuals[position], dy)
+                dy, dp = two(layer, "backward", given)
             dparams.append(dp)
         return dy, tuple(reversed(dparams))

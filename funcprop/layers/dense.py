@@ -14,10 +14,12 @@ from funcprop.layer import (
     Array,
     Context,
     Layer,
+    LayerError,
     check_cotangent,
     check_count,
     check_input,
     check_params,
+    spell,
 )
 
 
@@ -55,8 +57,15 @@ class Dense(Layer):
     def forward(
         self, params: Affine, x: Array, context: Context = Context()
     ) -> tuple[Array, Array]:
+        check_input(self, x, rank=1)
         check_params(self, params, Affine, like=x)
-        check_input(self, x, features=params.w.shape[0], rank=1)
+        if params.w.ndim != 2 or (params.b is not None and params.b.shape != params.w.shape[1:]):
+            raise LayerError(
+                self,
+                f"w is {spell(params.w)} and b {spell(params.b)}, wanted w [in, out] and b [out]",
+                "make them with layer.init(key, x)",
+            )
+        check_input(self, x, features=params.w.shape[0])
         z = x @ params.w
         return (z if params.b is None else z + params.b), x
 

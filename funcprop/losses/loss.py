@@ -47,6 +47,8 @@ class Loss(Layer):
         if not isinstance(x, tuple) or len(x) != 2:
             raise LayerError(self, f"x is {spell(x)}, wanted a tuple (prediction, target)")
         prediction, target = x
+        if is_integer(target) and target.dtype.itemsize < 4:
+            target = target.astype(jnp.int32)  # so that no class wraps around
         if not is_float(prediction) or prediction.ndim == 0 or not hasattr(target, "dtype"):
             raise LayerError(
                 self, f"x is {spell(x)}, wanted floats [..., features] and a target array"
@@ -63,7 +65,8 @@ class Loss(Layer):
                 self,
                 f"prediction is {spell(prediction)} and target {spell(target)}: "
                 "shape and dtype must agree",
-                "integer labels need jax.nn.one_hot(labels, classes), or SoftmaxCrossEntropy",
+                "write jax.nn.one_hot(labels, classes) for integer labels; those of "
+                "SoftmaxCrossEntropy are integers: labels.astype(jnp.int32)",
             )
         return prediction, target
 
@@ -71,8 +74,13 @@ class Loss(Layer):
         """bool [...]: the examples that count, or None where all do."""
         counted = None
         for mask in masks:
-            if mask is None or mask.ndim > len(shape):
+            if mask is None:
                 continue
+            if not hasattr(mask, "dtype"):
+                raise LayerError(self, f"the mask is {spell(mask)}, wanted an array of bool")
+            longer = mask.shape[: len(shape)] == shape and mask.size > math.prod(shape)
+            if longer and mask.dtype == bool:
+                continue  # of time, where the loss has one value for the whole sequence
             if mask.shape != shape or mask.dtype != bool:
                 raise LayerError(
                     self,

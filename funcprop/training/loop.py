@@ -103,10 +103,11 @@ def _evaluate(model: Layer, loss: Layer | None, params: Params, part: Any) -> tu
         count = length(part)
         value = loss.forward((), (prediction, target))[0] * count
     if getattr(prediction, "ndim", 0) == 2 and prediction.shape[-1] > 1:
+        known = ~jnp.isnan(prediction).any(-1)  # the largest of NaN would be class 0
         if is_integer(target) and target.shape == prediction.shape[:1]:
-            right = jnp.sum(prediction.argmax(-1) == target)
+            right = jnp.sum(known & (prediction.argmax(-1) == target))
         elif target.shape == prediction.shape:
-            right = jnp.sum(prediction.argmax(-1) == target.argmax(-1))
+            right = jnp.sum(known & (prediction.argmax(-1) == target.argmax(-1)))
     return value, count, right
 
 

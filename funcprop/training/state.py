@@ -42,7 +42,8 @@ def init_state(
     return TrainState(
         params,
         optimizer.init(trainable(params, dparams)),
-        jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), statistics),
+        # NaN until something was observed: zeros would predict plausible numbers
+        jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), statistics),
         key,
         jnp.zeros((), jnp.int32),
     )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from funcprop.gradient import GradientFunction
-from funcprop.layer import Array, Context
+from funcprop.layer import Array, Context, widen
 from funcprop.training.state import TrainState, trainable, untouched
 
 Step = Callable[[TrainState, Any], tuple[TrainState, Any]]
@@ -74,7 +74,9 @@ def _average(state: TrainState, aux: Any, momentum: float) -> Any:
     t = (state.step + 1).astype(jnp.float32)
     share = (1 - momentum) / (1 - jnp.float32(momentum) ** t)
     return jax.tree.map(
-        lambda old, new: old + (new - old) * share.astype(old.dtype),
+        lambda old, new: jnp.where(
+            state.step == 0, new, old + (new - old) * share.astype(old.dtype)
+        ),
         state.statistics,
         aux.statistics,
     )
@@ -89,6 +91,13 @@ def accumulate(gradient: GradientFunction, parts: int) -> GradientFunction:
     """
     if isinstance(parts, bool) or not isinstance(parts, int) or parts < 1:
         raise ValueError(f"parts is {parts!r}, wanted a whole number of at least 1")
+
+    loss = getattr(getattr(gradient, "objective", None), "loss", None)
+    if getattr(loss, "reduction", "mean") != "mean" or getattr(loss, "ignore_index", None):
+        raise ValueError(
+            f"accumulate takes the mean over its parts, which {loss!r} is not: "
+            "use reduction='mean' without ignored targets"
+        )
 
     def accumulated(params: Any, batch: Any, context: Context = Context()) -> Any:
         if context.mask is not None or (isinstance(batch, (tuple, list)) and len(batch) == 3):
@@ -110,13 +119,14 @@ def accumulate(gradient: GradientFunction, parts: int) -> GradientFunction:
 
         cuts = jax.tree.map(cut, batch)
         first = jax.eval_shape(one, jnp.int32(0), jax.tree.map(lambda leaf: leaf[0], cuts))
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
+        # 16-bit gradients are added in float32
+        zeros = jax.tree.map(lambda leaf: widen(jnp.zeros(leaf.shape, leaf.dtype)), first)
 
         def add(total: Any, row: Any) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, one(*row)), None
+            return jax.tree.map(lambda a, b: a + widen(b), total, one(*row)), None
 
         total, _ = jax.lax.scan(add, zeros, (jnp.arange(parts), cuts))
-        return jax.tree.map(lambda leaf: leaf / parts, total)
+        return jax.tree.map(lambda a, like: (a / parts).astype(like.dtype), total, first)
 
     return accumulated
 
@@ -136,9 +146,13 @@ def clip_by_norm(gradient: GradientFunction, max_norm: float) -> GradientFunctio
 
     def clipped(params: Any, batch: Any, context: Context = Context()) -> Any:
         value, grads = gradient(params, batch, context)
-        with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
-            grads, _ = optax.clip_by_global_norm(max_norm).update(grads, optax.EmptyState())
-        return value, grads
+        # scaled by the largest entry first: the squares of large float32 or float16 would overflow
+        wide = [widen(leaf) for leaf in jax.tree.leaves(grads)]
+        peak = sum((jnp.max(jnp.abs(leaf), initial=0) for leaf in wide), jnp.float32(1e-30))
+        norm = peak * jnp.sqrt(sum(jnp.sum(jnp.square(leaf / peak)) for leaf in wide))
+        # not finite: NaN everywhere, rather than zeros that look like convergence
+        scale = jnp.where(jnp.isfinite(norm), jnp.minimum(1, max_norm / norm), jnp.nan)
+        return value, jax.tree.map(lambda leaf: (widen(leaf) * scale).astype(leaf.dtype), grads)
 
     return clipped
 

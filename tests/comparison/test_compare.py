@@ -282,3 +282,56 @@ def test_the_catalogue_as_a_table():
     assert not broken.ok and "WRONG: WrongSigmoid: dx" in str(broken)
     with pytest.raises(ValueError, match="did you mean 'Sigmoid'"):
         compare_catalogue(["Sigmod"])
+
+
+def test_a_backward_that_reads_what_forward_left_behind_is_refused():
+    left = {}
+
+    @dataclass(frozen=True)
+    class Leaking(fp.Layer):
+        def forward(self, params, x, context=fp.Context()):
+            left["x"] = x
+            return jnp.square(x), ()
+
+        def backward(self, params, residuals, dy):
+            return dy * 2 * left["x"], ()
+
+    report = fp.compare(Leaking(), (), jnp.ones((2, 3)))
+    assert not report.ok and "reads more than" in report.wrong[0].rule
+
+
+def test_fresh_zeros_and_ones_hide_nothing():
+    @dataclass(frozen=True)
+    class Halved(fp.Tanh):
+        def backward(self, params, a, da):
+            return super().backward(params, a, da)[0] / 2, ()
+
+    @dataclass(frozen=True)
+    class GainForgotten(fp.LayerNorm):
+        def backward(self, params, residuals, dy):
+            ones = jax.tree.map(jnp.ones_like, params)
+            return super().backward(ones, residuals, dy)
+
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)), jnp.float32)
+    zeros = fp.Dense(3, w_init=fp.initializers.Zeros())
+    for wrong in (Halved(), GainForgotten()):
+        model = fp.Serial(fp.Dense(4), wrong, zeros)
+        params = model.init(jax.random.key(0), x)
+        for target, given in (
+            (model, x),
+            (fp.backprop(model, fp.QuadraticCost()), (x, jnp.ones((6, 3)))),
+        ):
+            report = fp.compare(target, params, given)
+            assert report.wrong[0].name == f"Serial[1] {type(wrong).__name__}: dx"
+
+
+def test_a_pair_is_wanted_of_forward_and_backward():
+    @dataclass(frozen=True)
+    class Lonely(fp.Tanh):
+        def forward(self, params, z, context=fp.Context()):
+            return jnp.tanh(z)
+
+    x = jnp.ones((6, 4))
+    model = fp.Serial(fp.Dense(4), Lonely())
+    with pytest.raises(fp.LayerError, match=r"Serial\[1\] Lonely.*wanted the pair"):
+        fp.compare(model, model.layers[0].init(jax.random.key(0), x), x)

@@ -184,3 +184,34 @@ def test_bad_input():
         wrong(start(), DATA)
     with pytest.raises(ValueError, match="returns gradients"):
         fp.train_step(lambda p, b, c: (jnp.float32(0), (1, 2)), SGD)(start(), DATA)
+
+
+def test_clipping_holds_where_squares_overflow():
+    clip = fp.clip_by_norm(lambda params, grads, context: (jnp.float32(0), grads), 1.0)
+    for dtype, large in (("float16", 300.0), ("float32", 1e20)):
+        _, clipped = clip({}, {"w": jnp.array([large, 1.0], dtype)})
+        np.testing.assert_allclose(clipped["w"], [1.0, 1 / large], rtol=2e-3)
+    _, clipped = clip({}, {"w": jnp.array([jnp.inf, 1.0])})
+    assert jnp.isnan(clipped["w"]).all()
+
+
+def test_micro_batches_add_in_float32():
+    model = fp.Dense(3)
+    params, x = jax.tree.map(
+        lambda leaf: leaf.astype(jnp.bfloat16), (model.init(KEY, X[:10]), X[:10])
+    )
+    batch = (jnp.tile(x, (50, 1)), jnp.tile(Y[:10], 50))
+    whole = fp.backprop(model, LOSS)(params, batch)[1].b
+    parts = fp.accumulate(fp.backprop(model, LOSS), 250)(params, batch)[1].b
+    np.testing.assert_allclose(parts.astype(jnp.float32), whole.astype(jnp.float32), atol=2e-3)
+
+
+def test_predictions_that_are_not_numbers_are_not_right():
+    lost = fp.evaluate(fp.Identity(), (), (jnp.full((6, 3), jnp.nan), jnp.zeros(6, jnp.int32)))
+    assert lost.accuracy == 0
+
+
+def test_accumulation_refuses_losses_that_are_no_means():
+    for loss in (fp.QuadraticCost(reduction="sum"), fp.SoftmaxCrossEntropy(ignore_index=-1)):
+        with pytest.raises(ValueError, match="mean over its parts"):
+            fp.accumulate(fp.backprop(MODEL, loss), 2)
