@@ -1,6 +1,7 @@
 """The contract: layers are values, errors name the layer and its place, checks hold."""
 
 import dataclasses
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -47,8 +48,8 @@ def test_a_layer_is_a_frozen_comparable_value_whose_repr_makes_it(row):
 def test_every_layer_says_what_it_computes_keeps_and_sends_back(row):
     if type(row.layer).__module__.startswith("funcprop.blocks"):
         pytest.skip("a block is described by the layers it is made of")
-    text = type(row.layer).__doc__ or ""
-    assert all(f"\n    {word}" in text for word in ("forward", "keeps", "backward"))
+    text = inspect.getdoc(type(row.layer)) or ""  # the same with and without its indentation
+    assert all(f"\n{word}" in text for word in ("forward", "keeps", "backward"))
 
 
 def test_layers_differ_by_type_and_configuration():
