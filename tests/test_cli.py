@@ -195,6 +195,15 @@ def test_ctrl_c_before_training_is_one_line(run, monkeypatch):
     refused(run("train"), 130, "interrupted")
 
 
+@pytest.fixture
+def interruptible():
+    """A shell's background jobs ignore Ctrl-C, and so would the children of this process."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_signal_ends_a_process_with_its_files_written(tmp_path):
     words = [sys.executable, "-m", "funcprop.cli", *QUICK[:-1], "900000", "--out", str(tmp_path)]
     with subprocess.Popen(
