@@ -89,6 +89,7 @@ from funcprop.layers import Table as Table
 from funcprop.layers import Tanh as Tanh
 from funcprop.layers import Transpose as Transpose
 from funcprop.layers import Upsample as Upsample
+from funcprop.losses import CTC as CTC
 from funcprop.losses import BinaryCrossEntropy as BinaryCrossEntropy
 from funcprop.losses import CosineDistance as CosineDistance
 from funcprop.losses import FocalLoss as FocalLoss
@@ -101,6 +102,17 @@ from funcprop.losses import MeanSquaredError as MeanSquaredError
 from funcprop.losses import QuadraticCost as QuadraticCost
 from funcprop.losses import SoftmaxCrossEntropy as SoftmaxCrossEntropy
 from funcprop.losses import TripletMargin as TripletMargin
+from funcprop.models import convnet as convnet
+from funcprop.models import from_objective as from_objective
+from funcprop.models import generate as generate
+from funcprop.models import gpt as gpt
+from funcprop.models import gpt2_params as gpt2_params
+from funcprop.models import gpt_objective as gpt_objective
+from funcprop.models import lstm_classifier as lstm_classifier
+from funcprop.models import mlp as mlp
+from funcprop.models import resnet as resnet
+from funcprop.models import to_objective as to_objective
+from funcprop.models import vit as vit
 from funcprop.prediction import inference as inference
 from funcprop.training import Evaluation as Evaluation
 from funcprop.training import Metrics as Metrics

@@ -17,15 +17,19 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Union
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from funcprop.comparison.catalogue import ROWS
 from funcprop.comparison.compare import compare
+from funcprop.comparison.profile import profile_rows
 from funcprop.comparison.table import Table, chosen, compare_rows
 from funcprop.data import DataError, Dataset, Examples, load
 from funcprop.extras import require
 from funcprop.gradient import backprop
-from funcprop.layer import Array, Layer, LayerError
+from funcprop.layer import Array, Context, Layer, LayerError
+from funcprop.models import generate, to_objective
+from funcprop.models.gpt import backbone_and_head
+from funcprop.prediction import inference
 from funcprop.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from funcprop.training.folder import (
     CURVES,
@@ -44,7 +48,9 @@ from funcprop.training.recipe import (
     RecipeError,
     build_gradient,
     build_model,
+    build_objective,
     build_optimizer,
+    check_data,
     nearest,
     prepare,
     settled,
@@ -73,11 +79,13 @@ class Train(Recipe):
     """Train a network, after comparing its hand-written gradient with automatic differentiation.
 
     Prints the model, the gradient check and a line for each epoch (how many held-out examples are
-    classified right), and at the end the accuracy on the test set.
+    classified right, or bytes of text foretold), and at the end the accuracy on the test set.
 
       funcprop train
       funcprop train --layers 64 64 --activation gelu --optimizer adamw --out runs/digits
       funcprop train --gradient automatic
+      funcprop train --model convnet --data mnist --data-dir DIR --epochs 6
+      funcprop train --model gpt --data text: --epochs 5 --out runs/gpt
 
     Nielsen's first network, which reaches 95 % on MNIST, with sigmoid outputs and N(0, 1) weights:
 
@@ -107,8 +115,11 @@ class Train(Recipe):
 class Predict:
     """Read a trained network back and report its accuracy on a test set.
 
+    A model of text also continues the test set's first words.
+
     funcprop predict runs/digits
     funcprop predict runs/mnist --data-dir DIR
+    funcprop predict runs/gpt --data text:FILE
     """
 
     folder: Annotated[Path, Positional]
@@ -131,10 +142,15 @@ class Compare:
     funcprop compare
     funcprop compare Dense Sigmoid
     funcprop compare --json report.json
+    funcprop compare LayerNorm MaxPool --profile
     """
 
     names: Annotated[tuple[str, ...], Positional] = ()
     """Layers to compare; all where none is named."""
+
+    profile: bool = False
+    """Also measure what each gradient costs: time, memory and flops of forward and backward, by
+    hand, by jax.vjp of the same forward, and by jax.vjp of the form a JAX user would write."""
 
     json: Path | None = None
     """Write the report as JSON to this new file as well."""
@@ -223,6 +239,7 @@ class Job(NamedTuple):
 def make_job(recipe: Recipe, data: Dataset) -> Job:
     """Model and first state for the data. Raises RecipeError where the two do not fit."""
     examples, example = len(data.train.y), data.train.x.shape[1:]
+    check_data(recipe, data)
     if data.classes < 2:
         raise RecipeError(f"--data: {data.name} has one class, wanted at least two to tell apart")
     if recipe.batch_size > examples:
@@ -242,10 +259,16 @@ def train(command: Train) -> int:
     recipe = command.recipe()
     if command.out is not None:
         check_folder(command.out, command.overwrite)
-    job = make_job(recipe, load(recipe.data, recipe.data_dir, recipe.validation))
+    job = make_job(recipe, read(recipe, recipe.data, recipe.data_dir, recipe.validation))
     print(introduction(job), flush=True)
     print(gradient_check(job), flush=True)
     return follow(job, command.out)
+
+
+def read(recipe: Recipe, name: str, folder: Path | None, validation: bool = False) -> Dataset:
+    """The data set `name`; text in windows of the model's length."""
+    length = settled(recipe).length if name.startswith("text:") else None
+    return load(name, folder, validation, length)
 
 
 def introduction(job: Job) -> str:
@@ -257,11 +280,18 @@ def introduction(job: Job) -> str:
     parts.append(f"{len(data.test.y):,} test")
     example = list(data.train.x.shape[1:])
     x = jax.ShapeDtypeStruct((1, *example), data.train.x.dtype)
+    model, params = job.model, job.state.params
+    if data.text:  # all of it but the output projection, which is the embedding
+        model, params = backbone_and_head(model)[0], params[0][0]
+        what = f"windows of {example[0]} bytes"
+    else:
+        what = f"examples {example}, {data.classes} classes"
+    init = "" if recipe.init is None else f"init {recipe.init}, "
     return (
-        f"{data.name}: {' + '.join(parts)} examples {example}, {data.classes} classes\n"
-        f"{format_summary(summary(job.model, job.state.params, x))}\n"
+        f"{data.name}: {' + '.join(parts)} {what}\n"
+        f"{format_summary(summary(model, params, x))}\n"
         f"{recipe.loss} loss, {recipe.optimizer} at learning rate {recipe.learning_rate:g}, "
-        f"mini-batches of {recipe.batch_size}, init {recipe.init}, seed {recipe.seed}"
+        f"mini-batches of {recipe.batch_size}, {init}seed {recipe.seed}"
     )
 
 
@@ -272,9 +302,12 @@ def gradient_check(job: Job) -> str:
     """
     if job.recipe.gradient == "automatic":
         return "Gradient: automatic, by jax.grad"
-    x, target = job.part(Examples(job.data.train.x[:5], job.data.train.y[:5]))
-    gradient = backprop(job.model, LOSSES[job.recipe.loss])
-    found = compare(gradient, job.state.params, (x, target), probes=2)
+    # a few examples, and of text a few bytes each: no more is needed to see a wrong rule
+    count = (slice(2), slice(16)) if job.data.text else slice(5)
+    batch = job.part(Examples(job.data.train.x[count], job.data.train.y[count]))
+    params = to_objective(job.state.params) if job.data.text else job.state.params
+    gradient = backprop(*build_objective(job.recipe, job.model))
+    found = compare(gradient, params, batch, Context(jax.random.key(0)), probes=2)
     if not found.ok:
         first = found.wrong[0]
         raise FailedRun(
@@ -324,7 +357,7 @@ def follow(job: Job, out: Path | None) -> int:
         keep(out, state, records, name)
     if failure is None:
         found = score(job.model, state, job.part(data.test), LOSSES[recipe.loss])
-        print(accuracy(found), flush=True)
+        print(accuracy(found, data.text), flush=True)
         return 0
     kept = f"{len(records)} of {recipe.epochs} epochs" + ("" if out is None else f" kept in {out}")
     if isinstance(failure, NonFiniteError):
@@ -339,9 +372,10 @@ def keep(out: Path, state: TrainState, records: Sequence[Record], held_out: str)
         draw_curves(out / CURVES, records, held_out)
 
 
-def accuracy(found: Score) -> str:
-    """`Test accuracy: 97.78 % (352 / 360)`."""
-    return f"Test accuracy: {100 * found.accuracy:.2f} % ({found.right} / {found.of})"
+def accuracy(found: Score, text: bool = False) -> str:
+    """`Test accuracy: 97.78 % (352 / 360)`, and of text how many bits a byte takes."""
+    words = f"Test accuracy: {100 * found.accuracy:.2f} % ({found.right} / {found.of})"
+    return f"{words}, {found.bits:.3f} bits per byte" if text else words
 
 
 # --- predict --------------------------------------------------------------------------------------
@@ -353,20 +387,39 @@ def predict(command: Predict) -> int:
     folder = command.data_dir
     if folder is None and command.data in (None, recipe.data):
         folder = recipe.data_dir
-    data = load(command.data or recipe.data, folder)
+    data = read(recipe, command.data or recipe.data, folder)
+    check_data(recipe, data)
     if (data.test.x.shape[1:], data.classes) != (example, classes):
         raise RecipeError(
             f"--data: {data.name} has examples {list(data.test.x.shape[1:])} of {data.classes} "
             f"classes, and {command.folder} was trained on {list(example)} of {classes}"
         )
     model, optimizer = build_model(recipe, example, classes), build_optimizer(recipe)
-    x = jax.ShapeDtypeStruct((1, *example), jnp.float32)
+    x = jax.ShapeDtypeStruct((1, *example), data.test.x.dtype)
     wanted = jax.eval_shape(lambda key: init_state(model, optimizer, key, x), jax.random.key(0))
     params, statistics = load_checkpoint(command.folder / PARAMS, wanted.params, wanted.statistics)
     state = wanted._replace(params=params, statistics=statistics)
     test = prepare(recipe, *data.test, classes)
-    print(accuracy(score(model, state, test, LOSSES[recipe.loss])))
+    print(accuracy(score(model, state, test, LOSSES[recipe.loss]), data.text), flush=True)
+    if data.text:
+        print(continuation(model, state, test[0][0]))
     return 0
+
+
+def continuation(model: Layer, state: TrainState, window: Array) -> str:
+    """The first half of a window of text, and what the model makes of it, in two paragraphs."""
+    predictor, params = inference(model, state.params, state.statistics)
+    prompt = window[: (len(window) + 1) // 2]
+    drawn = generate(predictor, params, prompt, 400, jax.random.key(0), temperature=0.8)
+    return f"--- given\n{readable(prompt)}\n--- continued\n{readable(drawn)}"
+
+
+def readable(tokens: Array) -> str:
+    """Bytes as text that any terminal can show: what it could not is written as an escape."""
+    text = bytes(np.asarray(tokens, np.uint8)).decode("utf-8", "backslashreplace")
+    shown = "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
 
 
 # --- compare --------------------------------------------------------------------------------------
@@ -383,12 +436,18 @@ def compare_layers(command: Compare) -> int:
     with counting(len(names)) as show:
         entries = compare_rows(names, lambda row, _: show(row.name))
     table = Table(tuple(entries))
+    costs = None
+    if command.profile:
+        with counting(len(names)) as show:
+            costs = profile_rows(names, lambda row: show(row.name))
     if command.json is not None:
-        command.json.write_text(table.to_json() + "\n", "utf-8")
+        command.json.write_text(table.to_json(costs) + "\n", "utf-8")
     if sys.stdout.isatty():
         require("rich", "train").print(table)
     else:
         print(table, flush=True)
+    if costs is not None:
+        print(f"\n{costs}", flush=True)
     wrong = [row.name for row, comparison in entries if not comparison.ok]
     if wrong:
         raise FailedRun(f"{len(wrong)} of {len(entries)} gradients are wrong: {', '.join(wrong)}")
@@ -467,7 +526,8 @@ def optional_values(tyro: Any) -> Any:
 
     @registry.primitive_rule
     def rule(info: Any) -> Any:
-        for kind, metavar in ((float, "NUMBER"), (str, "NAME"), (Path, "PATH")):
+        kinds = ((float, "NUMBER"), (int, "NUMBER"), (str, "NAME"), (Path, "PATH"))
+        for kind, metavar in kinds:
             if info.type == kind | None:
                 return tyro.constructors.PrimitiveConstructorSpec(
                     nargs=1,
@@ -476,6 +536,16 @@ def optional_values(tyro: Any) -> Any:
                     is_instance=lambda value, kind=kind: value is None or isinstance(value, kind),
                     str_from_instance=lambda value: ["none" if value is None else str(value)],
                 )
+        if info.type == tuple[int, ...] | None:
+            return tyro.constructors.PrimitiveConstructorSpec(
+                nargs="*",
+                metavar="[NUMBER ...]",
+                instance_from_str=lambda words: tuple(map(int, words)),
+                is_instance=lambda value: value is None or isinstance(value, tuple),
+                str_from_instance=lambda value: (
+                    ["none"] if value is None else list(map(str, value))
+                ),
+            )
         return None
 
     return registry

@@ -119,6 +119,51 @@ def test_predict_names_what_does_not_fit(trained, run, tmp_path):
     refused(run("predict", copy), 2, "params.2.w is float32[64, 9], wanted float32[64, 8]")
 
 
+TINY_GPT = (
+    *("train", "--model", "gpt", "--length", "8", "--width", "8", "--depth", "1", "--heads", "2"),
+    *("--epochs", "2", "--learning-rate", "0.01"),
+)
+
+
+def test_text_is_learned_and_continued(run, tmp_path):
+    text, out = tmp_path / "text.txt", tmp_path / "run"
+    text.write_bytes(b"abcdefghijklmnopqrstuvwxyz\n" * 60)
+    code, printed, err = run(*TINY_GPT, "--data", f"text:{text}", "--validation", "--out", out)
+    assert (code, err) == (0, "")
+    lines = printed.splitlines()
+    held = "162 training + 20 validation + 20 test windows of 8 bytes"
+    assert lines[0] == f"text:{text}: {held}"
+    assert any(re.match(r"Gradient: by hand, agrees with jax.grad in \d+", line) for line in lines)
+    assert any(re.match(r"Epoch 1: \d+ / 160   loss ", line) for line in lines)
+    pattern = r"Test accuracy: [\d.]+ % \(\d+ / 160\), ([\d.]+) bits per byte"
+    assert float(re.fullmatch(pattern, lines[-1])[1]) < 8
+    config = json.loads((out / "config.json").read_text())
+    assert config["length"] == 8 and config["layers"] is None and config["classes"] == 256
+    code, again, err = run("predict", out)
+    assert (code, err) == (0, "")
+    assert again.splitlines()[0] == lines[-1]
+    assert "--- given" in again and "--- continued" in again and "\x1b" not in again
+    refused(run("predict", out, "--data", "digits"), 2, "gpt cannot read digits")
+    short = tmp_path / "short.txt"
+    short.write_bytes(b"too short")
+    refused(run("predict", out, "--data", f"text:{short}"), 2, "has 9 bytes, wanted at least 17")
+
+
+def test_a_convolutional_network_is_trained_and_read_back(run, tmp_path):
+    words = ("train", "--model", "convnet", "--width", "2", "--dropout", "0.1", "--epochs", "1")
+    code, printed, err = run(*words, "--out", tmp_path)
+    assert (code, err) == (0, "")
+    lines = printed.splitlines()
+    assert any(re.fullmatch(r" +10  Dropout\(0.1\) +\[8\] +0", line) for line in lines)
+    assert any(re.match(r"Gradient: by hand, agrees with jax.grad in \d+", line) for line in lines)
+    assert json.loads((tmp_path / "config.json").read_text())["width"] == 2
+    assert run("predict", tmp_path) == (0, lines[-1] + "\n", "")
+
+
+def test_bytes_that_are_no_text_are_shown_as_escapes():
+    assert cli.readable([104, 195, 188, 10, 255, 27]) == "hü\n\\xff\\x1b"
+
+
 def test_a_folder_is_never_silently_overwritten(trained, run, tmp_path):
     folder, _ = trained
     before = (folder / "metrics.jsonl").read_text()
@@ -263,6 +308,21 @@ def test_a_signal_ends_a_process_with_its_files_written(tmp_path):
         ("train --gradient automatc", ("did you mean 'automatic'",)),
         ("train --data digit", ("did you mean 'digits'",)),
         ("train --data mnist", ("mnist needs a folder",)),
+        ("train --model convnett", ("did you mean 'convnet'",)),
+        ("train --width x", ("--width", "x")),
+        ("train --width 8", ("--width: mlp has no such option; it has --layers, --activation",)),
+        ("train --model convnet --layers", ("--layers: convnet has no such option",)),
+        ("train --model lstm --activation tanh", ("--activation: lstm has no such option",)),
+        ("train --model vit --patch 3", ("patches of 3 × 3 do not fill an image of 8 × 8",)),
+        ("train --model vit --heads 5", ("no multiple of heads = 5",)),
+        ("train --model gpt", ("gpt cannot read digits", "--model mlp, or --data text:")),
+        ("train --model gpt --loss hinge --data text:", ("--loss is 'hinge'",)),
+        ("train --data text:", ("mlp cannot read text:, which is text: --model gpt",)),
+        ("train --model lstm --data text:", ("lstm cannot read text:", "--model gpt")),
+        ("train --model gpt --data text:/no/such", ("text:/no/such cannot be read",)),
+        ("train --model gpt --data text", ("did you mean 'text:'",)),
+        ("train --model gpt --data text: --length 900000", ("--length is 900000",)),
+        ("train --model gpt --data text: --batch-size 9999", ("--batch-size is 9999",)),
         ("train --data mnist --data-dir /no/such", ("/no/such does not exist",)),
         ("train surplus", ("surplus",)),
         ("predict", ("PATH",)),

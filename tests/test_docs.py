@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from funcprop.comparison.table import markdown
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
     page
@@ -21,3 +23,9 @@ def test_snippets(page):
     )
     assert result.attempted > 0
     assert result.failed == 0
+
+
+def test_the_docs_list_every_row_of_the_catalogue():
+    assert markdown() in (ROOT / "docs" / "catalogue.md").read_text(encoding="utf-8"), (
+        "paste what funcprop.comparison.table.markdown() returns"
+    )

@@ -12,10 +12,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from funcprop import composites, layers, losses
 from funcprop.comparison.inputs import Classes, Fixed, Mask, Normal, Probabilities, Uniform
-from funcprop.comparison.row import Mutant, Row
+from funcprop.comparison.row import Mutant, Row, key_of
 from funcprop.comparison.rows.attention import ATTENTION
 from funcprop.comparison.rows.composites import MORE_COMPOSITES
 from funcprop.comparison.rows.convolution import CONVOLUTION
@@ -58,6 +59,23 @@ def matmul(params: layers.Affine, x: Array, context: Context) -> Array:
 def elementwise(f: Callable[[Array], Array]) -> Callable[..., Array]:
     """A parameterless function as the plain form of its layer."""
     return lambda params, z, context: f(z)
+
+
+def plain_dropout(params: Params, x: Array, context: Context) -> Array:
+    kept = jax.random.bernoulli(key_of(context), 0.6, x.shape)
+    return jnp.where(kept, x / 0.6, 0)
+
+
+def plain_serial(params: Params, x: Array, context: Context) -> Array:
+    return matmul(params[2], jax.nn.sigmoid(matmul(params[0], x, context)), context)
+
+
+def plain_skip(params: Params, x: Array, context: Context) -> Array:
+    return x + jnp.tanh(matmul(params[0][0], x, context))
+
+
+def plain_branch(params: Params, x: Array, context: Context) -> Array:
+    return matmul(params[0], x, context) + matmul(params[1], x, context)
 
 
 ACTIVATION = Normal((5, 7), scale=2.0)
@@ -106,15 +124,34 @@ ACTIVATIONS = (
         plain=elementwise(lambda z: jax.nn.relu(z)),
         large=(layers.ReLU(), IMAGE),
     ),
-    Row("LeakyReLU", layers.LeakyReLU(0.1), ACTIVATION),
-    Row("ELU", layers.ELU(1.3), ACTIVATION),
-    Row("SELU", layers.SELU(), ACTIVATION),
+    Row(
+        "LeakyReLU",
+        layers.LeakyReLU(0.1),
+        ACTIVATION,
+        plain=elementwise(lambda z: jax.nn.leaky_relu(z, 0.1)),
+        large=(layers.LeakyReLU(0.1), IMAGE),
+    ),
+    Row(
+        "ELU",
+        layers.ELU(1.3),
+        ACTIVATION,
+        plain=elementwise(lambda z: jax.nn.elu(z, 1.3)),
+        large=(layers.ELU(1.3), IMAGE),
+    ),
+    Row(
+        "SELU",
+        layers.SELU(),
+        ACTIVATION,
+        plain=elementwise(lambda z: jax.nn.selu(z)),
+        large=(layers.SELU(), IMAGE),
+    ),
     Row(
         "GELU",
         layers.GELU(),
         ACTIVATION,
         plain=elementwise(lambda z: jax.nn.gelu(z, approximate=False)),
         large=(layers.GELU(), IMAGE),
+        promise=("time", "memory"),
     ),
     Row(
         "GELU, approximate",
@@ -123,9 +160,28 @@ ACTIVATIONS = (
         plain=elementwise(lambda z: jax.nn.gelu(z)),
         large=(layers.GELU(approximate=True), IMAGE),
     ),
-    Row("SiLU", layers.SiLU(), ACTIVATION),
-    Row("Softplus", layers.Softplus(), ACTIVATION),
-    Row("HardTanh", layers.HardTanh(), ACTIVATION),
+    Row(
+        "SiLU",
+        layers.SiLU(),
+        ACTIVATION,
+        plain=elementwise(lambda z: jax.nn.silu(z)),
+        large=(layers.SiLU(), IMAGE),
+    ),
+    Row(
+        "Softplus",
+        layers.Softplus(),
+        ACTIVATION,
+        plain=elementwise(lambda z: jax.nn.softplus(z)),
+        large=(layers.Softplus(), IMAGE),
+        promise=("time",),
+    ),
+    Row(
+        "HardTanh",
+        layers.HardTanh(),
+        ACTIVATION,
+        plain=elementwise(lambda z: jax.nn.hard_tanh(z)),
+        large=(layers.HardTanh(), IMAGE),
+    ),
     Row(
         "Softmax",
         layers.Softmax(),
@@ -134,7 +190,13 @@ ACTIVATIONS = (
         large=(layers.Softmax(), IMAGE),
         mutants=(Mutant("the Jacobian's diagonal alone", diagonal_softmax),),
     ),
-    Row("LogSoftmax", layers.LogSoftmax(), ACTIVATION),
+    Row(
+        "LogSoftmax",
+        layers.LogSoftmax(),
+        ACTIVATION,
+        plain=elementwise(lambda z: jax.nn.log_softmax(z)),
+        large=(layers.LogSoftmax(), IMAGE),
+    ),
     Row("LogSoftmax, large logits", layers.LogSoftmax(), Normal((3, 5), scale=30.0)),
 )
 
@@ -151,6 +213,8 @@ STOCHASTIC = (
         "Dropout",
         layers.Dropout(0.4),
         Normal((5, 7)),
+        plain=plain_dropout,
+        large=(layers.Dropout(0.4), IMAGE),
         batched=False,
         reason="draws for a batch at once",
     ),
@@ -161,13 +225,32 @@ COMPOSITES = (
         "Serial",
         composites.Serial(layers.Dense(6), layers.Sigmoid(), layers.Dense(3)),
         Normal((5, 4)),
+        plain=plain_serial,
+        large=(
+            composites.Serial(layers.Dense(512), layers.Sigmoid(), layers.Dense(256)),
+            Normal((256, 512)),
+        ),
     ),
-    Row("Skip", composites.Skip(composites.Serial(layers.Dense(4), layers.Tanh())), Normal((5, 4))),
+    Row(
+        "Skip",
+        composites.Skip(composites.Serial(layers.Dense(4), layers.Tanh())),
+        Normal((5, 4)),
+        plain=plain_skip,
+        large=(
+            composites.Skip(composites.Serial(layers.Dense(512), layers.Tanh())),
+            Normal((256, 512)),
+        ),
+    ),
     Row("Branch", composites.Branch(layers.Dense(3), layers.Identity()), Normal((5, 4))),
     Row(
         "Branch, summed",
         composites.Branch(layers.Dense(3), layers.Dense(3), combine="sum"),
         Normal((5, 4)),
+        plain=plain_branch,
+        large=(
+            composites.Branch(layers.Dense(512), layers.Dense(512), combine="sum"),
+            Normal((256, 512)),
+        ),
     ),
     Row(
         "Branch, concatenated",
@@ -184,19 +267,47 @@ COMPOSITES = (
 )
 
 PAIR = (Normal((5, 3)), Normal((5, 3)))
+LARGE_PAIR = (Normal((1024, 1024)), Normal((1024, 1024)))
+cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 
 LOSSES = (
-    Row("QuadraticCost", losses.QuadraticCost(), PAIR),
+    Row(
+        "QuadraticCost",
+        losses.QuadraticCost(),
+        PAIR,
+        plain=lambda params, x, context: 0.5 * jnp.square(x[0] - x[1]).sum(-1).mean(),
+        large=(losses.QuadraticCost(), LARGE_PAIR),
+    ),
     Row("QuadraticCost, unreduced", losses.QuadraticCost(reduction="none"), PAIR),
     Row("QuadraticCost, masked", losses.QuadraticCost(), PAIR, mask=Mask((5,))),
-    Row("MeanSquaredError", losses.MeanSquaredError(), PAIR),
+    Row(
+        "MeanSquaredError",
+        losses.MeanSquaredError(),
+        PAIR,
+        plain=lambda params, x, context: jnp.square(x[0] - x[1]).mean(),
+        large=(losses.MeanSquaredError(), LARGE_PAIR),
+    ),
     Row("MeanSquaredError, summed", losses.MeanSquaredError(reduction="sum"), PAIR),
-    Row("Huber", losses.Huber(0.7), PAIR),
-    Row("BinaryCrossEntropy", losses.BinaryCrossEntropy(), (Normal((5, 3)), Uniform((5, 3)))),
+    Row(
+        "Huber",
+        losses.Huber(0.7),
+        PAIR,
+        plain=lambda params, x, context: optax.huber_loss(*x, delta=0.7).sum(-1).mean(),
+        large=(losses.Huber(0.7), LARGE_PAIR),
+    ),
+    Row(
+        "BinaryCrossEntropy",
+        losses.BinaryCrossEntropy(),
+        (Normal((5, 3)), Uniform((5, 3))),
+        plain=lambda params, x, context: optax.sigmoid_binary_cross_entropy(*x).sum(-1).mean(),
+        large=(losses.BinaryCrossEntropy(), (Normal((1024, 1024)), Uniform((1024, 1024)))),
+    ),
     Row(
         "SoftmaxCrossEntropy",
         losses.SoftmaxCrossEntropy(),
         (Normal((5, 7)), Classes((5,), 7)),
+        plain=lambda params, x, context: cross_entropy(*x).mean(),
+        large=(losses.SoftmaxCrossEntropy(), (Normal((4096, 1024)), Classes((4096,), 1024))),
     ),
     Row(
         "SoftmaxCrossEntropy, unreduced, smoothed, large logits",

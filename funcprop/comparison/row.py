@@ -67,6 +67,12 @@ class Row:
         return params, x, Context(context_key, mask)
 
 
+def key_of(context: Context) -> Array:
+    """The key that plain forms draw from: every row's context has one."""
+    assert context.key is not None
+    return context.key
+
+
 def off_zero(params: Params, key: Array) -> Params:
     """Float parameters plus N(0, 0.1²): zeros and ones would hide wrong gradients."""
     leaves, tree = jax.tree.flatten(params)

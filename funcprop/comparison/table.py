@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from funcprop.comparison.catalogue import ROWS
 from funcprop.comparison.compare import compare
+from funcprop.comparison.profile import Costs
 from funcprop.comparison.report import Comparison, aligned
 from funcprop.comparison.row import Row
 from funcprop.comparison.truth import compiled
@@ -49,13 +50,17 @@ class Table:
         wrong = [comparison for _, comparison in self.entries if not comparison.ok]
         return require("rich.console", "train").Group(table, *wrong)
 
-    def as_list(self) -> list[dict[str, Any]]:
-        """Plain values: a row's name, then what `Comparison.as_dict` says."""
-        return [{"name": row.name} | comparison.as_dict() for row, comparison in self.entries]
+    def as_list(self, costs: Costs | None = None) -> list[dict[str, Any]]:
+        """Plain values: a row's name, what `Comparison.as_dict` says, and its cost where given."""
+        given = {} if costs is None else costs.as_dict()
+        return [
+            {"name": row.name} | comparison.as_dict() | given.get(row.name, {})
+            for row, comparison in self.entries
+        ]
 
-    def to_json(self) -> str:
+    def to_json(self, costs: Costs | None = None) -> str:
         """The same as JSON text."""
-        return json.dumps(self.as_list(), indent=2, ensure_ascii=False, allow_nan=False)
+        return json.dumps(self.as_list(costs), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def compare_catalogue(
@@ -108,6 +113,16 @@ def chosen(names: Sequence[str]) -> list[Row]:
             raise ValueError(f"no row of the catalogue is called {name!r}{hint}")
         rows |= found
     return list(rows.values())
+
+
+def markdown(rows: Sequence[Row] = ROWS) -> str:
+    """The catalogue as a Markdown table, for the docs."""
+    lines = ["| row | layer | promise | mutants | why |", "|---|---|---|---|---|"]
+    for row in rows:
+        mutants = "; ".join(mutant.name for mutant in row.mutants)
+        cells = (row.name, f"`{row.layer!r}`", ", ".join(row.promise), mutants, row.reason)
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(lines)
 
 
 def _cells(row: Row, comparison: Comparison) -> tuple[str, ...]:

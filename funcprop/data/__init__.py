@@ -1,6 +1,7 @@
 """Data sets by name, as immutable numpy arrays.
 
-digits comes with scikit-learn, the IDX image sets from a folder, openml:NAME from openml.org.
+digits comes with scikit-learn, the IDX image sets from a folder, openml:NAME from openml.org, and
+text: is any file, or the help text that comes with Python.
 """
 
 import difflib
@@ -16,6 +17,8 @@ from funcprop.data.idx import SOURCES
 from funcprop.data.idx import load_idx_folder as load_idx_folder
 from funcprop.data.idx import read_idx as read_idx
 from funcprop.data.openml import load_openml as load_openml
+from funcprop.data.text import LENGTH
+from funcprop.data.text import load_text as load_text
 
 # What stands after the colon of the name ("" without one), folder, validation -> Dataset
 Loader = Callable[[str, str | Path | None, bool], Dataset]
@@ -40,20 +43,35 @@ def _openml(name: str, folder: str | Path | None, validation: bool) -> Dataset:
     return load_openml(name, folder, validation)
 
 
+def _text(name: str, folder: str | Path | None, validation: bool, length: int = LENGTH) -> Dataset:
+    if folder is not None and not name:
+        raise DataError(f"text: without a file reads no folder, got {folder}: write text:FILE")
+    path = Path(folder or "", name) if name else None
+    return load_text(path, validation, length)
+
+
 # A name that ends in a colon is followed by an argument.
 LOADERS: dict[str, Loader] = {
     "digits": _digits,
     **{name: partial(_image_set, name) for name in SOURCES},
     "openml:": _openml,
+    "text:": _text,
 }
 
 
-def load(name: str, folder: str | Path | None = None, validation: bool = False) -> Dataset:
+def load(
+    name: str,
+    folder: str | Path | None = None,
+    validation: bool = False,
+    length: int | None = None,
+) -> Dataset:
     """The data set `name`.
 
-    name        digits, mnist, fashion-mnist, kmnist, emnist, emnist-SPLIT or openml:NAME
+    name        digits, mnist, fashion-mnist, kmnist, emnist, emnist-SPLIT, openml:NAME, text:FILE,
+                or text: for the help text of Python
     folder      where its files lie; for openml: where they are kept; none for digits
     validation  take a validation set, as large as the test set, out of the training set
+    length      bytes in a window of text; None: 128
 
     Raises DataError for an unknown name, and for data that cannot be used.
     """
@@ -63,4 +81,8 @@ def load(name: str, folder: str | Path | None = None, validation: bool = False) 
         near = difflib.get_close_matches(kind.lower() + colon, LOADERS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise DataError(f"unknown data set {name!r}: {hint}The names are {', '.join(LOADERS)}")
-    return loader(argument, folder, validation)
+    if length is None:
+        return loader(argument, folder, validation)
+    if loader is not _text:
+        raise DataError(f"length is {length}, and {name} has no windows: only text: has")
+    return _text(argument, folder, validation, length)

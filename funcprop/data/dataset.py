@@ -14,7 +14,8 @@ class Examples(NamedTuple):
     """One part of a data set.
 
     x [n, ...] float32, or uint8 for images stored as bytes; y [n] int32: example i has the label
-    y[i] in 0..classes-1.
+    y[i] in 0..classes-1. Text is x [n, T] uint8, windows of tokens, and y [n, T] int32: the token
+    that follows each of them.
     """
 
     x: np.ndarray
@@ -23,12 +24,13 @@ class Examples(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Labelled examples for classification.
+    """Labelled examples for classification, or text, where every token has a label.
 
     name        what was asked for: "mnist"
-    train       Examples: images are [n, height, width, 1], bytes or in [0, 1]; tables [n, features]
+    train       Examples: images are [n, height, width, 1], bytes or in [0, 1]; tables
+                [n, features]; text [n, T]
     test        Examples of the same shape
-    classes     the number of classes
+    classes     the number of classes; of text, the vocabulary
     validation  Examples held out of `train`, or None
     labels      what the classes are called, in their order; () where nobody says
 
@@ -63,6 +65,16 @@ class Dataset:
                     f"{self.name}: an example of {part} has shape {list(examples.x.shape[1:])}, "
                     f"one of train {list(wanted)}: all parts must have the same shape"
                 )
+            if examples is not None and examples.y.ndim != self.train.y.ndim:
+                raise DataError(
+                    f"{self.name}: y of {part} is {list(examples.y.shape)}, that of train "
+                    f"{list(self.train.y.shape)}: all parts are text, or none is"
+                )
+
+    @property
+    def text(self) -> bool:
+        """Whether every token has a label of its own."""
+        return self.train.y.ndim == 2
 
     def __repr__(self) -> str:
         held = "" if self.validation is None else f"validation {list(self.validation.x.shape)}, "
@@ -81,10 +93,11 @@ def _checked(where: str, examples: Examples, classes: int) -> Examples:
         )
     if y.dtype != np.int32:
         raise DataError(f"{where}: y is {y.dtype}, wanted int32: pass y.astype(np.int32)")
-    if x.ndim < 2 or y.ndim != 1:
+    text = x.dtype == np.uint8 and x.ndim == 2 and x.shape == y.shape
+    if x.ndim < 2 or not (y.ndim == 1 or text):
         raise DataError(
             f"{where}: x has shape {list(x.shape)} and y {list(y.shape)}, wanted x [n, ...] and "
-            "y [n]: one row and one label for each example"
+            "y [n]: one row and one label for each example; or text, both [n, T], x of bytes"
         )
     if len(x) != len(y):
         raise DataError(
@@ -99,9 +112,14 @@ def _checked(where: str, examples: Examples, classes: int) -> Examples:
             f"{where}: x holds {finite.size - np.count_nonzero(finite)} NaN or infinite values, "
             f"the first in example {first}: fill them in or drop those examples"
         )
+    if text and x.max() >= classes:
+        raise DataError(
+            f"{where}: x holds the token {x.max()}, wanted 0 to {classes - 1}: "
+            "give classes= as the size of the vocabulary"
+        )
     outside = (y < 0) | (y >= classes)
     if outside.any():
-        first = int(np.argmax(outside))
+        first = int(np.argmax(outside)) if y.ndim == 1 else tuple(map(int, np.argwhere(outside)[0]))
         raise DataError(
             f"{where}: the label of example {first} is {y[first]}, wanted 0 to {classes - 1}: "
             "number the classes from 0 and give classes= as their count"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -161,20 +162,26 @@ class GELU(Layer):
     Hendrycks and Gimpel (2016); GPT-2 uses the approximate form.
 
     forward   z [...] -> a [...]
-    keeps     z: a is not monotone in z
+    keeps     z: a is not monotone in z; and a, since Φ(z) = a / z costs less than erfc again
     backward  dz = da · (Φ(z) + zφ(z)), or da · (½(1 + t) + ½z(1 − t²)u′), t = tanh u
     """
 
     approximate: bool = False
 
-    def forward(self, params: tuple, z: Array, context: Context = Context()) -> tuple[Array, Array]:
+    def forward(
+        self, params: tuple, z: Array, context: Context = Context()
+    ) -> tuple[Array, GELUResiduals]:
         check_input(self, z)
-        return jax.nn.gelu(z, approximate=self.approximate), z
+        a = jax.nn.gelu(z, approximate=self.approximate)
+        return a, GELUResiduals(z, None if self.approximate else a)
 
-    def backward(self, params: tuple, z: Array, da: Array) -> tuple[Array, tuple]:
+    def backward(self, params: tuple, residuals: GELUResiduals, da: Array) -> tuple[Array, tuple]:
+        z, a = residuals
         check_cotangent(self, da, z.shape, z.dtype)
-        if not self.approximate:
-            cumulative = 0.5 * jax.lax.erfc(-z * math.sqrt(0.5))
+        if a is not None:
+            # around 0 the quotient has no digits left, and Φ is ½ to the last bit
+            tiny = jnp.abs(z) < jnp.finfo(z.dtype).eps ** 2
+            cumulative = jnp.where(tiny, 0.5, a / jnp.where(tiny, 1, z))
             density = jnp.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
             return da * (cumulative + z * density), ()
         # beyond |z| = 20 t is ±1 to the last bit; clipping keeps u′ finite, and 0 · u′ zero
@@ -183,6 +190,13 @@ class GELU(Layer):
         t = jnp.tanh(c * (v + 0.044715 * v**3))
         slope = c * (1 + 3 * 0.044715 * v * v)
         return da * (0.5 * (1 + t) + 0.5 * v * (1 + t) * (1 - t) * slope), ()
+
+
+class GELUResiduals(NamedTuple):
+    """What GELU keeps."""
+
+    z: Array  # [...]
+    a: Array | None  # [...], of which Φ(z) is made; None where approximate
 
 
 @dataclass(frozen=True)
@@ -208,19 +222,19 @@ class SiLU(Layer):
 class Softplus(Layer):
     """a = log(1 + eᶻ), elementwise.
 
-    forward   z [...] -> a [...]
-    keeps     a: σ(z) = 1 − e⁻ᵃ
-    backward  dz = da · (1 − e⁻ᵃ)
+    forward   z [...] -> a [...], as max(z, 0) + log(1 + e), e = e^−|z|, which cannot overflow
+    keeps     z: e costs one exponential, and XLA makes it once for both passes where it can
+    backward  dz = da · σ(z), σ(z) = 1 / (1 + e) for z ≥ 0 and e / (1 + e) below
     """
 
     def forward(self, params: tuple, z: Array, context: Context = Context()) -> tuple[Array, Array]:
         check_input(self, z)
-        a = jax.nn.softplus(z)
-        return a, a
+        return jnp.maximum(z, 0) + jnp.log1p(jnp.exp(-jnp.abs(z))), z
 
-    def backward(self, params: tuple, a: Array, da: Array) -> tuple[Array, tuple]:
-        check_cotangent(self, da, a.shape, a.dtype)
-        return da * -jnp.expm1(-a), ()
+    def backward(self, params: tuple, z: Array, da: Array) -> tuple[Array, tuple]:
+        check_cotangent(self, da, z.shape, z.dtype)
+        e = jnp.exp(-jnp.abs(z))
+        return da * (jnp.where(z >= 0, 1, e) / (1 + e)), ()
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 
 from funcprop.layer import Array
 from funcprop.layers.recurrence import Recurrent, RecurrentWeights, State, gates_of, project
@@ -34,10 +34,12 @@ class LSTM(Recurrent):
 
     def step(self, params: RecurrentWeights, z: Array, state: State) -> tuple[State, Array]:
         h, c = state
-        i, f, g, o = gates_of(z + project(h, params.w_h), self.features)
-        i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
+        # σ(z) = ½ + ½ tanh(z/2), so that one loop makes all gates: on a CPU every loop costs a step
+        slope = jnp.asarray(np.repeat((0.5, 0.5, 1, 0.5), self.features), z.dtype)
+        gates = slope * jnp.tanh(slope * (z + project(h, params.w_h))) + (1 - slope)
+        i, f, g, o = gates_of(gates, self.features)
         c = f * c + i * g
-        return (o * jnp.tanh(c), c), jnp.concatenate([i, f, g, o], -1)
+        return (o * jnp.tanh(c), c), gates
 
     def factors(self, gates: Array, before: State, h: Array) -> tuple[Array, ...]:
         i, f, g, o = gates_of(gates, self.features)

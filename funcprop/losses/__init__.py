@@ -5,6 +5,7 @@ from funcprop.losses.classification import FocalLoss as FocalLoss
 from funcprop.losses.classification import Hinge as Hinge
 from funcprop.losses.classification import KLDivergence as KLDivergence
 from funcprop.losses.classification import SoftmaxCrossEntropy as SoftmaxCrossEntropy
+from funcprop.losses.ctc import CTC as CTC
 from funcprop.losses.embedding import CosineDistance as CosineDistance
 from funcprop.losses.embedding import InfoNCE as InfoNCE
 from funcprop.losses.embedding import TripletMargin as TripletMargin

@@ -52,12 +52,13 @@ class BinaryCrossEntropy(Loss):
 
 
 class CrossEntropyResiduals(NamedTuple):
-    """What SoftmaxCrossEntropy keeps."""
+    """What SoftmaxCrossEntropy keeps: of z and e one, the one that serves."""
 
-    z: Array  # logits [..., classes]
+    z: Array | None  # logits [..., classes], where e would be larger, or dy needs log p
+    e: Array | None  # e^(z − peak) [..., classes]: no exponential is made twice
     target: Array  # int [...] or float [..., classes]
     peak: Array  # max z [..., 1]: apart from the logarithm, so that large logits stay exact
-    log_total: Array  # log Σ e^(z − peak) [..., 1]; NaN where the target is not a class
+    total: Array  # Σ e^(z − peak) [..., 1]; NaN where the target is not a class
     counted: Array | None  # bool [...]: the examples that count, where any was masked or ignored
 
 
@@ -71,7 +72,8 @@ class SoftmaxCrossEntropy(Loss):
     or NaN where its value is not known yet.
 
     forward   (z, y) -> the loss
-    keeps     z, the target, the maximum and the log-sum-exp of z above it
+    keeps     e^(z − max z) and its sum (z itself where that is narrower, or the target a
+              distribution), and the target
     backward  dz = (p Σy − y) dC    dy = −(1 − α) log p dC (None for integer classes)
     """
 
@@ -88,11 +90,13 @@ class SoftmaxCrossEntropy(Loss):
         z, target = self.pair(x)
         wide = widen(z)
         peak = jax.lax.stop_gradient(wide.max(-1, keepdims=True))
-        log_total = jnp.log(jnp.sum(jnp.exp(wide - peak), -1, keepdims=True))
+        e = jnp.exp(wide - peak)
+        total = jnp.sum(e, -1, keepdims=True)
         if is_integer(target):
             counted = self._counted_classes(z, target, context.mask)
             valid = valid_classes(self, target, z.shape[-1], counted)
-            log_total = jnp.where(valid[..., None], log_total, jnp.nan)
+            total = jnp.where(valid[..., None], total, jnp.nan)
+            log_total = jnp.log(total)
             safe = jnp.clip(target, 0, z.shape[-1] - 1)[..., None]
             log_p = jnp.take_along_axis(wide, safe, -1) - peak - log_total
             values = -(1 - self.label_smoothing) * log_p[..., 0]
@@ -103,31 +107,39 @@ class SoftmaxCrossEntropy(Loss):
             _, target = self.same_shape(x)
             counted = self.counted(z.shape[:-1], context.mask)
             wanted = "probabilities, not negative and of sum 1"
-            total, least = widen(target).sum(-1), widen(target).min(-1)
+            mass, least = widen(target).sum(-1), widen(target).min(-1)
             check_range(self, least, counted, wanted, lambda v: v >= 0)
-            check_range(self, total, counted, wanted, lambda v: abs(v - 1) < 1e-2)
-            fits = (jnp.abs(total - 1) < 1e-2) & (least >= 0)
-            log_total = jnp.where(fits[..., None], log_total, jnp.nan)
+            check_range(self, mass, counted, wanted, lambda v: abs(v - 1) < 1e-2)
+            fits = (jnp.abs(mass - 1) < 1e-2) & (least >= 0)
+            total = jnp.where(fits[..., None], total, jnp.nan)
+            log_total = jnp.log(total)
             y = self._smooth(widen(target))
             values = -jnp.sum(jnp.where(y == 0, 0, y * (wide - peak - log_total)), -1)
             values = jnp.where(fits, values, jnp.nan)
-        kept = CrossEntropyResiduals(z, target, peak, log_total, counted)
-        return self.reduce(values, counted, z.dtype), kept
+        z, e = (None, e) if is_integer(target) and e.dtype == z.dtype else (z, None)
+        kept = CrossEntropyResiduals(z, e, target, peak, total, counted)
+        return self.reduce(values, counted, x[0].dtype), kept
 
     def backward(
         self, params: tuple, residuals: CrossEntropyResiduals, dy: Array
     ) -> tuple[tuple[Array, Array | None], tuple]:
-        z, target, peak, log_total, counted = residuals
-        log_p = widen(z) - peak - log_total
-        p = jnp.exp(log_p)
+        z, e, target, peak, total, counted = residuals
+        if e is None:
+            assert z is not None
+            log_p = widen(z) - peak - jnp.log(total)
+            p = jnp.exp(log_p)
+        else:
+            log_p, p = e, e / total  # no one asks for log p of integer classes
         if is_integer(target):
-            y = self._smooth(jax.nn.one_hot(target, z.shape[-1], dtype=p.dtype))
+            y = self._smooth(jax.nn.one_hot(target, p.shape[-1], dtype=p.dtype))
             return (self.spread(dy, p - y, counted), None), ()
         y = self._smooth(widen(target))
         dz = self.spread(dy, p * y.sum(-1, keepdims=True) - y, counted)
         return (dz, self.spread(dy, -(1 - self.label_smoothing) * log_p, counted)), ()
 
     def _smooth(self, y: Array) -> Array:
+        if not self.label_smoothing:
+            return y
         return (1 - self.label_smoothing) * y + self.label_smoothing / y.shape[-1]
 
     def _counted_classes(self, z: Array, target: Array, mask: Array | None) -> Array | None:
@@ -187,8 +199,9 @@ class Hinge(Loss):
 class DivergenceResiduals(NamedTuple):
     """What KLDivergence keeps."""
 
-    log_p: Array  # [..., classes]
-    y: Array  # [..., classes]
+    log_p: Array  # log-probabilities [..., classes]
+    y: Array  # probabilities [..., classes]
+    ratio: Array  # log y − log p [..., classes], 0 where y is: becomes dy where it lies
     counted: Array | None  # bool [...]: the examples that count, where a mask was given
 
 
@@ -199,7 +212,7 @@ class KLDivergence(Loss):
     The prediction is what `LogSoftmax` gives; the target, probabilities.
 
     forward   (log p, y), both [..., classes] -> the loss
-    keeps     both
+    keeps     both, and log y − log p
     backward  dlog p = −y dC    dy = (log y + 1 − log p) dC; at y = 0, −log p dC
     """
 
@@ -209,19 +222,18 @@ class KLDivergence(Loss):
         log_p, y = self.same_shape(x)
         counted = self.counted(y.shape[:-1], context.mask)
         check_range(self, y, counted, "probabilities, not negative", lambda v: v >= 0)
-        wide = widen(jnp.where(y >= 0, y, jnp.nan))
-        log_y = jnp.log(jnp.where(wide > 0, wide, 1))
-        # y = 0 says nothing of p, also where log p is −∞
-        values = jnp.sum(jnp.where(wide == 0, 0, wide * (log_y - widen(log_p))), -1)
-        return self.reduce(values, counted, y.dtype), DivergenceResiduals(log_p, y, counted)
+        wide = widen(y)
+        # y = 0 says nothing of p, also where log p is −∞; a negative y has no logarithm: NaN
+        ratio = jnp.where(wide == 0, 0, jnp.log(wide) - widen(log_p))
+        loss = self.reduce(jnp.sum(wide * ratio, -1), counted, y.dtype)
+        return loss, DivergenceResiduals(log_p, y, ratio, counted)
 
     def backward(
         self, params: tuple, residuals: DivergenceResiduals, dy: Array
     ) -> tuple[tuple[Array, Array], tuple]:
-        log_p, y, counted = residuals
-        wide = widen(jnp.where(y >= 0, y, jnp.nan))
-        slope = jnp.where(wide == 0, 0, jnp.log(jnp.where(wide > 0, wide, 1)) + 1) - widen(log_p)
-        return (self.spread(dy, -wide, counted), self.spread(dy, slope, counted)), ()
+        log_p, y, ratio, counted = residuals
+        slope = jnp.where(y == 0, -widen(log_p), ratio + 1)
+        return (self.spread(dy, -widen(y), counted), self.spread(dy, slope, counted)), ()
 
 
 class FocalResiduals(NamedTuple):

@@ -26,31 +26,30 @@ EPS = 1e-6
 
 
 class Unit(NamedTuple):
-    """A vector of length one, and how it was made."""
+    """A direction, kept as the vector it is of: that one is in memory anyway."""
 
-    direction: Array  # a / ‖a‖ [..., D], zero where ‖a‖ ≤ eps
-    scale: Array  # 1 / ‖a‖ [..., 1], zero there too
+    vector: Array  # a [..., D]
+    scale: Array  # 1 / ‖a‖ [..., 1], zero where ‖a‖ ≤ eps
+
+    @property
+    def direction(self) -> Array:
+        """â = a / ‖a‖ [..., D], zero where ‖a‖ ≤ eps."""
+        return widen(self.vector) * self.scale
 
 
 def normalize(a: Array) -> Unit:
-    """a / ‖a‖ over the last axis."""
-    square = jnp.sum(jnp.square(a), -1, keepdims=True)
+    """a / ‖a‖ over the last axis, in float32 at least."""
+    square = jnp.sum(jnp.square(widen(a)), -1, keepdims=True)
     known = square > EPS**2
-    scale = jnp.where(known, jax.lax.rsqrt(jnp.where(known, square, 1)), 0)
-    return Unit(a * scale, scale)
-
-
-def normalize_backward(unit: Unit, ddirection: Array) -> Array:
-    """da = (dâ − â (â · dâ)) / ‖a‖."""
-    along = jnp.sum(unit.direction * ddirection, -1, keepdims=True)
-    return unit.scale * (ddirection - along * unit.direction)
+    return Unit(a, jnp.where(known, jax.lax.rsqrt(jnp.where(known, square, 1)), 0))
 
 
 class CosineResiduals(NamedTuple):
     """What CosineDistance keeps."""
 
-    a: Unit  # the prediction's direction and norm
+    a: Unit  # the prediction's direction
     y: Unit  # the target's
+    cosine: Array  # [..., 1]
     counted: Array | None  # bool [...]: the examples that count, where a mask was given
 
 
@@ -59,7 +58,7 @@ class CosineDistance(Loss):
     """1 − cos(a, y) per example.
 
     forward   (a, y), both [..., features] -> the loss
-    keeps     the directions â, ŷ and the norms
+    keeps     both, their norms, and cos(a, y)
     backward  da = −(ŷ − â cos) dC / ‖a‖    dy likewise
     """
 
@@ -68,24 +67,27 @@ class CosineDistance(Loss):
     ) -> tuple[Array, CosineResiduals]:
         a, y = self.same_shape(x)
         counted = self.counted(a.shape[:-1], context.mask)
-        units = normalize(widen(a)), normalize(widen(y))
-        values = 1 - jnp.sum(units[0].direction * units[1].direction, -1)
-        return self.reduce(values, counted, a.dtype), CosineResiduals(*units, counted)
+        units = normalize(a), normalize(y)
+        # two factors, so that neither norms' product nor the dot product of long vectors overflows
+        cosine = jnp.sum(units[0].direction * units[1].direction, -1, keepdims=True)
+        loss = self.reduce(1 - cosine[..., 0], counted, a.dtype)
+        return loss, CosineResiduals(*units, cosine, counted)
 
     def backward(
         self, params: tuple, residuals: CosineResiduals, dy: Array
     ) -> tuple[tuple[Array, Array], tuple]:
-        a, y, counted = residuals
-        da = self.spread(dy, normalize_backward(a, -y.direction), counted)
-        return (da, self.spread(dy, normalize_backward(y, -a.direction), counted)), ()
+        a, y, cosine, counted = residuals
+        da = a.scale * (a.direction * cosine - y.direction)
+        dtarget = y.scale * (y.direction * cosine - a.direction)
+        return (self.spread(dy, da, counted), self.spread(dy, dtarget, counted)), ()
 
 
 class TripletResiduals(NamedTuple):
     """What TripletMargin keeps."""
 
-    near: Array  # the direction of anchor − positive [..., D]
-    far: Array  # the direction of anchor − negative [..., D]
-    active: Array  # bool [...]: the triplets inside the margin
+    x: tuple[Array, tuple[Array, Array]]  # anchor, positive, negative: in memory anyway
+    near: Array  # 1 / ‖anchor − positive‖ [..., 1], zero outside the margin
+    far: Array  # 1 / ‖anchor − negative‖ [..., 1], zero outside the margin
     counted: Array | None  # bool [...]: the examples that count, where a mask was given
 
 
@@ -94,7 +96,7 @@ class TripletMargin(Loss):
     """max(0, ‖a − p‖ − ‖a − n‖ + margin) per example (Schroff et al., 2015, without squares).
 
     forward   (a, (p, n)): anchor, positive and negative, all [..., features] -> the loss
-    keeps     the two directions, and which triplets are active
+    keeps     all three, and the two distances of the triplets inside the margin
     backward  dp = −(a − p)/‖a − p‖ dC    dn = (a − n)/‖a − n‖ dC    da = −dp − dn; else 0
     """
 
@@ -117,22 +119,27 @@ class TripletMargin(Loss):
         for other in (positive, negative):
             self.same_shape((anchor, other))
         counted = self.counted(anchor.shape[:-1], context.mask)
-        toward, away = widen(anchor - positive), widen(anchor - negative)
-        near, far = normalize(toward).direction, normalize(away).direction
-        # ‖a‖ = a · â
-        excess = jnp.sum(toward * near, -1) - jnp.sum(away * far, -1) + self.margin
+        near, to_positive = self._distance(anchor, positive)
+        far, to_negative = self._distance(anchor, negative)
+        excess = to_positive - to_negative + self.margin
         active = excess > 0
-        loss = self.reduce(jnp.where(active, excess, 0), counted, anchor.dtype)
-        return loss, TripletResiduals(near, far, active, counted)
+        loss = self.reduce(jnp.where(active, excess, 0)[..., 0], counted, anchor.dtype)
+        near, far = jnp.where(active, near, 0), jnp.where(active, far, 0)
+        return loss, TripletResiduals(x, near, far, counted)
 
     def backward(
         self, params: tuple, residuals: TripletResiduals, dy: Array
     ) -> tuple[tuple[Array, tuple[Array, Array]], tuple]:
-        near, far, active, counted = residuals
-        toward = jnp.where(active[..., None], near, 0)
-        away = jnp.where(active[..., None], far, 0)
-        dpositive, dnegative = self.spread(dy, -toward, counted), self.spread(dy, away, counted)
+        (anchor, (positive, negative)), near, far, counted = residuals
+        dpositive = self.spread(dy, near * widen(positive - anchor), counted)
+        dnegative = self.spread(dy, far * widen(anchor - negative), counted)
         return (-dpositive - dnegative, (dpositive, dnegative)), ()
+
+    def _distance(self, anchor: Array, other: Array) -> tuple[Array, Array]:
+        """(1 / ‖a − b‖, ‖a − b‖), both [..., 1] and zero where they are one point."""
+        square = jnp.sum(jnp.square(widen(anchor - other)), -1, keepdims=True)
+        scale = normalize(anchor - other).scale
+        return scale, square * scale
 
 
 class ContrastResiduals(NamedTuple):
@@ -140,8 +147,9 @@ class ContrastResiduals(NamedTuple):
 
     a: Unit  # [..., B, D]
     b: Unit  # [..., B, D]
-    rows: Array  # softmax over the candidates of each a [..., B, B]
-    columns: Array | None  # softmax over the candidates of each b, where symmetric
+    scores: Array  # [..., B, B]
+    rows: Array  # log Σ e^scores over the candidates of each a [..., B, 1]
+    columns: Array | None  # the same over the candidates of each b [..., 1, B], where symmetric
     counted: Array | None  # bool [..., B]: the examples that count, where a mask was given
 
 
@@ -153,8 +161,8 @@ class InfoNCE(Loss):
     `symmetric` it is the mean with the same loss of b against a, as in CLIP (Radford et al., 2021).
 
     forward   (a, b), both [..., B, features] -> the loss
-    keeps     the directions and norms, and the softmax
-    backward  ds = (p − 1) dC    dâ = ds b̂ / τ    db̂ = dsᵀ â / τ
+    keeps     both, their norms, the scores and their log-sum-exp
+    backward  ds = (p − 1) dC    dâ = ds b̂ / τ    da = (dâ − â (â · dâ)) / ‖a‖    db likewise
     """
 
     temperature: float = 0.07
@@ -171,29 +179,40 @@ class InfoNCE(Loss):
         if a.ndim < 2:
             raise LayerError(self, f"x is {spell(x)}, wanted a batch of vectors [..., B, features]")
         counted = self.counted(a.shape[:-1], context.mask)
-        units = normalize(widen(a)), normalize(widen(b))
-        scores = units[0].direction @ jnp.swapaxes(units[1].direction, -1, -2) / self.temperature
-        values = -jnp.diagonal(jax.nn.log_softmax(scores, -1), axis1=-2, axis2=-1)
-        columns = None
+        units = normalize(a), normalize(b)
+        # scaled after the product: no direction is ever in memory
+        scores = widen(a) @ jnp.swapaxes(widen(b), -1, -2) * self._scales(*units)
+        own = jnp.diagonal(scores, axis1=-2, axis2=-1)
+        total = jax.nn.logsumexp(scores, -1, keepdims=True)
+        values, columns = total[..., 0] - own, None
         if self.symmetric:
-            log_columns = jax.nn.log_softmax(scores, -2)
-            values = (values - jnp.diagonal(log_columns, axis1=-2, axis2=-1)) / 2
-            columns = jnp.exp(log_columns)
-        kept = ContrastResiduals(*units, jax.nn.softmax(scores, -1), columns, counted)
+            columns = jax.nn.logsumexp(scores, -2, keepdims=True)
+            values = (values + columns[..., 0, :] - own) / 2
+        kept = ContrastResiduals(*units, scores, total, columns, counted)
         return self.reduce(values, counted, a.dtype), kept
 
     def backward(
         self, params: tuple, residuals: ContrastResiduals, dy: Array
     ) -> tuple[tuple[Array, Array], tuple]:
-        a, b, rows, columns, counted = residuals
-        eye = jnp.eye(rows.shape[-1], dtype=rows.dtype)
-        dvalues = jnp.broadcast_to(self.share(dy, rows.shape[:-1], counted), rows.shape[:-1])
+        a, b, scores, rows, columns, counted = residuals
+        eye = jnp.eye(scores.shape[-1], dtype=scores.dtype)
+        shape = scores.shape[:-1]
+        dvalues = jnp.broadcast_to(self.share(dy, shape, counted), shape)
         if counted is not None:
             dvalues = jnp.where(counted, dvalues, 0)
-        dscores = (rows - eye) * dvalues[..., None]
+        dscores = (jnp.exp(scores - rows) - eye) * dvalues[..., None]
         if columns is not None:
-            dscores = (dscores + (columns - eye) * dvalues[..., None, :]) / 2
-        dscores = dscores / self.temperature
-        da = normalize_backward(a, dscores @ b.direction)
-        db = normalize_backward(b, jnp.swapaxes(dscores, -1, -2) @ a.direction)
+            dscores = (dscores + (jnp.exp(scores - columns) - eye) * dvalues[..., None, :]) / 2
+        dproduct = dscores * self._scales(a, b)
+        da = self._turned(a, dproduct @ widen(b.vector))
+        db = self._turned(b, jnp.swapaxes(dproduct, -1, -2) @ widen(a.vector))
         return (da.astype(dy.dtype), db.astype(dy.dtype)), ()
+
+    def _scales(self, a: Unit, b: Unit) -> Array:
+        """What makes a score of the product aᵢ · bⱼ: 1 / (‖aᵢ‖ ‖bⱼ‖ τ)."""
+        return a.scale * (jnp.swapaxes(b.scale, -1, -2) / self.temperature)
+
+    def _turned(self, unit: Unit, da: Array) -> Array:
+        """Without its part along a: a longer vector has the same direction."""
+        vector = widen(unit.vector)
+        return da - vector * (jnp.sum(vector * da, -1, keepdims=True) * unit.scale**2)

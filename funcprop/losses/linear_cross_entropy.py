@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from funcprop.initializers import GlorotUniform, Initializer, Zeros
 from funcprop.layer import (
     Array,
     Context,
+    check_cotangent,
     check_count,
     check_input,
     check_number,
@@ -28,14 +30,28 @@ class Projection(NamedTuple):
     b: Array | None  # [V], or None where the layer has no bias
 
 
-class LinearCrossEntropyResiduals(NamedTuple):
-    """What LinearCrossEntropy keeps."""
+class Rows(NamedTuple):
+    """Of every row what its logits and their gradient can be made from again."""
 
-    h: Array  # [..., D]: dw is its product with the gradient of the logits
+    h: Array  # [..., D]; 0 where a row does not count, since what it holds may be NaN
     target: Array  # int [...]
     peak: Array  # max s [...]: apart from the logarithm, so that large logits stay exact
     log_total: Array  # log Σ e^(s − peak) [...]; NaN where the target is not a class
     counted: Array | None  # bool [...]: the rows that count, where any was masked or ignored
+
+
+class Gradient(NamedTuple):
+    """The gradient for dC = 1, in float32 where the parameters are narrower: it may be small."""
+
+    h: Array  # [..., D]
+    params: Projection
+
+
+class LinearCrossEntropyResiduals(NamedTuple):
+    """What LinearCrossEntropy keeps: one of the two."""
+
+    rows: Rows | None
+    gradient: Gradient | None
 
 
 @dataclass(frozen=True)
@@ -47,13 +63,18 @@ class LinearCrossEntropy(Loss):
     z_loss           ζ: adds ζ (log Σ eˢ)² per row, which keeps logits small (PaLM, 2022)
     soft_cap         c: s = c tanh((h w + b) / c)
     chunk            rows at a time; the result does not depend on it
+    one_pass         of a mean or a sum, forward makes the gradient too, while it has the logits:
+                     a quarter fewer operations. A forward pass alone, outside jit, then costs
+                     three times as much, and what is kept has no example axis
 
     Under `Tied`, w is the embedding's table.
 
     forward   (h, target): h [..., D], target int [...] -> the loss
-    keeps     h, the target, and of each row the log-sum-exp; the logits are made again, by chunks
+    keeps     the gradient for dC = 1, as large as h and the parameters; unreduced or without
+              `one_pass` h, the target and of each row the log-sum-exp, and the logits are made
+              again, by chunks
     backward  ds = (p (1 + 2ζ log Σ eˢ) − y) dC    dz = ds (1 − (s/c)²)
-              dh = dz wᵀ    dw = hᵀ dz    db = Σ dz, in the same loop
+              dh = dz wᵀ    dw = hᵀ dz    db = Σ dz, in one loop
     """
 
     vocabulary: int
@@ -62,7 +83,8 @@ class LinearCrossEntropy(Loss):
     ignore_index: int | None = None
     z_loss: float = 0.0
     soft_cap: float | None = None
-    chunk: int = 128
+    chunk: int = 256
+    one_pass: bool = True
     w_init: Initializer = GlorotUniform()
     b_init: Initializer = Zeros()
 
@@ -93,77 +115,113 @@ class LinearCrossEntropy(Loss):
         counted = self.counted(target.shape, context.mask, ignored)
         valid = valid_classes(self, target, self.vocabulary, counted)
 
-        def of_chunk(h: Array, target: Array) -> tuple[Array, Array, Array]:
+        if counted is not None:
+            h = jnp.where(counted[..., None], h, 0)
+        early = self.one_pass and self.reduction != "none"
+
+        def of_chunk(total: Any, row: Any) -> tuple[Any, Any]:
+            h, target, valid, dvalues = row
             s = self._scores(params, h)
             peak = jax.lax.stop_gradient(s.max(-1))
-            log_total = jnp.log(jnp.sum(jnp.exp(s - peak[:, None]), -1))
+            e = jnp.exp(s - peak[:, None])
+            sum_e = jnp.where(valid, jnp.sum(e, -1), jnp.nan)
+            log_total = jnp.log(sum_e)
             safe = jnp.clip(target, 0, self.vocabulary - 1)[:, None]
             of_target = jnp.take_along_axis(s, safe, -1)[:, 0] - peak
             values = log_total - (1 - self.label_smoothing) * of_target
             if self.label_smoothing:
                 values = values - self.label_smoothing * jnp.mean(s - peak[:, None], -1)
-            return values + self.z_loss * jnp.square(log_total + peak), peak, log_total
+            values = values + self.z_loss * jnp.square(log_total + peak)
+            if not early:
+                return total, (values, (peak, log_total))
+            p = e / sum_e[:, None]
+            total, dh = self._gradient(params, total, s, p, h, target, peak, log_total, dvalues)
+            return total, (values, dh)
 
-        rows = self._chunked(of_chunk, h.reshape(-1, h.shape[-1]), target.reshape(-1))
-        values, peak, log_total = (row.reshape(target.shape) for row in rows)
-        log_total = jnp.where(valid, log_total, jnp.nan)
-        loss = self.reduce(jnp.where(valid, values, jnp.nan), counted, h.dtype)
-        return loss, LinearCrossEntropyResiduals(h, target, peak, log_total, counted)
+        wide = widen(h).dtype
+        dvalues = None
+        if early:
+            each = self.share(jnp.ones((), wide), target.shape, counted)
+            dvalues = jnp.broadcast_to(each, target.shape)
+            dvalues = dvalues if counted is None else jnp.where(counted, dvalues, 0)
+        given = (h, target, valid, dvalues)
+        start: Any = self._start(params) if early else None
+        carried, (values, kept) = self._scanned(of_chunk, start, given, target.shape)
+        loss = self.reduce(values, counted, h.dtype)
+        if early:
+            return loss, LinearCrossEntropyResiduals(None, Gradient(kept, carried))
+        peak, log_total = kept
+        rows = Rows(h, target, peak, log_total, counted)
+        return loss, LinearCrossEntropyResiduals(rows, None)
 
     def backward(
         self, params: Projection, residuals: LinearCrossEntropyResiduals, dy: Array
     ) -> tuple[tuple[Array, None], Projection]:
-        h, target, peak, log_total, counted = residuals
+        rows, gradient = residuals
+        dtype = params.w.dtype
+        if gradient is not None:
+            check_cotangent(self, dy, (), dtype)
+            scaled = jax.tree.map(lambda leaf: (leaf * widen(dy)).astype(dtype), gradient)
+            return (scaled.h, None), scaled.params
+        assert rows is not None
+        h, target, peak, log_total, counted = rows
         dvalues = jnp.broadcast_to(self.share(dy, target.shape, counted), target.shape)
         if counted is not None:
-            # what does not count may hold NaN, which 0 · NaN would let into dw
-            h = jnp.where(counted[..., None], h, 0)
-            peak, log_total = jnp.where(counted, peak, 0), jnp.where(counted, log_total, 0)
+            # 0 · NaN would let into dw what does not count
+            log_total = jnp.where(counted, log_total, 0)
             dvalues = jnp.where(counted, dvalues, 0)
-        wide = widen(params.w).dtype
-        zero = jnp.zeros(params.w.shape, wide)
-        start = (zero, None if params.b is None else zero[0])
 
         def of_chunk(total: Any, row: Any) -> tuple[Any, Array]:
-            h, target, peak, log_total, dvalues = row
+            h, _, peak, log_total, _ = row
             s = self._scores(params, h)
             p = jnp.exp(s - peak[:, None] - log_total[:, None])
-            if self.z_loss:
-                p = p * (1 + 2 * self.z_loss * (peak + log_total)[:, None])
-            y = jax.nn.one_hot(target, self.vocabulary, dtype=p.dtype)
-            ds = p - (1 - self.label_smoothing) * y - self.label_smoothing / self.vocabulary
-            dz = ds * dvalues[:, None]
-            if self.soft_cap is not None:
-                dz = dz * (1 - jnp.square(s / self.soft_cap))
-            dz = dz.astype(h.dtype)
-            dw = total[0] + widen(h).T @ widen(dz)
-            db = None if total[1] is None else total[1] + dz.astype(wide).sum(0)
-            return (dw, db), dz @ params.w.T
+            return self._gradient(params, total, s, p, *row)
 
-        rows = [leaf.reshape(-1) for leaf in (target, peak, log_total, dvalues)]
-        (dw, db), dh = self._scanned(of_chunk, start, h.reshape(-1, h.shape[-1]), *rows)
-        db = None if db is None else db.astype(params.w.dtype)
-        return (dh.reshape(h.shape), None), Projection(dw.astype(params.w.dtype), db)
+        given = (h, target, peak, log_total, dvalues)
+        total, dh = self._scanned(of_chunk, self._start(params), given, target.shape)
+        return (dh.astype(h.dtype), None), jax.tree.map(lambda leaf: leaf.astype(dtype), total)
+
+    def _start(self, params: Projection) -> Projection:
+        zero = jnp.zeros(params.w.shape, widen(params.w).dtype)
+        return Projection(zero, None if params.b is None else zero[0])
+
+    def _gradient(
+        self, params: Projection, total: Projection, s: Array, p: Array, h: Array, target: Array,
+        peak: Array, log_total: Array, dvalues: Array,
+    ) -> tuple[Projection, Array]:  # fmt: skip
+        """What a chunk with scores s and probabilities p adds to (dw, db), and its dh."""
+        if self.z_loss:
+            p = p * (1 + 2 * self.z_loss * (peak + log_total)[:, None])
+        y = jax.nn.one_hot(target, self.vocabulary, dtype=p.dtype)
+        if self.label_smoothing:
+            y = (1 - self.label_smoothing) * y + self.label_smoothing / self.vocabulary
+        ds = p - y
+        dz = ds * dvalues[:, None]
+        if self.soft_cap is not None:
+            dz = dz * (1 - jnp.square(s / self.soft_cap))
+        dw = total.w + widen(h).T @ dz
+        db = None if total.b is None else total.b + dz.sum(0)
+        return Projection(dw, db), dz @ widen(params.w).T
 
     def _scores(self, params: Projection, h: Array) -> Array:
         z = widen(h @ params.w if params.b is None else h @ params.w + params.b)
         return z if self.soft_cap is None else self.soft_cap * jnp.tanh(z / self.soft_cap)
 
-    def _chunked(self, f: Any, *rows: Array) -> Any:
-        """f over chunks of the rows, and over the shorter rest; outputs [N]."""
-        return self._scanned(lambda _, row: (None, f(*row)), None, *rows)[1]
-
-    def _scanned(self, f: Any, carry: Any, *rows: Array) -> tuple[Any, Any]:
-        """A scan of f over chunks of the rows, then one call for the shorter rest: no padding,
-        so nothing padded can enter a sum."""
-        n = rows[0].shape[0]
+    def _scanned(self, f: Any, carry: Any, rows: Any, shape: tuple[int, ...]) -> tuple[Any, Any]:
+        """A scan of f over chunks of the rows [...], then one call for the shorter rest: no
+        padding, so nothing padded can enter a sum."""
+        n, axes = math.prod(shape), len(shape)
+        rows = jax.tree.map(lambda row: row.reshape(n, *row.shape[axes:]), rows)
         whole = n // self.chunk * self.chunk
         parts = []
         if whole:
-            chunks = [row[:whole].reshape(-1, self.chunk, *row.shape[1:]) for row in rows]
-            carry, ys = jax.lax.scan(f, carry, tuple(chunks))
+            chunks = jax.tree.map(
+                lambda row: row[:whole].reshape(-1, self.chunk, *row.shape[1:]), rows
+            )
+            carry, ys = jax.lax.scan(f, carry, chunks)
             parts.append(jax.tree.map(lambda y: y.reshape(whole, *y.shape[2:]), ys))
         if whole < n:
-            carry, ys = f(carry, tuple(row[whole:] for row in rows))
+            carry, ys = f(carry, jax.tree.map(lambda row: row[whole:], rows))
             parts.append(ys)
-        return carry, jax.tree.map(lambda *ys: jnp.concatenate(ys), *parts)
+        ys = jax.tree.map(lambda *ys: jnp.concatenate(ys) if ys[1:] else ys[0], *parts)
+        return carry, jax.tree.map(lambda y: y.reshape(*shape, *y.shape[1:]), ys)

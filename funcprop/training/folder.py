@@ -71,7 +71,8 @@ def read_config(folder: Path) -> tuple[Recipe, tuple[int, ...], int]:
         example = tuple(int(size) for size in config["example"])
         classes = int(config["classes"])
         fields = {field.name: config[field.name] for field in dataclasses.fields(Recipe)}
-        fields["layers"] = tuple(fields["layers"])
+        if fields["layers"] is not None:
+            fields["layers"] = tuple(fields["layers"])
         if fields["data_dir"] is not None:
             fields["data_dir"] = Path(fields["data_dir"])
         return Recipe(**fields), example, classes

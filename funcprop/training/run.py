@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -10,12 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcprop.layer import Layer, is_float
+from funcprop.layer import Array, Layer, Params, is_float, is_integer
+from funcprop.losses import SoftmaxCrossEntropy
 from funcprop.prediction import inference
 from funcprop.training.loop import evaluate, length
 from funcprop.training.state import TrainState
 from funcprop.training.step import Step
 
+WINDOWS = 64  # of text, evaluated at a time: their logits are in memory
 TRY = "take a smaller learning rate, or clip the gradient"
 
 
@@ -25,15 +29,15 @@ class Record(NamedTuple):
     epoch: int  # from 0
     loss: float  # the mean over the training examples, each as it was before its step
     accuracy: float  # right / of
-    right: int  # examples classified right after the epoch
-    of: int  # examples looked at: the validation set, or the test set
+    right: int  # examples classified right after the epoch, or tokens of text foretold
+    of: int  # examples or tokens looked at: those of the validation set, or of the test set
     held_out_loss: float  # the mean loss over them
     seconds: float  # the training alone; the first epoch includes compilation
     examples: int  # trained on
 
 
 class Score(NamedTuple):
-    """How many examples a model classifies right."""
+    """How many examples a model classifies right, or how many tokens of text it foretells."""
 
     right: int
     of: int
@@ -43,6 +47,11 @@ class Score(NamedTuple):
     def accuracy(self) -> float:
         return self.right / self.of
 
+    @property
+    def bits(self) -> float:
+        """The loss in bits, where it is a cross-entropy."""
+        return self.loss / math.log(2)
+
 
 class NonFiniteError(FloatingPointError):
     """The loss or a parameter became infinite or NaN: the message says in which step."""
@@ -51,13 +60,35 @@ class NonFiniteError(FloatingPointError):
 def score(model: Layer, state: TrainState, data: Any, loss: Layer) -> Score:
     """The model's prediction form over (x, target), target as the loss wants it.
 
+    Where target is integers [n, T] the model is one of text, and `loss` cross-entropy.
     Raises ValueError where there is no accuracy: the model does not give a number for each class.
     """
     predictor, params = inference(model, state.params, state.statistics)
+    if is_integer(data[1]) and data[1].ndim == 2:
+        return score_text(predictor, params, *data)
     found = evaluate(predictor, params, data, loss)
     if found.accuracy is None or found.loss is None:
         raise ValueError("no accuracy: wanted outputs [n, classes] and at least two classes")
     return Score(round(found.accuracy * found.examples), found.examples, found.loss)
+
+
+def score_text(model: Layer, params: Params, x: Array, target: Array) -> Score:
+    """The model's own logits over windows [n, T] of tokens and what follows each of them."""
+    parts = [
+        _score_windows(model, params, x[start : start + WINDOWS], target[start : start + WINDOWS])
+        for start in range(0, len(x), WINDOWS)
+    ]
+    losses, rights = zip(*jax.device_get(parts), strict=True)
+    return Score(int(sum(rights)), target.size, float(sum(losses)) / target.size)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _score_windows(model: Layer, params: Params, x: Array, target: Array) -> tuple[Array, Array]:
+    """-> the sum of the losses, and how many tokens are right."""
+    logits, _ = model.forward(params, x)
+    loss, _ = SoftmaxCrossEntropy(reduction="sum").forward((), (logits, target))
+    known = ~jnp.isnan(logits).any(-1)  # the largest of NaN would be token 0
+    return loss, jnp.sum(known & (logits.argmax(-1) == target))
 
 
 def history(

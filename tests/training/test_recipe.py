@@ -9,22 +9,30 @@ import numpy as np
 import optax
 import pytest
 
+from funcprop.comparison.truth import compiled
+from funcprop.data import Dataset, Examples
+from funcprop.gradient import backprop
 from funcprop.initializers import HeNormal, Normal, VarianceScaling, Zeros
 from funcprop.layers import Dense, Sigmoid
+from funcprop.models import MODELS, from_objective, gpt, gpt_objective, to_objective, vit
 from funcprop.training.loop import epoch
 from funcprop.training.recipe import (
     ACTIVATIONS,
+    DEFAULTS,
     DIFFERENCES,
     INITS,
     LOSSES,
     OPTIMIZERS,
+    OPTIONS,
     Recipe,
     RecipeError,
     build_gradient,
     build_model,
     build_optimizer,
+    check_data,
     prepare,
     settled,
+    weights,
 )
 from funcprop.training.state import init_state
 from funcprop.training.step import train_step
@@ -130,10 +138,117 @@ def test_what_is_left_open_is_settled():
     assert (recipe.learning_rate, recipe.weight_decay, recipe.init) == (1e-3, 1e-4, "he")
     assert settled(Recipe(activation="tanh")).init == "glorot"
     assert settled(recipe) == recipe
-    kept = Recipe(optimizer="adamw", learning_rate=0.5, weight_decay=0.0, init="normal")
+    kept = Recipe(
+        optimizer="adamw",
+        layers=(),
+        activation="tanh",
+        learning_rate=0.5,
+        weight_decay=0.0,
+        init="normal",
+    )
     assert settled(kept) == kept
     hidden = build_model(Recipe(), EXAMPLE, CLASSES).layers[2]
     assert (hidden.w_init, hidden.b_init) == (HeNormal(), Zeros())
+
+
+# --- models and their options ---------------------------------------------------------------------
+
+
+def test_every_model_has_its_options_and_its_defaults():
+    assert list(DEFAULTS) == list(MODELS)
+    for name, options in DEFAULTS.items():
+        assert set(options) <= set(OPTIONS)
+        recipe = settled(Recipe(model=name))
+        assert all(getattr(recipe, option) is None for option in set(OPTIONS) - set(options))
+        assert all(getattr(recipe, option) is not None for option in options)
+        assert settled(recipe) == recipe
+
+
+def test_options_reach_their_model():
+    recipe = Recipe(model="vit", patch=4, width=6, depth=3, heads=2, dropout=0.1)
+    assert build_model(recipe, (8, 12, 1), 5) == vit(5, (8, 12), 4, 6, 3, 2, 0.1)
+    recipe = Recipe(model="gpt", length=9, width=6, depth=3, heads=2, dropout=0.1)
+    assert build_model(recipe, (9,), 256) == gpt(256, 9, 6, 3, 2, 0.1)
+    recipe = Recipe(model="convnet", width=3, activation="sigmoid", loss="quadratic")
+    model = build_model(recipe, (8, 8, 1), 5)
+    assert model.layers[1].features == 3 and model.layers[1].w_init == Normal()
+    assert model.layers[-1] == Sigmoid()
+
+
+@pytest.mark.parametrize("model", DEFAULTS)
+def test_options_of_other_models_are_refused(model):
+    values = dict.fromkeys(OPTIONS, 1) | {
+        "layers": (3,),
+        "dropout": 0.1,
+        "activation": "relu",
+        "init": "he",
+    }
+    for option in OPTIONS:
+        if option in DEFAULTS[model]:
+            Recipe(model=model, **{option: values[option]})
+            continue
+        with pytest.raises(RecipeError, match=f"--{option}: {model} has no such option; it has --"):
+            Recipe(model=model, **{option: values[option]})
+
+
+def toy(*shape, text=False):
+    x = np.zeros((3, *shape), np.uint8)
+    part = Examples(x, x.astype(np.int32) if text else np.array([0, 1, 0], np.int32))
+    return Dataset("toy", part, part, 2)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_model_reads_what_it_can(model):
+    image, sequence, table, text = toy(8, 8, 1), toy(5, 2), toy(4), toy(4, text=True)
+    can = {
+        "mlp": [image, sequence, table],
+        "lstm": [image, sequence],
+        "gpt": [text],
+    }.get(model, [image])
+    for data in (image, sequence, table, text):
+        if data in can:
+            check_data(Recipe(model=model), data)
+        else:
+            with pytest.raises(RecipeError, match=f"--model: {model} (cannot read|wants) .*toy"):
+                check_data(Recipe(model=model), data)
+
+
+def test_gpt_has_one_loss():
+    with pytest.raises(RecipeError, match="--loss is 'hinge', and gpt is trained with"):
+        Recipe(model="gpt", loss="hinge")
+
+
+def test_the_gradient_of_text_is_the_objectives_in_the_models_arrangement():
+    recipe = Recipe(model="gpt", length=4, width=4, depth=1, heads=1)
+    model = build_model(recipe, (4,), 6)
+    x = np.array([[0, 1, 2, 3], [5, 4, 3, 2]], np.uint8)
+    batch = prepare(recipe, x, np.roll(x, 1).astype(np.int32), 6)
+    params = compiled(lambda key: model.init(key, x), jax.random.key(0), quick=True)
+    found = []
+    for name in ("manual", "automatic"):
+        gradient = build_gradient(dataclasses.replace(recipe, gradient=name), model)
+        found.append(compiled(gradient, params, batch, quick=True))
+    wanted = backprop(gpt_objective(model))
+    value, grads = compiled(wanted, to_objective(params), batch, quick=True)
+    for (found_value, _), found_grads in found:
+        np.testing.assert_allclose(found_value, value, rtol=1e-5)
+        assert jax.tree.structure(found_grads) == jax.tree.structure(params)
+        leaves = jax.tree.leaves(found_grads), jax.tree.leaves(from_objective(grads))
+        for a, b in zip(*leaves, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
+
+
+def test_stacked_biases_and_gains_do_not_decay():
+    model = gpt(6, 4, width=4, depth=2, heads=1)
+    tokens = jax.ShapeDtypeStruct((1, 4), jnp.int32)
+    params = jax.eval_shape(lambda key: model.init(key, tokens), jax.random.key(0))
+    named = {}
+    for decays, (path, leaf) in zip(
+        jax.tree.leaves(weights(params)), jax.tree.leaves_with_path(params), strict=True
+    ):
+        assert leaf.ndim > 1 or not decays
+        named.setdefault(decays, set()).add(path[-1].name)
+    assert named == {True: {"w"}, False: {"b", "scale", "bias"}}
 
 
 def test_targets_are_prepared_as_the_loss_wants_them():
@@ -146,6 +261,7 @@ def test_targets_are_prepared_as_the_loss_wants_them():
 
 def test_every_name_is_in_the_help():
     source = {
+        "model": MODELS,
         "activation": ACTIVATIONS,
         "loss": LOSSES,
         "optimizer": OPTIMIZERS,
@@ -190,6 +306,13 @@ def test_unknown_names_suggest_the_nearest(option, value, nearest):
         ("epochs", 10**9),
         ("seed", -1),
         ("seed", 2**32),
+        ("width", 0),
+        ("depth", 0),
+        ("heads", 1.5),
+        ("patch", -1),
+        ("length", 10**9),
+        ("dropout", 1.0),
+        ("dropout", float("nan")),
         ("learning_rate", 0.0),
         ("learning_rate", -0.1),
         ("learning_rate", float("nan")),
@@ -203,8 +326,9 @@ def test_unknown_names_suggest_the_nearest(option, value, nearest):
     ],
 )
 def test_impossible_numbers_are_refused(option, value):
+    model = next(m for m, own in DEFAULTS.items() if option in own or option not in OPTIONS)
     with pytest.raises(RecipeError, match=f"--{option.replace('_', '-')}.*wanted"):
-        Recipe(**{option: value})
+        Recipe(model=model, **{option: value})
 
 
 def test_the_largest_seed_is_a_key():

@@ -28,14 +28,16 @@ def plain_learned(params: layers.Table, x: Array, context: Context) -> Array:
 def plain_sinusoidal(params: tuple, x: Array, context: Context) -> Array:
     length, size = x.shape[-2:]
     i = jnp.arange(size)
-    angle = jnp.arange(length)[:, None] / 10000 ** ((i - i % 2) / size)
+    rate = 10000.0 ** ((i - i % 2).astype(x.dtype) / size)
+    angle = jnp.arange(length, dtype=x.dtype)[:, None] / rate
     return x + jnp.where(i % 2 == 0, jnp.sin(angle), jnp.cos(angle)).astype(x.dtype)
 
 
 def plain_rotary(x: Array) -> Array:
     size = x.shape[-1]
-    angle = jnp.arange(x.shape[-3])[:, None, None] / 10000 ** (jnp.arange(0, size, 2) / size)
-    cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
+    rate = 10000.0 ** (jnp.arange(0, size, 2, dtype=x.dtype) / size)
+    angle = jnp.arange(x.shape[-3], dtype=x.dtype)[:, None, None] / rate
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
     x1, x2 = jnp.split(x, 2, -1)
     return jnp.concatenate([x1 * cos - x2 * sin, x1 * sin + x2 * cos], -1)
 
@@ -224,11 +226,25 @@ def heads(t: int, s: int, n: int, m: int, k: int, batch: tuple[int, ...] = (2,))
     return (Normal((*batch, t, n, k)), Normal((*batch, s, m, k)), Normal((*batch, s, m, k)))
 
 
-def core(name: str, x: Any, mask: Any = None, mutants: Any = (), **options: Any) -> Row:
-    """A row for DotProductAttention, small."""
+def core(
+    name: str, x: Any, mask: Any = None, mutants: Any = (), large: Any = None, **options: Any
+) -> Row:
+    """A row for DotProductAttention; at `large` its blocks have the usual size."""
     layer = layers.DotProductAttention(**options)
-    return Row(name, layer, x, mask, plain=plain_attention(layer), mutants=mutants)
+    usual = dataclasses.replace(layer, block=layers.DotProductAttention().block)
+    return Row(
+        name,
+        layer,
+        x,
+        mask,
+        plain=plain_attention(layer),
+        large=None if large is None else (usual, *large),
+        promise=("parity",) if large is None else ("time", "memory"),
+        mutants=mutants,
+    )
 
+
+LONG = heads(1024, 1024, 2, 2, 64, (2,))
 
 ATTENTION = (
     Row(
@@ -341,12 +357,14 @@ ATTENTION = (
     core(
         "DotProductAttention, grouped queries",
         heads(5, 7, 6, 2, 3),
+        large=(heads(1024, 1024, 4, 1, 64, (1,)),),
         block=4,
         mutants=(Mutant("means over the group", groups_averaged),),
     ),
     core(
         "DotProductAttention, soft cap",
         heads(5, 5, 2, 2, 4),
+        large=(LONG,),
         soft_cap=1.5,
         scale=0.9,
         mutants=(Mutant("the cap's slope forgotten", slope_lost),),
@@ -354,6 +372,7 @@ ATTENTION = (
     core(
         "DotProductAttention, masked",
         heads(7, 7, 2, 1, 4, (3,)),
+        large=(LONG, Mask((2, 1024), shortest=512)),
         mask=Mask((3, 7), shortest=0),
         causal=True,
         block=2,
@@ -374,6 +393,7 @@ ATTENTION = (
         Normal((2, 5, 6)),
         plain=plain_self_attention(blocks.SelfAttention(256, 4, causal=True)),
         large=(blocks.SelfAttention(256, 4, causal=True), Normal((2, 512, 256))),
+        promise=("time", "memory"),
     ),
     Row(
         "SelfAttention, rotary, grouped queries, masked",
@@ -387,13 +407,20 @@ ATTENTION = (
         (Normal((2, 4, 6)), Normal((2, 5, 7))),
         plain=plain_cross_attention(blocks.CrossAttention(256, 4)),
         large=(blocks.CrossAttention(256, 4), (Normal((2, 512, 256)), Normal((2, 512, 256)))),
+        promise=("memory",),
     ),
     Row(
         "CrossAttention, masked memory",
         blocks.CrossAttention(6, 3, kv_heads=1),
         (Normal((3, 4, 6)), Normal((3, 5, 7)), Mask((3, 5))),
     ),
-    Row("GLU", blocks.GLU(4, 5, bias=True), Normal((3, 4))),
+    Row(
+        "GLU",
+        blocks.GLU(4, 5, bias=True),
+        Normal((3, 4)),
+        plain=plain_gated(jax.nn.sigmoid),
+        large=(blocks.GLU(256, 512), Normal((512, 256))),
+    ),
     Row(
         "SwiGLU",
         blocks.SwiGLU(4, 5),

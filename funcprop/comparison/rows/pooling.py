@@ -114,8 +114,16 @@ POOLING = (
         "MaxPool, sequences, explicit padding, gaps",
         layers.MaxPool((2,), (3,), ((1, 0),)),
         Normal((3, 8, 2)),
+        large=(layers.MaxPool((2,), (3,), ((1, 0),)), Normal((32, 1024, 64))),
+        promise=("time", "memory"),
     ),
-    max_row("MaxPool, volumes", layers.MaxPool((2, 1, 2)), Normal((2, 3, 2, 5, 2))),
+    max_row(
+        "MaxPool, volumes",
+        layers.MaxPool((2, 1, 2)),
+        Normal((2, 3, 2, 5, 2)),
+        large=(layers.MaxPool((2, 1, 2)), Normal((4, 16, 32, 32, 16))),
+        promise=("time", "memory"),
+    ),
     mean_row(
         "AvgPool",
         layers.AvgPool((2, 2)),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from funcprop import layers
 from funcprop.comparison.inputs import Normal
-from funcprop.comparison.row import Mutant, Row
+from funcprop.comparison.row import Mutant, Row, key_of
 from funcprop.layer import Array, Context, Layer, Params
 
 PIXELS = Normal((2, 3, 5, 4))
@@ -35,6 +35,16 @@ def plain_linear(params: Params, x: Array, context: Context) -> Array:
 
 def plain_sin(params: Params, z: Array, context: Context) -> Array:
     return jnp.sin(z)
+
+
+def plain_spatial_dropout(params: Params, x: Array, context: Context) -> Array:
+    b, _, _, c = x.shape
+    kept = jax.random.bernoulli(key_of(context), 0.6, (b, 1, 1, c))
+    return jnp.where(kept, x / 0.6, 0)
+
+
+def plain_noise(params: Params, x: Array, context: Context) -> Array:
+    return x + 0.3 * jax.random.normal(key_of(context), x.shape, x.dtype)
 
 
 def transposed_again(layer: Any, params: Params, residuals: Any, dy: Array) -> Any:
@@ -128,7 +138,13 @@ MORE_SHAPES: tuple[Row, ...] = (
         large=(layers.Pad(FRAME), PICTURES),
         mutants=(Mutant("before and after exchanged", cut_one_too_far),),
     ),
-    Row("Pad, edge", layers.Pad(((4, 1), (1, 7)), "edge"), Normal((2, 3, 4))),
+    Row(
+        "Pad, edge",
+        layers.Pad(((4, 1), (1, 7)), "edge"),
+        Normal((2, 3, 4)),
+        plain=lambda params, x, context: jnp.pad(x, ((0, 0), (4, 1), (1, 7)), "edge"),
+        large=(layers.Pad(((4, 1), (1, 7)), "edge"), Normal((256, 64, 128))),
+    ),
     Row(
         "Pad, reflect",
         layers.Pad(FRAME, "reflect"),
@@ -178,6 +194,8 @@ MORE_STOCHASTIC: tuple[Row, ...] = (
         "SpatialDropout",
         layers.SpatialDropout(0.4),
         PIXELS,
+        plain=plain_spatial_dropout,
+        large=(layers.SpatialDropout(0.4), PICTURES),
         batched=False,
         reason="draws for a batch at once",
         mutants=(Mutant("not scaled", not_scaled), Mutant("not masked", not_masked)),
@@ -193,6 +211,8 @@ MORE_STOCHASTIC: tuple[Row, ...] = (
         "GaussianNoise",
         layers.GaussianNoise(0.3),
         Normal((5, 7)),
+        plain=plain_noise,
+        large=(layers.GaussianNoise(0.3), Normal((128, 4096))),
         batched=False,
         reason="draws for a batch at once",
         mutants=(Mutant("noise taken for a factor", noise_scales),),

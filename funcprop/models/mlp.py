@@ -1,29 +1,13 @@
-"""Models by name: compositions of layers, no mathematics."""
+"""mlp: Dense layers with an activation between them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from funcprop.composites import Serial
 from funcprop.initializers import GlorotUniform, Initializer, Zeros
 from funcprop.layer import Layer
 from funcprop.layers import Dense, Flatten, Pixels, Sigmoid
-
-
-class Builder(Protocol):
-    """How every model of the table is called; `axes` is the number of axes of an example."""
-
-    def __call__(
-        self,
-        layers: Sequence[int],
-        classes: int,
-        activation: Layer = ...,
-        output: Layer | None = ...,
-        w_init: Initializer = ...,
-        b_init: Initializer = ...,
-        axes: int = ...,
-    ) -> Layer: ...
 
 
 def mlp(
@@ -53,7 +37,3 @@ def mlp(
     return Serial(
         Pixels(), Flatten(axes=axes), *hidden, last, *(() if output is None else (output,))
     )
-
-
-# What `funcprop train --model NAME` builds: a new model is a function and a line.
-MODELS: dict[str, Builder] = {"mlp": mlp}

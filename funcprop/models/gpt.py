@@ -1,0 +1,139 @@
+"""gpt: a language model, the objective that trains it, and text made by it.
+
+The objective never holds the logits: `LinearCrossEntropy` makes them chunk by chunk. It has the
+model's parameters in another arrangement, and two functions lead from one to the other:
+
+    model = gpt(vocabulary=256, length=128, width=128, depth=4, heads=4)
+    objective = gpt_objective(model)
+    params = objective.init(key, (tokens, targets))
+    gradient = backprop(objective)                       # (params, (tokens, targets)) -> ...
+    logits, _ = model.forward(from_objective(params), tokens)
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from funcprop.composites import Parallel, Repeat, Serial, Tied
+from funcprop.initializers import Initializer, Normal
+from funcprop.layer import Array, Layer, Params, describe, is_integer, spell
+from funcprop.layers import (
+    Affine,
+    Dense,
+    Dropout,
+    Embedding,
+    Identity,
+    LayerNorm,
+    LearnedPositions,
+)
+from funcprop.losses import LinearCrossEntropy
+from funcprop.losses.linear_cross_entropy import Projection
+from funcprop.models.transformer import transformer_block
+
+
+def gpt(
+    vocabulary: int,
+    length: int,
+    width: int = 128,
+    depth: int = 4,
+    heads: int = 4,
+    dropout: float = 0.0,
+    w_init: Initializer = Normal(0.02),
+) -> Tied:
+    """A causal language model: tokens int [..., T] -> logits [..., T, vocabulary], T ≤ length.
+
+    That of GPT-2 (Radford et al., 2019): embedding and learned positions, `depth` blocks, a last
+    LayerNorm, and the embedding's own table as the output projection.
+
+    width    features of a token; heads divides it
+    depth    blocks
+    dropout  rate, after the positions and in the blocks
+    w_init   of all weights but the tables, which are N(0, 0.02²)
+
+    Raises LayerError for sizes and rates that cannot be.
+    """
+    backbone = Serial(
+        Embedding(vocabulary, width),
+        LearnedPositions(length),
+        *((Dropout(dropout),) if dropout else ()),
+        Repeat(transformer_block(width, heads, dropout, causal=True, w_init=w_init), depth),
+        LayerNorm(),
+    )
+    return Tied(Serial(backbone, Dense(vocabulary, bias=False)), (("[0][0].w.T", "[1].w"),))
+
+
+def gpt_objective(model: Layer, chunk: int = 128) -> Tied:
+    """What trains a model of `gpt`: (tokens, targets), int [..., T] each -> the mean loss [].
+
+    chunk  how many rows of logits are in memory at a time
+
+    Raises TypeError for another model.
+    """
+    backbone, head = backbone_and_head(model)
+    loss = LinearCrossEntropy(head.features, chunk=chunk)
+    return Tied(Serial(Parallel(backbone, Identity()), loss), (("[0][0][0].w.T", "[1].w"),))
+
+
+def to_objective(params: Params) -> Params:
+    """The parameters of `gpt`, or gradients of their arrangement, as `gpt_objective` has them."""
+    ((backbone, _),) = params
+    return (((backbone, ()), Projection(None, None)),)  # type: ignore[arg-type]
+
+
+def from_objective(params: Params) -> Params:
+    """The parameters of `gpt_objective`, or their gradients, as `gpt` has them."""
+    (((backbone, _), _),) = params
+    return ((backbone, Affine(None, None)),)  # type: ignore[arg-type]
+
+
+def generate(
+    model: Layer,
+    params: Params,
+    prompt: Array,
+    length: int,
+    key: Array,
+    temperature: float = 1.0,
+) -> Array:
+    """Tokens drawn one after the other: prompt int [T] -> what follows it, int32 [length].
+
+    model, params  of `gpt`, after `inference` where it has dropout
+    temperature    below 1 bolder, above 1 more even; 0 takes the likeliest token
+
+    A model reads at most as many tokens as it has positions: the last ones.
+    Raises TypeError for another model, ValueError for an empty prompt or impossible numbers.
+    """
+    backbone_and_head(model)  # raises for another model
+    positions = params[0][0][1].w.shape[0]
+    prompt = jnp.asarray(prompt)
+    if not is_integer(prompt) or prompt.ndim != 1 or not prompt.size:
+        raise ValueError(f"the prompt is {spell(prompt)}, wanted int[T] with at least one token")
+    if not temperature >= 0:
+        raise ValueError(f"temperature is {temperature!r}, wanted a number of at least 0")
+    seen = prompt[-positions:].astype(jnp.int32)
+    tokens = jnp.zeros(positions, jnp.int32).at[: seen.size].set(seen)
+
+    def step(state: tuple[Array, Array], key: Array) -> tuple[tuple[Array, Array], Array]:
+        tokens, count = state
+        # what stands behind the last token is not read: the model is causal
+        logits = model.forward(params, tokens)[0][count - 1]
+        likeliest = jnp.argmax(logits)
+        drawn = jax.random.categorical(key, logits / temperature) if temperature else likeliest
+        drawn = drawn.astype(jnp.int32)
+        full = count == positions
+        tokens = jnp.where(full, jnp.roll(tokens, -1), tokens)
+        count = jnp.minimum(count + 1, positions)
+        return (tokens.at[count - 1].set(drawn), count), drawn
+
+    start = (tokens, jnp.int32(seen.size))
+    return jax.lax.scan(step, start, jax.random.split(key, length))[1]
+
+
+def backbone_and_head(model: Layer) -> tuple[Serial, Dense]:
+    """The backbone and the output projection of a model of `gpt`."""
+    inner = model.layers[0] if isinstance(model, Tied) else None
+    if isinstance(inner, Serial) and len(inner.layers) == 2:
+        backbone, head = inner.layers
+        if isinstance(backbone, Serial) and isinstance(head, Dense):
+            return backbone, head
+    raise TypeError(f"{describe(model)} is no language model of gpt: write gpt(vocabulary, length)")

@@ -1,0 +1,59 @@
+"""vit: an image as a sequence of patches."""
+
+from __future__ import annotations
+
+from funcprop.composites import Repeat, Serial
+from funcprop.layer import LayerError
+from funcprop.layers import (
+    Conv,
+    Dense,
+    GlobalAvgPool,
+    LayerNorm,
+    LearnedPositions,
+    Pixels,
+    Reshape,
+)
+from funcprop.models.transformer import transformer_block
+
+
+def vit(
+    classes: int,
+    image: tuple[int, int],
+    patch: int = 4,
+    width: int = 64,
+    depth: int = 4,
+    heads: int = 4,
+    dropout: float = 0.0,
+) -> Serial:
+    """A vision transformer: x [batch, H, W, C], floats or bytes -> [batch, classes].
+
+    That of Dosovitskiy et al. (2020), with the mean over the patches in place of a class token: a
+    convolution makes a vector of every patch, learned positions are added, `depth` blocks mix
+    them.
+
+    image    (H, W)
+    patch    height and width of a patch, which divides both
+    width    features of a patch; heads divides it
+    depth    blocks
+    dropout  rate, in the blocks
+
+    Raises LayerError for sizes and rates that cannot be.
+    """
+    embed = Conv(width, (patch, patch), patch, "VALID")
+    if image[0] % patch or image[1] % patch:
+        raise LayerError(
+            embed,
+            f"patches of {patch} × {patch} do not fill an image of {image[0]} × {image[1]}",
+            "give a patch that divides both, or pad the images",
+        )
+    patches = (image[0] // patch) * (image[1] // patch)
+    return Serial(
+        Pixels(),
+        embed,
+        Reshape((patches, width), axes=3),
+        LearnedPositions(patches),
+        Repeat(transformer_block(width, heads, dropout), depth),
+        LayerNorm(),
+        GlobalAvgPool(axes=1),
+        Dense(classes),
+    )
