@@ -62,6 +62,7 @@ from funcprop.layers import Identity as Identity
 from funcprop.layers import InstanceNorm as InstanceNorm
 from funcprop.layers import Kernel as Kernel
 from funcprop.layers import Lambda as Lambda
+from funcprop.layers import LastStep as LastStep
 from funcprop.layers import LayerNorm as LayerNorm
 from funcprop.layers import LeakyReLU as LeakyReLU
 from funcprop.layers import LearnedPositions as LearnedPositions

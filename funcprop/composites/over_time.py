@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from funcprop.composites.composite import Composite
 from funcprop.composites.sharing import Sum
@@ -18,7 +19,8 @@ class OverTime(Composite):
     """yₜ = f(xₜ) for every step t of axis −2, with the same parameters.
 
     Forward computes all steps at once (`jax.vmap`), backward one after the other, so that only one
-    step's dparams exist at a time. The layer sees a step without the time axis. Each step draws
+    step's dparams exist at a time: with few examples a step (16, say) up to half as slow again as one
+    large matmul. The layer sees a step without the time axis. Each step draws
     from a key of its own. A mask of the shape [..., time] is read step by step; any other is known
     to all. Statistics are averaged over the steps.
 
@@ -73,14 +75,15 @@ class OverTime(Composite):
     def backward(self, params: Params, residuals: Residuals, dy: Any) -> tuple[Any, Params]:
         (p,) = self.entries("params", params)
 
-        def step(each: tuple[Residuals, Any]) -> tuple[Any, Params]:
-            kept, dy = each
+        def step(each: tuple[Residuals, Array]) -> tuple[Any, Params]:
+            kept, t = each
+            # cut out step by step: a copy of dy with the time first would be as large as dy
+            dy_t = jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, t, -2, False), dy)
             with inside(self, 0):
-                return self.layers[0].backward(p, kept, dy)
+                return self.layers[0].backward(p, kept, dy_t)
 
-        self._steps("dy", dy)
-        dys = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -2, 0), dy)
-        dxs, dp = self.shared.steps(self, step, (residuals, dys))
+        steps = jnp.arange(self._steps("dy", dy), dtype=jnp.int32)
+        dxs, dp = self.shared.steps(self, step, (residuals, steps))
         return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), dxs), (dp,)
 
     def statistics(self, residuals: Residuals) -> Any:

@@ -29,6 +29,7 @@ from funcprop.layers.embedding import Table as Table
 from funcprop.layers.gate import Multiply as Multiply
 from funcprop.layers.gru import GRU as GRU
 from funcprop.layers.gru import GRUWeights as GRUWeights
+from funcprop.layers.last_step import LastStep as LastStep
 from funcprop.layers.linear_recurrence import LinearRecurrence as LinearRecurrence
 from funcprop.layers.lstm import LSTM as LSTM
 from funcprop.layers.normalization import GroupNorm as GroupNorm

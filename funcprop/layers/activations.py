@@ -184,10 +184,11 @@ class GELU(Layer):
             cumulative = jnp.where(tiny, 0.5, a / jnp.where(tiny, 1, z))
             density = jnp.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
             return da * (cumulative + z * density), ()
-        # beyond |z| = 20 t is ±1 to the last bit; clipping keeps u′ finite, and 0 · u′ zero
+        # beyond |z| = 20 t is ±1 to the last bit; clipping keeps u′ finite, and 0 · u′ zero. In u z
+        # is not clipped, so that XLA finds the tanh of the forward pass here again
         v = jnp.clip(z, -20, 20)
         c = math.sqrt(2 / math.pi)
-        t = jnp.tanh(c * (v + 0.044715 * v**3))
+        t = jnp.tanh(c * (z + 0.044715 * z**3))
         slope = c * (1 + 3 * 0.044715 * v * v)
         return da * (0.5 * (1 + t) + 0.5 * v * (1 + t) * (1 - t) * slope), ()
 

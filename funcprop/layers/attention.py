@@ -159,8 +159,10 @@ class DotProductAttention(Layer):
 
     def _tiles(self, q: Array, k: Array) -> Tiles:
         """Blocks of even size, and the tiles in which some query sees some key."""
-        block = self.block or default_block(q.shape[-3])
-        (rows, n), (keys, m) = even_blocks(q.shape[-3], block), even_blocks(k.shape[-3], block)
+        size, length = q.shape[-3], k.shape[-3]
+        skips = self.causal or self.window is not None
+        blocks = (self.block,) * 2 if self.block else default_blocks(size, length, skips)
+        (rows, n), (keys, m) = even_blocks(size, blocks[0]), even_blocks(length, blocks[1])
         start, first = np.meshgrid(rows * np.arange(n), keys * np.arange(m), indexing="ij")
         nearest, farthest = start - (first + keys - 1), start + rows - 1 - first
         seen = np.full((n, m), True)
@@ -240,9 +242,16 @@ class DotProductAttention(Layer):
         return q, k, v, mask
 
 
-def default_block(rows: int) -> int:
-    """Queries and keys a tile: few enough that its scores stay in the cache."""
-    return 64 if rows <= 128 else 128
+def default_blocks(rows: int, keys: int, skips: bool) -> tuple[int, int]:
+    """Queries and keys a tile: few enough that its scores stay in the cache.
+
+    Small squares where tiles can be skipped; else rows as long as they may be, since every further
+    tile of a row corrects the sums of those before it.
+    """
+    if skips:
+        return (64, 64) if rows <= 256 else (128, 128)
+    keys = min(keys, 1024)
+    return max(64, 2**17 // keys), keys
 
 
 def even_blocks(size: int, block: int) -> tuple[int, int]:

@@ -63,7 +63,7 @@ def gpt(
     return Tied(Serial(backbone, Dense(vocabulary, bias=False)), (("[0][0].w.T", "[1].w"),))
 
 
-def gpt_objective(model: Layer, chunk: int = 128) -> Tied:
+def gpt_objective(model: Layer, chunk: int = 256) -> Tied:
     """What trains a model of `gpt`: (tokens, targets), int [..., T] each -> the mean loss [].
 
     chunk  how many rows of logits are in memory at a time

@@ -2,23 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
-
-import jax.numpy as jnp
-
 from funcprop.composites import Serial
-from funcprop.layer import (
-    Array,
-    Context,
-    Layer,
-    LayerError,
-    Shape,
-    check_cotangent,
-    check_input,
-    spell,
-)
-from funcprop.layers import LSTM, Dense, Dropout, Flatten, Pixels
+from funcprop.layers import LSTM, Dense, Dropout, Flatten, LastStep, Pixels
 
 
 def lstm_classifier(classes: int, width: int = 128, dropout: float = 0.0, axes: int = 3) -> Serial:
@@ -40,50 +25,3 @@ def lstm_classifier(classes: int, width: int = 128, dropout: float = 0.0, axes: 
         *((Dropout(dropout),) if dropout else ()),
         Dense(classes),
     )
-
-
-class LastStepResiduals(NamedTuple):
-    """What LastStep keeps."""
-
-    steps: Shape  # T
-    chosen: Array | None  # bool [..., T]: the last step that counts, where a mask was given
-
-
-@dataclass(frozen=True)
-class LastStep(Layer):
-    """y = the last step of x: where there is a mask, the last one that it shows.
-
-    A sequence of which nothing is shown gives zeros, the state before its first step.
-
-    forward   x [..., T, features] -> y [..., features]
-    keeps     T, and which step it was where there is a mask
-    backward  dx = dy at that step, 0 elsewhere
-    """
-
-    def forward(
-        self, params: tuple, x: Array, context: Context = Context()
-    ) -> tuple[Array, LastStepResiduals]:
-        check_input(self, x, rank=2)
-        steps = x.shape[-2]
-        if context.mask is None:
-            return x[..., -1, :], LastStepResiduals(Shape((steps,)), None)
-        if context.mask.shape != x.shape[:-1]:
-            wanted = ", ".join(map(str, x.shape[:-1]))
-            raise LayerError(self, f"context.mask is {spell(context.mask)}, wanted bool[{wanted}]")
-        number = jnp.arange(1, steps + 1, dtype=jnp.int32)
-        shown = jnp.where(context.mask, number, 0)
-        chosen = context.mask & (shown == shown.max(-1, keepdims=True))
-        y = jnp.where(chosen[..., None], x, 0).sum(-2)
-        return y, LastStepResiduals(Shape((steps,)), chosen)
-
-    def backward(
-        self, params: tuple, residuals: LastStepResiduals, dy: Array
-    ) -> tuple[Array, tuple]:
-        check_input(self, dy, rank=1)
-        (steps,) = residuals.steps.sizes
-        chosen = residuals.chosen
-        if chosen is None:
-            chosen = jnp.arange(steps) == steps - 1
-        else:
-            check_cotangent(self, dy, (*chosen.shape[:-1], dy.shape[-1]), dy.dtype)
-        return jnp.where(chosen[..., None], dy[..., None, :], 0), ()

@@ -330,3 +330,24 @@ def test_every_tap_is_used():
     met = np.asarray(jnp.abs(dw).sum((-1, -2)) > 0)
     inside = [abs(i - 2) <= 1 and abs(j - 2) <= 1 for i, j in itertools.product(range(5), repeat=2)]
     np.testing.assert_array_equal(met.ravel(), inside)
+
+
+@pytest.mark.parametrize(
+    ("images", "taps", "dilation"), [(32, (3, 3), 1), (33, (3, 2), 2), (34, (5, 5), (1, 2))]
+)
+def test_kernel_gradient_of_many_images(images, taps, dilation):
+    """From some sizes on it is another sum, over a few images at a time."""
+    layer = fp.Conv(32, taps, dilation=dilation)
+    x = jax.random.normal(jax.random.key(0), (images, 15, 14, 16))
+    params = layer.init(jax.random.key(1), x)
+    with jax.enable_x64(True):
+        params, x = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (params, x))
+        y, residuals = layer.forward(params, x)
+        dy = jax.random.normal(jax.random.key(2), y.shape, y.dtype)
+        program = jax.jit(layer.backward).lower(params, residuals, dy)
+        assert "stablehlo.while" in program.as_text()
+        dw = program.compile()(params, residuals, dy)[1].w
+        wanted = fp.autodiff(layer)
+        residuals = wanted.forward(params, x)[1]
+        wanted_dw = wanted.backward(params, residuals, dy)[1].w
+    assert np.abs(dw - wanted_dw).max() <= 1e-12 * np.abs(wanted_dw).max()

@@ -7,9 +7,8 @@ import pytest
 
 from funcprop.comparison import compare
 from funcprop.layer import Context, LayerError
-from funcprop.layers import LSTM
+from funcprop.layers import LSTM, LastStep
 from funcprop.models import lstm_classifier
-from funcprop.models.lstm import LastStep
 
 KEY = jax.random.key(0)
 X = jax.random.normal(KEY, (3, 5, 2))

@@ -392,7 +392,7 @@ ATTENTION = (
         blocks.SelfAttention(6, 3, causal=True),
         Normal((2, 5, 6)),
         plain=plain_self_attention(blocks.SelfAttention(256, 4, causal=True)),
-        large=(blocks.SelfAttention(256, 4, causal=True), Normal((2, 512, 256))),
+        large=(blocks.SelfAttention(256, 4, causal=True), Normal((1, 1024, 256))),
         promise=("time", "memory"),
     ),
     Row(
@@ -406,7 +406,7 @@ ATTENTION = (
         blocks.CrossAttention(6, 3),
         (Normal((2, 4, 6)), Normal((2, 5, 7))),
         plain=plain_cross_attention(blocks.CrossAttention(256, 4)),
-        large=(blocks.CrossAttention(256, 4), (Normal((2, 512, 256)), Normal((2, 512, 256)))),
+        large=(blocks.CrossAttention(256, 4), (Normal((1, 1024, 256)), Normal((1, 1024, 256)))),
         promise=("memory",),
     ),
     Row(

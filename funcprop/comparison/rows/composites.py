@@ -273,9 +273,7 @@ LOOPS = (
         OverTime(BLOCK),
         Normal((3, 5, 4)),
         plain=plain_over_time,
-        large=(OverTime(WIDE), Normal((128, 32, 256))),
-        promise=("time",),
-        reason="pays memory for x, y and their gradients in time's order",
+        large=(OverTime(WIDE), Normal((512, 16, 256))),
         mutants=(
             Mutant("a mean over the steps", averaged_over_steps),
             Mutant("the last step's gradient alone", last_step_only),

@@ -101,6 +101,17 @@ def bias_outside_reset(layer: Layer, params: Params, residuals: Any, dy: Array) 
     return dx, dparams._replace(b_n=dparams.b[-dparams.b_n.shape[0] :])
 
 
+def to_every_step(layer: Layer, params: tuple, residuals: Any, dy: Array) -> Any:
+    """dy sent to all the steps, as if they had been averaged."""
+    dx, _ = layer.backward(params, residuals, dy)
+    return jnp.broadcast_to(dy[..., None, :], dx.shape), ()
+
+
+def to_the_end_of_the_padding(layer: Layer, params: tuple, residuals: Any, dy: Array) -> Any:
+    """dy sent to the last step there is, and not to the last that counts."""
+    return layer.backward(params, residuals._replace(chosen=None), dy)
+
+
 def recurrence_not_shifted(layer: Layer, params: tuple, residuals: Any, dh: Array) -> Any:
     """daₜ = dxₜ hₜ instead of dxₜ hₜ₋₁."""
     (_, dx), _ = layer.backward(params, residuals, dh)
@@ -212,5 +223,20 @@ RECURRENCE = (
         layers.LinearRecurrence(reverse=True),
         (Uniform((3, 7, 5)), Normal((3, 7, 5))),
         mask=Mask((3, 7)),
+    ),
+    Row(
+        "LastStep",
+        layers.LastStep(),
+        Normal((3, 5, 4)),
+        plain=lambda params, x, context: x[..., -1, :],
+        large=(layers.LastStep(), Normal((64, 256, 64))),
+        mutants=(Mutant("dy to every step", to_every_step),),
+    ),
+    Row(
+        "LastStep, masked",
+        layers.LastStep(),
+        Normal((3, 5, 4)),
+        mask=Mask((3, 5), shortest=0),
+        mutants=(Mutant("dy to the end of the padding", to_the_end_of_the_padding),),
     ),
 )
