@@ -19,10 +19,10 @@ class OverTime(Composite):
     """yₜ = f(xₜ) for every step t of axis −2, with the same parameters.
 
     Forward computes all steps at once (`jax.vmap`), backward one after the other, so that only one
-    step's dparams exist at a time: with few examples a step (16, say) up to half as slow again as one
-    large matmul. The layer sees a step without the time axis. Each step draws
-    from a key of its own. A mask of the shape [..., time] is read step by step; any other is known
-    to all. Statistics are averaged over the steps.
+    step's dparams exist at a time; with few examples a step (16, say) that takes up to half as long
+    again as one large matmul. The layer sees a step without the time axis. Each step draws from a
+    key of its own. A mask of the shape [..., time] is read step by step; any other is known to all.
+    Statistics are averaged over the steps.
 
     forward   x [..., time, features] -> y [..., time, out]; of a tree, every leaf
     keeps     what the layer keeps of every step, stacked on axis 0
