@@ -100,102 +100,83 @@ LINEAR = (
     ),
 )
 
+
+def activation(name: str, layer: Layer, function: Callable[[Array], Array], **options: Any) -> Row:
+    """An activation, and the function that a JAX user calls for it."""
+    sizes = {"plain": elementwise(function), "large": (layer, IMAGE)}
+    return Row(name, layer, ACTIVATION, **sizes, **options)
+
+
 ACTIVATIONS = (
-    Row(
+    activation(
         "Sigmoid",
         layers.Sigmoid(),
-        ACTIVATION,
-        plain=elementwise(lambda z: jax.nn.sigmoid(z)),
-        large=(layers.Sigmoid(), IMAGE),
+        jax.nn.sigmoid,
         mutants=(Mutant("σ′ applied to the activation", sigma_prime_of_activation),),
     ),
     Row("Sigmoid, saturated", layers.Sigmoid(), Fixed.of([[-800.0, -30, 0, 1e-8, 30, 800]])),
-    Row(
+    activation(
         "Tanh",
         layers.Tanh(),
-        ACTIVATION,
-        plain=elementwise(lambda z: jnp.tanh(z)),
-        large=(layers.Tanh(), IMAGE),
+        jnp.tanh,
     ),
-    Row(
+    activation(
         "ReLU",
         layers.ReLU(),
-        ACTIVATION,
-        plain=elementwise(lambda z: jax.nn.relu(z)),
-        large=(layers.ReLU(), IMAGE),
+        jax.nn.relu,
     ),
-    Row(
+    activation(
         "LeakyReLU",
         layers.LeakyReLU(0.1),
-        ACTIVATION,
-        plain=elementwise(lambda z: jax.nn.leaky_relu(z, 0.1)),
-        large=(layers.LeakyReLU(0.1), IMAGE),
+        lambda z: jax.nn.leaky_relu(z, 0.1),
     ),
-    Row(
+    activation(
         "ELU",
         layers.ELU(1.3),
-        ACTIVATION,
-        plain=elementwise(lambda z: jax.nn.elu(z, 1.3)),
-        large=(layers.ELU(1.3), IMAGE),
+        lambda z: jax.nn.elu(z, 1.3),
     ),
-    Row(
+    activation(
         "SELU",
         layers.SELU(),
-        ACTIVATION,
-        plain=elementwise(lambda z: jax.nn.selu(z)),
-        large=(layers.SELU(), IMAGE),
+        jax.nn.selu,
     ),
-    Row(
+    activation(
         "GELU",
         layers.GELU(),
-        ACTIVATION,
-        plain=elementwise(lambda z: jax.nn.gelu(z, approximate=False)),
-        large=(layers.GELU(), IMAGE),
+        lambda z: jax.nn.gelu(z, approximate=False),
         promise=("time", "memory"),
     ),
-    Row(
+    activation(
         "GELU, approximate",
         layers.GELU(approximate=True),
-        ACTIVATION,
-        plain=elementwise(lambda z: jax.nn.gelu(z)),
-        large=(layers.GELU(approximate=True), IMAGE),
+        jax.nn.gelu,
     ),
-    Row(
+    activation(
         "SiLU",
         layers.SiLU(),
-        ACTIVATION,
-        plain=elementwise(lambda z: jax.nn.silu(z)),
-        large=(layers.SiLU(), IMAGE),
+        jax.nn.silu,
     ),
-    Row(
+    activation(
         "Softplus",
         layers.Softplus(),
-        ACTIVATION,
-        plain=elementwise(lambda z: jax.nn.softplus(z)),
-        large=(layers.Softplus(), IMAGE),
+        jax.nn.softplus,
         promise=("time",),
     ),
-    Row(
+    activation(
         "HardTanh",
         layers.HardTanh(),
-        ACTIVATION,
-        plain=elementwise(lambda z: jax.nn.hard_tanh(z)),
-        large=(layers.HardTanh(), IMAGE),
+        jax.nn.hard_tanh,
     ),
-    Row(
+    activation(
         "Softmax",
         layers.Softmax(),
-        ACTIVATION,
-        plain=elementwise(lambda z: jax.nn.softmax(z)),
-        large=(layers.Softmax(), IMAGE),
+        jax.nn.softmax,
         mutants=(Mutant("the Jacobian's diagonal alone", diagonal_softmax),),
     ),
-    Row(
+    activation(
         "LogSoftmax",
         layers.LogSoftmax(),
-        ACTIVATION,
-        plain=elementwise(lambda z: jax.nn.log_softmax(z)),
-        large=(layers.LogSoftmax(), IMAGE),
+        jax.nn.log_softmax,
     ),
     Row("LogSoftmax, large logits", layers.LogSoftmax(), Normal((3, 5), scale=30.0)),
 )
