@@ -30,6 +30,9 @@ from funcprop.layer import (
     widen,
 )
 
+WRITTEN_OUT = 4  # tiles: up to so many are no loop
+LONGEST = 1024  # keys a tile
+
 AXES = "(q [..., T, heads, K], k [..., S, kv heads, K], v [..., S, kv heads, V])"
 
 
@@ -51,7 +54,8 @@ class Tiles(NamedTuple):
 
     rows: int  # queries a block
     keys: int  # keys a block
-    starts: np.ndarray  # int32 [tiles, 2]: first query and first key of each tile
+    length: int  # keys in all, without those that fill the last block
+    places: np.ndarray  # int32 [tiles, 3]: first query, first key, number of keys of each tile
 
 
 @dataclass(frozen=True)
@@ -94,10 +98,10 @@ class DotProductAttention(Layer):
         tiles = self._tiles(q, k)
         qs, ks, vs = grouped(q * self._scale(q), k, tiles), blocked(k, tiles), blocked(v, tiles)
 
-        def tile(sums: tuple[Array, ...], start: Any, first: Any) -> tuple[Array, ...]:
+        def tile(sums: Any, start: Any, first: Any, keys: int) -> tuple[Array, ...]:
             old_y, old_peak, old_total = (part(a, start, tiles.rows) for a in sums)
-            k_part, v_part = part(ks, first, tiles.keys), part(vs, first, tiles.keys)
-            s, _ = self._scores(part(qs, start, tiles.rows), k_part, k, mask, start, first)
+            k_part, v_part = part(ks, first, keys), part(vs, first, keys)
+            s, _ = self._scores(part(qs, start, tiles.rows), k_part, mask, tiles, start, first)
             peak = jnp.maximum(old_peak, jax.lax.stop_gradient(s.max(-1, keepdims=True)))
             p, shrink = jnp.exp(s - peak), jnp.exp(old_peak - peak)
             y = shrink * old_y + contract("...mgrc,...mcv->...mgrv", p.astype(v.dtype), v_part)
@@ -131,12 +135,12 @@ class DotProductAttention(Layer):
         dots = grouped(dot, k, tiles) * share
         dys = (grouped(widen(dy), k, tiles) * share).astype(v.dtype)
 
-        def tile(sums: tuple[Array, ...], start: Any, first: Any) -> tuple[Array, ...]:
+        def tile(sums: Any, start: Any, first: Any, keys: int) -> tuple[Array, ...]:
             q_part, dy_part, dot_part, peak_part = (
                 part(a, start, tiles.rows) for a in (qs, dys, dots, peak)
             )
-            k_part, v_part = part(ks, first, tiles.keys), part(vs, first, tiles.keys)
-            s, slope = self._scores(q_part, k_part, k, mask, start, first)
+            k_part, v_part = part(ks, first, keys), part(vs, first, keys)
+            s, slope = self._scores(q_part, k_part, mask, tiles, start, first)
             p = jnp.exp(s - peak_part)
             ds = p * (contract("...mgrv,...mcv->...mgrc", dy_part, v_part) - dot_part)
             ds = (ds if slope is None else ds * slope).astype(q.dtype)
@@ -170,10 +174,14 @@ class DotProductAttention(Layer):
             seen &= farthest >= 0
         if self.window is not None:
             seen &= (nearest < self.window) & (self.causal | (farthest > -self.window))
-        return Tiles(rows, keys, np.stack([start[seen], first[seen]], -1).astype(np.int32))
+        if n <= WRITTEN_OUT and keys * m <= LONGEST:  # one tile a row: nothing is corrected
+            places = [(rows * i, keys * on.argmax(), keys * on.sum()) for i, on in enumerate(seen)]
+        else:
+            places = [(*place, keys) for place in zip(start[seen], first[seen], strict=True)]
+        return Tiles(rows, keys, length, np.array(places, np.int32))
 
     def _scores(
-        self, q: Array, k: Array, all_keys: Array, mask: Array | None, start: Any, first: Any
+        self, q: Array, k: Array, mask: Array | None, tiles: Tiles, start: Any, first: Any
     ) -> tuple[Array, Array | None]:
         """s [..., M, N/M, rows, keys], −∞ where hidden; and, where it is capped, its slope."""
         s, slope = contract("...mgrk,...mck->...mgrc", q, k), None
@@ -187,10 +195,10 @@ class DotProductAttention(Layer):
             hidden.append(distance < 0)
         if self.window is not None:
             hidden.append((distance if self.causal else jnp.abs(distance)) >= self.window)
-        if all_keys.shape[-3] % k.shape[-2]:
-            hidden.append(keys >= all_keys.shape[-3])
+        if tiles.length % tiles.keys:
+            hidden.append(keys >= tiles.length)
         if mask is not None:
-            spare = -mask.shape[-1] % k.shape[-2]
+            spare = -tiles.length % tiles.keys
             mask = jnp.pad(mask, [(0, 0)] * (mask.ndim - 1) + [(0, spare)])
             seen = jax.lax.dynamic_slice_in_dim(mask, first, k.shape[-2], -1)
             hidden.append(~seen[..., None, None, None, :])
@@ -250,7 +258,7 @@ def default_blocks(rows: int, keys: int, skips: bool) -> tuple[int, int]:
     """
     if skips:
         return (64, 64) if rows <= 256 else (128, 128)
-    keys = min(keys, 1024)
+    keys = min(keys, LONGEST)
     return max(64, 2**17 // keys), keys
 
 
@@ -313,18 +321,18 @@ def added(whole: Array, rows: Array, start: Any) -> Array:
     return placed(whole, part(whole, start, rows.shape[-2]) + rows, start)
 
 
-def over_tiles(
-    tiles: Tiles, tile: Callable[..., tuple[Array, ...]], sums: tuple[Array, ...]
-) -> tuple[Array, ...]:
-    """sums = tile(sums, start, first) for every tile, one after the other.
+def over_tiles(tiles: Tiles, tile: Callable[..., tuple[Array, ...]], sums: Any) -> Any:
+    """sums = tile(sums, start, first, keys) for every tile, one after the other.
 
-    A loop and not a list of operations: it compiles in the same time for any number of tiles, and
-    XLA, which would compute independent tiles at once, holds the scores of one at a time.
+    Many are a loop, which compiles in the same time for any number of them and holds the scores of
+    one at a time. XLA's loops on CPU run small matmuls on one core: few are written out.
     """
-    if len(tiles.starts) == 1:
-        return tile(sums, 0, 0)
+    if len(tiles.places) <= WRITTEN_OUT:
+        for start, first, keys in tiles.places:
+            sums = tile(sums, start, first, int(keys))
+        return sums
 
-    def step(sums: tuple[Array, ...], starts: Array) -> tuple[tuple[Array, ...], None]:
-        return tile(sums, starts[0], starts[1]), None
+    def step(sums: Any, place: Array) -> tuple[Any, None]:
+        return tile(sums, place[0], place[1], tiles.keys), None
 
-    return jax.lax.scan(step, sums, jnp.asarray(tiles.starts))[0]
+    return jax.lax.scan(step, sums, jnp.asarray(tiles.places))[0]

@@ -16,6 +16,7 @@ different models ends there. The steps of the JAX sides are compiled ahead of ti
 donated, and run in turns; PyTorch has turns of its own, since its threads spin on for a while.
 
     python tests/benchmarks/models.py [--models mlp,gpt] [--repeats 5] [--seconds 2] [--json FILE]
+    python tests/benchmarks/models.py --models gpt --texts 1 --length 512
 
 Memory is that of the compiled step: arguments, outputs and temporaries, less what outputs share
 with arguments. Flops are those that `size_of` of funcprop.comparison.profile tells.
@@ -548,7 +549,8 @@ def lstm_torch() -> TorchSide:
 
 # --- gpt: pre-norm blocks, and the embedding's table as the output projection ---------------------
 
-TEXTS, LENGTH, WIDTH, DEPTH, HEADS, VOCABULARY = 1, 512, 256, 4, 4, 16_384
+TEXTS, LENGTH = 2, 1024  # GPT-2's context; --texts and --length change them
+WIDTH, DEPTH, HEADS, VOCABULARY = 256, 4, 4, 16_384
 
 
 def gpt_start(rng: np.random.Generator) -> Any:
@@ -1045,13 +1047,17 @@ def report(name: str, costs: dict[str, Cost]) -> str:
 
 
 def main() -> None:
+    global TEXTS, LENGTH
     parser = argparse.ArgumentParser()
     parser.add_argument("--models", default=",".join(WORKLOADS), help="comma-separated names")
     parser.add_argument("--sides", default="", help="comma-separated names; all unless given")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="for each side, a repeat")
+    parser.add_argument("--texts", type=int, default=TEXTS, help="gpt: texts in a batch")
+    parser.add_argument("--length", type=int, default=LENGTH, help="gpt: tokens in a text")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
+    TEXTS, LENGTH = options.texts, options.length
     only = [name for name in options.sides.split(",") if name]
 
     versions = [machine()]

@@ -85,13 +85,35 @@ def test_hidden_tiles_are_not_computed():
     q, k = (jnp.zeros((64, 1, 2)),) * 2
 
     def tiles(**options):
-        return len(fp.DotProductAttention(block=8, **options)._tiles(q, k).starts)
+        return len(fp.DotProductAttention(block=8, **options)._tiles(q, k).places)
 
     assert tiles() == 64
     assert tiles(causal=True) == 36
     assert tiles(causal=True, window=9) == 15
     assert tiles(causal=True, window=1) == 8
     assert tiles(window=9) == 22
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"causal": True}, {"window": 3}, {"causal": True, "window": 5, "soft_cap": 2.0}],
+    ids=str,
+)
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_loop_over_tiles_is_the_tiles_written_out(options, masked):
+    x, dy = draw(t=13, s=13, n=4, m=2)
+    mask = jnp.arange(26).reshape(2, 13) % 9 != 4
+    context = fp.Context(mask=mask if masked else None)
+
+    def run(block):
+        layer = fp.DotProductAttention(block=block, **options)
+        y, residuals = layer.forward((), x, context)
+        return y, *layer.backward((), residuals, dy)[0]
+
+    assert len(fp.DotProductAttention(block=2)._tiles(*x[:2]).places) == 49
+    assert len(fp.DotProductAttention(block=4, causal=True)._tiles(*x[:2]).places) == 4
+    for loop, written in zip(run(2), run(4), strict=True):
+        np.testing.assert_allclose(loop, written, rtol=1e-5, atol=2e-6)
 
 
 def test_a_window_of_one_sees_itself():
