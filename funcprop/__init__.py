@@ -8,7 +8,10 @@ from funcprop.blocks import SelfAttention as SelfAttention
 from funcprop.blocks import SwiGLU as SwiGLU
 from funcprop.comparison import Comparison as Comparison
 from funcprop.comparison import GradientError as GradientError
+from funcprop.comparison import Score as Score
+from funcprop.comparison import assert_gradients as assert_gradients
 from funcprop.comparison import compare as compare
+from funcprop.comparison import mutation_score as mutation_score
 from funcprop.composites import Branch as Branch
 from funcprop.composites import Cast as Cast
 from funcprop.composites import Composite as Composite

@@ -13,21 +13,14 @@ import numpy as np
 import pytest
 
 import funcprop as fp
+from funcprop.comparison import trial as trials
 from funcprop.comparison.catalogue import ROWS
-from funcprop.comparison.compare import contract
-from funcprop.comparison.mutants import Mutated, systematic
+from funcprop.comparison.contract import check_contract
+from funcprop.comparison.mutants import mutation_score
+from funcprop.comparison.programs import Programs, cast, measured, named_leaves
 from funcprop.comparison.table import compare_row, drawn
-from funcprop.comparison.truth import (
-    cast,
-    cotangents,
-    differentiable,
-    gradients,
-    measured,
-    numerical,
-    quick_options,
-)
-from funcprop.comparison.verdict import judge_exact, judge_rounded, named_leaves
-from funcprop.composites import Composite
+from funcprop.comparison.truth import cotangents, observe
+from funcprop.comparison.verdict import judge_exact, judge_slopes
 from funcprop.gradient import combine, partition
 from funcprop.layer import is_float
 
@@ -42,58 +35,42 @@ def test_names_are_unique():
 
 
 class Case:
-    """A row with its arguments and gradients, each computed when first asked for."""
+    """A row with what the witnesses say of it; every program is compiled when first asked for."""
 
     def __init__(self, name):
         self.row = ROW[name]
         self.layer = self.row.layer
-        self.arguments = drawn(self.row, KEY)
-        dys = cotangents(self.layer, *self.arguments, PROBES, KEY)
-        # multiples of 1/64, so that the third is exactly 2 x the first - 3 x the second
-        dys = jax.tree.map(lambda dy: (np.round(dy * 64) / 64).astype(dy.dtype), dys)
-        for dy in jax.tree.leaves(dys):
-            dy[2] = 2 * dy[0] - 3 * dy[1]
-        self.dys = dys
+        self.programs, self.found = Programs(), {}
+        self.arguments = drawn(self.row, KEY, programs=self.programs)
         floats = jax.tree.leaves(partition(self.arguments[:2])[0])
-        self.differentiable = bool(floats and jax.tree.leaves(dys))
-        if not self.differentiable:
+        dys = cotangents(self.layer, *self.arguments, PROBES, KEY)
+        if not floats or not jax.tree.leaves(dys):
             pytest.skip("no float goes in, or none comes out")
 
-    @functools.cached_property
-    def automatic(self):
-        return differentiable(self.layer, *self.arguments)
+    def evidence(self, dtype="float32"):
+        if dtype not in self.found:
+            given = drawn(self.row, KEY, dtype, self.programs)
+            dys = cotangents(self.layer, *given, PROBES, KEY)
+            programs = self.programs
+            found = observe(self.layer, self.layer, *given, dys, KEY, quick=True, programs=programs)
+            self.found[dtype] = found
+        return self.found[dtype]
 
-    def _both(self, params, x, context, dys):
-        """Gradients by hand, and by JAX where it can."""
-        by_hand = gradients(self.layer, params, x, context, dys)
-        if self.automatic:
-            peer = fp.autodiff(self.layer)
-            return by_hand, gradients(peer, params, x, context, dys)
-        wide = any(dy.dtype == jnp.float64 for dy in jax.tree.leaves(dys))
-        return by_hand, numerical(self.layer, params, x, context, dys) if wide else None
-
-    @functools.cached_property
-    def program(self):
-        return jax.jit(self._both, compiler_options=quick_options())
-
-    def at(self, dtype, arguments=None, dys=None):
-        """(by hand, by JAX) in a dtype, as NumPy arrays."""
-        given = (*(arguments or self.arguments), self.dys if dys is None else dys)
-        with jax.enable_x64(dtype == jnp.float64):
-            given = [cast(tree, dtype) for tree in given]
-            return jax.tree.map(np.asarray, self.program(*given))
-
-    @functools.cached_property
+    @property
     def exact(self):
-        return self.at(jnp.float64)
+        return self.evidence().exact[0]
 
-    @functools.cached_property
-    def rounded(self):
-        return self.at(jnp.float32)
+    def rounded_rows(self, dtype):
+        given = drawn(self.row, KEY, dtype, self.programs)
+        trial = trials.Case(self.layer, *given, key=KEY, peer=self.layer)
+        return trials.judged_in_working_dtype(
+            trial, self.evidence(dtype), self.row.floor, self.programs, quick=True
+        )
 
     def wide(self):
         """The arguments and cotangents in float64; only inside jax.enable_x64."""
-        return [cast(tree, jnp.float64) for tree in (*self.arguments, self.dys)]
+        given = [cast(tree, jnp.float64) for tree in self.arguments]
+        return [*given, self.evidence().dys]
 
 
 @functools.lru_cache(maxsize=2)
@@ -101,10 +78,9 @@ def case(name):
     return Case(name)
 
 
-def quick(function, *arguments):
-    """In float64, without optimisation."""
-    with jax.enable_x64(True):
-        return measured(function, *arguments, quick=True)
+def first_dy(c):
+    """A cotangent in float32."""
+    return jax.tree.map(lambda dy: dy[0].astype(np.float32), c.evidence().dys)
 
 
 def off(given, wanted, floor=1e-5):
@@ -137,69 +113,45 @@ def test_gradients_have_the_tree_shapes_and_dtypes_of_what_they_belong_to(name):
         fp.gradient.check_gradients(c.layer, "dx", dx, x)
         fp.gradient.check_gradients(c.layer, "dparams", dparams, params)
 
-    first = jax.tree.map(lambda dy: dy[0], c.dys)
+    first = first_dy(c)
     jax.eval_shape(whole, *c.arguments, first)
-    rows, notes = contract(c.layer, lambda *_: None, *c.arguments, first)
+    rows, notes = check_contract(c.layer, *c.arguments, first)
     assert wrong(rows) == [] and notes == []
 
 
 @every_row
 def test_float64_agrees_with_jax_vjp(name):
     c = case(name)
-    assert c.automatic == c.row.automatic
-    assert wrong(judge_exact(name, *c.exact, numerical=not c.automatic)) == []
+    assert c.evidence().numerical == (not c.row.automatic)
+    assert wrong(judge_exact(name, c.exact.given, c.exact.truth, not c.row.automatic)) == []
 
 
 @every_row
 def test_float32_is_as_exact_as_automatic_differentiation(name):
-    c = case(name)
-    rows = judge_rounded(name, *c.rounded, c.exact[1], c.row.floor)
-    assert wrong(rows) == []
+    assert wrong(case(name).rounded_rows("float32")) == []
 
 
 @every_row
-def test_finite_differences_agree(name):
-    """⟨gradient, u⟩ is the slope of ⟨dy, y⟩ along random u, by differences of fourth order."""
-    c, h = case(name), 1e-4
-    params, x, context = c.arguments
-    floats, rest = partition((params, x))
-    random = np.random.default_rng(0)
-    ways = jax.tree.map(lambda leaf: random.normal(size=(3, *leaf.shape)), floats)
+def test_bfloat16_is_as_exact_as_automatic_differentiation(name):
+    c = case(name)
+    rows = c.rounded_rows("bfloat16")
+    narrow = [row for row in rows if row.dtype == "bfloat16"]
+    assert narrow and wrong(rows) == []
 
-    def values(floats, rest, context, ways, dy):
-        def at(way, step):
-            moved = jax.tree.map(lambda leaf, u: leaf + step * u, floats, way)
-            y = partition(c.layer.forward(*combine(moved, rest), context)[0])[0]
-            return sum(jnp.sum(a * b) for a, b in zip(*map(jax.tree.leaves, (y, dy)), strict=True))
 
-        steps = h * jnp.arange(-2.0, 3.0)
-        return jax.vmap(lambda way: jax.vmap(lambda step: at(way, step))(steps))(ways)
-
-    dy = jax.tree.map(lambda leaf: leaf[0], c.dys)
-    with jax.enable_x64(True):
-        wide = [cast(tree, jnp.float64) for tree in (floats, rest, context, ways, dy)]
-        f = measured(values, *wide, quick=True)
-    slope = (8 * (f[:, 3] - f[:, 1]) - (f[:, 4] - f[:, 0])) / (12 * h)
-    bend = np.abs(f[:, 3] + f[:, 1] - 2 * f[:, 2]) / h  # of order h where smooth, 1 at a kink
-    grads = c.exact[0]
-    terms = [
-        np.tensordot(u, g[0], g.ndim - 1)
-        for u, g in zip(
-            jax.tree.leaves(ways), jax.tree.leaves((grads["dparams"], grads["dx"])), strict=True
-        )
-    ]
-    scale = np.sqrt(sum(float(np.sum(g[0] ** 2)) for g in jax.tree.leaves(grads))) + 1e-12
-    smooth = (bend < 0.02 * scale) & np.isfinite(f).all(1)
-    assert np.abs(sum(terms) - slope)[smooth].max(initial=0) <= 1e-6 * scale + 1e-12 / h * np.abs(
-        f[np.isfinite(f)]
-    ).max(initial=0)
+@every_row
+def test_finite_differences_and_forward_mode_agree(name):
+    c = case(name)
+    assert wrong(judge_slopes(name, c.evidence().slopes, not c.row.automatic)[0]) == []
 
 
 @every_row
 def test_backward_is_linear_in_dy(name):
-    manual = case(name).exact[0]
-    sums = jax.tree.map(lambda leaf: 2 * leaf[0] - 3 * leaf[1], manual)
-    assert off(sums, jax.tree.map(lambda leaf: leaf[2], manual)) <= 1e-10
+    c = case(name)
+    found = c.evidence()
+    assert len(found.scaled) == 2
+    for each in found.scaled:
+        assert wrong(judge_exact(name, each.given, each.truth, found.numerical)) == []
 
 
 @every_row
@@ -253,84 +205,74 @@ def test_inside_scan_checkpoint_and_grad(name):
 
     with jax.enable_x64(True):
         found = measured(scanned, *c.wide(), quick=True)
-    assert off(found, c.exact[0]) <= 1e-10
+    assert off(found, c.exact.given) <= 1e-10
 
 
-@every_row
-def test_eager_is_jit_and_a_second_call_compiles_nothing(name):
+@pytest.mark.parametrize("name", {type(row.layer): row.name for row in reversed(ROWS)}.values())
+def test_eager_is_jit(name):
+    """Of every layer its first row: op by op there is much to compile."""
     c = case(name)
     params, x, context = c.arguments
-    dy = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), c.dys)
-    traces = []
+    dy = jax.tree.map(jnp.asarray, first_dy(c))
 
     def run(params, x, context, dy):
-        traces.append(1)
         y, residuals = c.layer.forward(params, x, context)
         dx, dparams = c.layer.backward(params, residuals, dy)
-        return y, dx, dparams
+        return {"dparams": dparams, "dx": dx, "y": y}  # as JAX sorts them
 
     y, residuals = c.layer.forward(params, x, context)
     dx, dparams = c.layer.backward(params, residuals, dy)
-    eager = {"y": y, "dx": dx, "dparams": dparams}
     for kept in jax.tree.leaves(residuals):
         for leaf in jax.tree.leaves(params):
             same = kept.shape == leaf.shape and kept.dtype == leaf.dtype and leaf.size > 3
             assert kept is not leaf, "a parameter is among the residuals"
             assert not (same and is_float(leaf) and np.array_equal(kept, leaf))
-
-    jitted = jax.jit(run, compiler_options=quick_options())
-    found = dict(zip(("y", "dx", "dparams"), jitted(params, x, context, dy), strict=True))
-    assert off(eager, found, floor=1e-2) <= 1e-4
-    # a step along the gradient keeps every dtype and weak type, so nothing is traced again
-    moved = jax.tree.map(
-        lambda leaf, d: leaf if d is None else leaf - d,
-        params, found["dparams"], is_leaf=lambda leaf: leaf is None,
-    )  # fmt: skip
-    jitted(moved, x, context, dy)
-    assert len(traces) == 1
+    jitted = measured(run, params, x, context, dy, quick=True)
+    assert off({"dparams": dparams, "dx": dx, "y": y}, jitted, floor=1e-2) <= 1e-4
 
 
 @every_row
-def test_bfloat16(name):
+def test_a_step_along_the_gradient_compiles_nothing_anew(name):
+    """It keeps every shape, dtype and weak type, so that a second call is the first one's program.
+
+    That two passes have residuals of one structure is part of the contract, above.
+    """
     c = case(name)
-    narrow = [cast(tree, jnp.bfloat16) for tree in (*c.arguments, c.dys)]
-    given, automatic = c.at(jnp.bfloat16, narrow[:3], narrow[3])
-    _, truth = c.at(jnp.float64, narrow[:3], narrow[3])
-    assert {leaf.dtype for leaf in jax.tree.leaves(given)} == {jnp.dtype(jnp.bfloat16)}
-    for (path, leaf), (_, wanted) in zip(named_leaves(given), named_leaves(truth), strict=True):
-        assert np.isfinite(np.asarray(leaf, np.float64))[np.isfinite(wanted)].all(), path
-    own = 0.0 if automatic is None else off(automatic, truth)
-    assert off(given, truth) <= max(0.05, 2 * own)
+
+    def step(params, x, context, dy):
+        _, residuals = c.layer.forward(params, x, context)
+        _, dparams = c.layer.backward(params, residuals, dy)
+        return jax.tree.map(
+            lambda leaf, d: leaf if d is None else leaf - d,
+            params, dparams, is_leaf=lambda leaf: leaf is None,
+        )  # fmt: skip
+
+    params = c.arguments[0]
+    moved = jax.eval_shape(step, *c.arguments, first_dy(c))
+    for before, after in zip(jax.tree.leaves(params), jax.tree.leaves(moved), strict=True):
+        assert (before.aval.shape, before.aval.dtype) == (after.shape, after.dtype)
+        assert before.aval.weak_type == after.weak_type
 
 
 @every_row
-def test_systematic_mutants_are_all_caught(name):
-    c = case(name)
-    manual, truth = c.exact
-    numeric = not c.automatic
-    for words, mutant in systematic(manual):
-        if off(mutant, manual) <= 1e-10:
-            continue  # the right rule: of a leaf that is zero but for rounding, say
-        assert wrong(judge_exact(name, mutant, truth, numeric)), f"survived: {words}"
-
-
-@pytest.mark.parametrize(
-    ("name", "position"), [(row.name, i) for row in ROWS for i in range(len(row.mutants))]
-)
-def test_the_rows_own_mutants_are_all_caught(name, position):
-    c = case(name)
-    layer = Mutated(c.layer, c.row.mutants[position])
-    first = jax.tree.map(lambda dy: dy[0], c.dys)
-    rows, _ = contract(layer, lambda *_: None, *c.arguments, first)
-    if not rows:
-        with jax.enable_x64(True):
-            given = measured(functools.partial(gradients, layer), *c.wide(), quick=True)
-        rows = judge_exact(name, given, c.exact[1], not c.automatic)
-    assert wrong(rows), f"survived: {c.row.mutants[position].name}"
-
-
-@pytest.mark.parametrize("name", [row.name for row in ROWS if isinstance(row.layer, Composite)])
-def test_every_layer_inside_a_composite_is_looked_at(name):
-    found = compare_row(ROW[name])
-    found.raise_if_wrong()
-    assert not any("look inside" in note for note in found.notes)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_compare_accuses_no_right_row_and_catches_every_mutant(name, seed, record_property):
+    """`tests/benchmarks/mutation.py` takes twenty seeds."""
+    c, key = case(name), jax.random.key(seed)
+    found = [
+        compare_row(c.row, key, PROBES, dtype, programs=c.programs)
+        for dtype in ("float32", "bfloat16")  # and float64 in each
+    ]
+    given = drawn(c.row, key, programs=c.programs)
+    score = mutation_score(
+        c.layer, *given, mutants=c.row.mutants, probes=PROBES, key=key, programs=c.programs
+    )
+    record_property("right", sum(len(each.rows) for each in found))
+    record_property("accused", sum(len(each.wrong) for each in found))
+    record_property("mutants", score.mutants)
+    record_property("killed", len(score.killed))
+    for each in found:
+        each.raise_if_wrong()
+        assert not any("look inside" in note for note in each.notes)
+    assert score.survivors == () and score.share == 1
+    assert {mutant.name for mutant in c.row.mutants} <= score.killed.keys()

@@ -161,7 +161,7 @@ def test_a_convolutional_network_is_trained_and_read_back(run, tmp_path):
 
 
 def test_bytes_that_are_no_text_are_shown_as_escapes():
-    assert cli.readable([104, 195, 188, 10, 255, 27]) == "hü\n\\xff\\x1b"
+    assert cli.predict.readable([104, 195, 188, 10, 255, 27]) == "hü\n\\xff\\x1b"
 
 
 def test_a_folder_is_never_silently_overwritten(trained, run, tmp_path):
@@ -216,7 +216,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_was_reached(run, 
 
 
 def test_ctrl_c_keeps_what_was_reached(run, tmp_path, monkeypatch):
-    append, seen = cli.append_metrics, []
+    append, seen = cli.train.append_metrics, []
 
     def interrupted(folder, record):
         append(folder, record)
@@ -224,7 +224,7 @@ def test_ctrl_c_keeps_what_was_reached(run, tmp_path, monkeypatch):
         if len(seen) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "append_metrics", interrupted)
+    monkeypatch.setattr(cli.train, "append_metrics", interrupted)
     result = run(*QUICK[:-1], "9", "--out", tmp_path)
     refused(result, 130, "interrupted after 3 of 9 epochs kept in")
     assert {path.name for path in tmp_path.iterdir()} == FILES
@@ -236,7 +236,7 @@ def test_ctrl_c_before_training_is_one_line(run, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "load", interrupted)
+    monkeypatch.setattr(cli.train, "load", interrupted)
     refused(run("train"), 130, "interrupted")
 
 
@@ -365,7 +365,7 @@ def test_an_unforeseen_error_is_one_line_too(run, monkeypatch):
     def broken(*_):
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr(cli, "load", broken)
+    monkeypatch.setattr(cli.train, "load", broken)
     refused(run("train"), 1, "RuntimeError: two lines", "--debug")
 
 

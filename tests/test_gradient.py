@@ -155,3 +155,47 @@ def test_labels_out_of_range_give_nan_under_jit(setting):
         value, grads = jax.jit(fp.backprop(MODEL, loss))(params, (x, target + 1), context)
         assert jnp.isnan(value)
         assert all(jnp.isnan(leaf).any() for leaf in jax.tree.leaves(grads))
+
+
+# --- inside other libraries -----------------------------------------------------------------------
+
+
+class Twice(fp.Tanh):
+    """A rule that is wrong on purpose: what comes out shows whose gradient it is."""
+
+    def backward(self, params, a, da):
+        dz, _ = super().backward(params, a, da)
+        return 2 * dz, ()
+
+
+def test_flax_modules_use_the_rule():
+    nnx = pytest.importorskip("flax.nnx")
+    activation = fp.as_function(Twice())
+
+    class Block(nnx.Module):
+        def __init__(self, rngs):
+            self.linear = nnx.Linear(4, 3, rngs=rngs)
+
+        def __call__(self, x, f):
+            return f((), self.linear(x))
+
+    block, x = Block(nnx.Rngs(0)), jnp.linspace(-1.0, 1.0, 8).reshape(2, 4)
+
+    def gradient(f):
+        return jax.tree.leaves(nnx.grad(lambda block: block(x, f).sum())(block))
+
+    for ours, plain in zip(gradient(activation), gradient(lambda _, z: jnp.tanh(z)), strict=True):
+        assert jnp.allclose(ours, 2 * plain, rtol=1e-5)
+
+
+def test_equinox_modules_use_the_rule():
+    eqx = pytest.importorskip("equinox")
+    activation = fp.as_function(Twice())
+    linear = eqx.nn.Linear(4, 3, key=jax.random.key(0))
+    x = jnp.linspace(-1.0, 1.0, 4)
+
+    def gradient(f):
+        return jax.tree.leaves(eqx.filter_grad(lambda linear: f((), linear(x)).sum())(linear))
+
+    for ours, plain in zip(gradient(activation), gradient(lambda _, z: jnp.tanh(z)), strict=True):
+        assert jnp.allclose(ours, 2 * plain, rtol=1e-5)

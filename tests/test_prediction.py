@@ -87,3 +87,12 @@ def test_a_gradient_without_statistics_is_refused():
 def test_wrong_trees_are_refused():
     with pytest.raises(fp.LayerError, match="params is tuple"):
         fp.inference(MODEL, ((), ()))
+
+
+def test_statistics_of_another_size_are_refused():
+    norm = fp.BatchNorm()
+    params, wide = (norm.init(jax.random.key(0), jnp.ones((4, n))) for n in (2, 3))
+    x = jax.random.normal(jax.random.key(1), (4, 3))
+    statistics = norm.statistics(norm.forward(wide, x)[1])
+    with pytest.raises(fp.LayerError, match="its statistics are"):
+        fp.inference(norm, params, statistics)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import funcprop as fp
-from funcprop.comparison.truth import measured
+from funcprop.comparison.programs import measured
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional

@@ -7,17 +7,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-
-from funcprop.layer import Array
+import numpy as np
 
 
 @dataclass(frozen=True)
 class Spec:
-    """An array to draw: `draw(key, dtype)`. Integer and boolean specs ignore the dtype."""
+    """An array to draw by NumPy: nothing is compiled. Integer and boolean specs ignore `dtype`."""
 
     shape: tuple[int, ...]
 
-    def draw(self, key: Array, dtype: Any) -> Array:
+    def kind(self, dtype: Any) -> Any:
+        """The dtype of what is drawn where floats are to be `dtype`."""
+        return dtype
+
+    def draw(self, random: np.random.Generator, dtype: Any) -> np.ndarray:
+        """One such array."""
         raise NotImplementedError(f"{type(self).__name__} does not define draw")
 
 
@@ -28,8 +32,8 @@ class Normal(Spec):
     scale: float = 1.0
     mean: float = 0.0
 
-    def draw(self, key: Array, dtype: Any) -> Array:
-        return (self.mean + self.scale * jax.random.normal(key, self.shape)).astype(dtype)
+    def draw(self, random: np.random.Generator, dtype: Any) -> np.ndarray:
+        return np.asarray(random.normal(self.mean, self.scale, self.shape)).astype(dtype)
 
 
 @dataclass(frozen=True)
@@ -39,16 +43,17 @@ class Uniform(Spec):
     low: float = 0.0
     high: float = 1.0
 
-    def draw(self, key: Array, dtype: Any) -> Array:
-        return jax.random.uniform(key, self.shape, minval=self.low, maxval=self.high).astype(dtype)
+    def draw(self, random: np.random.Generator, dtype: Any) -> np.ndarray:
+        return np.asarray(random.uniform(self.low, self.high, self.shape)).astype(dtype)
 
 
 @dataclass(frozen=True)
 class Probabilities(Spec):
     """Rows of the last axis that are distributions."""
 
-    def draw(self, key: Array, dtype: Any) -> Array:
-        return jax.nn.softmax(jax.random.normal(key, self.shape)).astype(dtype)
+    def draw(self, random: np.random.Generator, dtype: Any) -> np.ndarray:
+        parts = np.exp(random.normal(size=self.shape))
+        return (parts / parts.sum(-1, keepdims=True)).astype(dtype)
 
 
 @dataclass(frozen=True)
@@ -59,14 +64,16 @@ class Classes(Spec):
     ignored: int | None = None
     dtype: str = "int32"
 
-    def draw(self, key: Array, dtype: Any) -> Array:
-        value_key, place_key = jax.random.split(key)
-        values = jax.random.randint(value_key, self.shape, 0, self.high, self.dtype)
-        if self.ignored is None:
-            return values
-        # the first example always counts, so that a mean is over something
-        flat = jax.random.bernoulli(place_key, 0.3, self.shape).reshape(-1).at[0].set(False)
-        return jnp.where(flat.reshape(self.shape), jnp.asarray(self.ignored, self.dtype), values)
+    def kind(self, dtype: Any) -> Any:
+        return self.dtype
+
+    def draw(self, random: np.random.Generator, dtype: Any) -> np.ndarray:
+        values = random.integers(0, self.high, self.shape)
+        if self.ignored is not None:
+            places = random.random(self.shape) < 0.3
+            places.flat[0] = False  # the first example always counts: a mean is over something
+            values = np.where(places, self.ignored, values)
+        return np.asarray(values).astype(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -75,9 +82,12 @@ class Mask(Spec):
 
     shortest: int = 1
 
-    def draw(self, key: Array, dtype: Any) -> Array:
-        lengths = jax.random.randint(key, self.shape[:-1], self.shortest, self.shape[-1] + 1)
-        return jnp.arange(self.shape[-1]) < lengths[..., None]
+    def kind(self, dtype: Any) -> Any:
+        return bool
+
+    def draw(self, random: np.random.Generator, dtype: Any) -> np.ndarray:
+        lengths = random.integers(self.shortest, self.shape[-1] + 1, self.shape[:-1])
+        return np.arange(self.shape[-1]) < np.asarray(lengths)[..., None]
 
 
 @dataclass(frozen=True)
@@ -88,16 +98,25 @@ class Fixed(Spec):
 
     @classmethod
     def of(cls, values: Any) -> Fixed:
-        array = jnp.asarray(values, jnp.float32)
+        array = np.asarray(values, np.float32)  # importing the catalogue starts no device
         return cls(array.shape, tuple(array.ravel().tolist()))
 
-    def draw(self, key: Array, dtype: Any) -> Array:
-        return jnp.asarray(self.values, dtype).reshape(self.shape)
+    def draw(self, random: np.random.Generator, dtype: Any) -> np.ndarray:
+        return np.asarray(self.values).astype(dtype).reshape(self.shape)
 
 
-def draw(specs: Any, key: Array, dtype: Any) -> Any:
-    """A tree of specs -> the tree of arrays, each from its own key."""
-    leaves, tree = jax.tree.flatten(specs, is_leaf=lambda leaf: isinstance(leaf, Spec))
-    keys = jax.random.split(key, len(leaves))
-    drawn = [leaf.draw(k, dtype) for leaf, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(tree, drawn)
+def is_spec(leaf: Any) -> bool:
+    """Whether a leaf of a tree is a Spec."""
+    return isinstance(leaf, Spec)
+
+
+def draw(specs: Any, random: np.random.Generator, dtype: Any) -> Any:
+    """A tree of specs -> the tree of arrays on the device."""
+    return jax.tree.map(lambda spec: jnp.asarray(spec.draw(random, dtype)), specs, is_leaf=is_spec)
+
+
+def structs(specs: Any, dtype: Any) -> Any:
+    """A tree of specs -> the tree of shapes and dtypes of what they draw."""
+    return jax.tree.map(
+        lambda spec: jax.ShapeDtypeStruct(spec.shape, spec.kind(dtype)), specs, is_leaf=is_spec
+    )

@@ -1,18 +1,29 @@
-"""Systematically wrong versions of a gradient, one leaf at a time: what a checker must catch."""
+"""Systematically wrong versions of a backward pass, and how many of them a checker catches.
+
+A mutant is made from a right backward pass: from the gradients that it returned, leaf by leaf
+(`LEAVES`), or from what it was given (`GIVEN`): parameters after an update, a mask that hides
+nothing, the δ of the next step, a residual that was forgotten.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from funcprop.comparison.programs import Programs, cast, named_leaves
 from funcprop.comparison.row import Mutant
-from funcprop.comparison.truth import Grads
-from funcprop.comparison.verdict import named_leaves
-from funcprop.layer import Array, Context, Layer, Params, Residuals
+from funcprop.comparison.slopes import inner
+from funcprop.comparison.truth import Evidence, Grads, cotangents, observe, pulled
+from funcprop.comparison.verdict import judge_exact, judge_slopes
+from funcprop.gradient import combine, partition
+from funcprop.layer import Array, Context, Layer, Params, Residuals, is_float
+
+SAME = 1e-12  # of a leaf's largest number: in float64, a mutant that differs by less is none
 
 
 @dataclass(frozen=True)
@@ -34,12 +45,24 @@ class Mutated(Layer):
         return self.mutant.backward(self.layer, params, residuals, dy)
 
 
+# --- wrong leaves: [probes, ...] -> the same shape ------------------------------------------------
+
+
 def sign_flipped(leaf: np.ndarray) -> np.ndarray:
     return -leaf
 
 
 def doubled(leaf: np.ndarray) -> np.ndarray:
     return 2 * leaf
+
+
+def halved(leaf: np.ndarray) -> np.ndarray:
+    return leaf / 2
+
+
+def averaged(leaf: np.ndarray) -> np.ndarray:
+    """Divided by the size of its first axis: a mean where a sum is due."""
+    return leaf / leaf.shape[1] if leaf.ndim > 1 else leaf
 
 
 def zeroed(leaf: np.ndarray) -> np.ndarray:
@@ -52,6 +75,26 @@ def transposed(leaf: np.ndarray) -> np.ndarray:
     return np.swapaxes(leaf, -1, -2) if square else leaf
 
 
+def reversed_axis(leaf: np.ndarray) -> np.ndarray:
+    """The last axis backwards."""
+    return leaf[..., ::-1] if leaf.ndim > 1 else leaf
+
+
+def shifted(leaf: np.ndarray) -> np.ndarray:
+    """A step late, along the last axis but one: time, in a sequence."""
+    return np.roll(leaf, 1, axis=-2) if leaf.ndim > 2 else leaf
+
+
+def mean_removed(leaf: np.ndarray) -> np.ndarray:
+    """Without its mean over the last axis: a term too many."""
+    return leaf - leaf.mean(-1, keepdims=True) if leaf.ndim > 1 else leaf
+
+
+def summed_over_axis(leaf: np.ndarray) -> np.ndarray:
+    """Every element the sum over the first axis: the wrong axis summed."""
+    return np.broadcast_to(leaf.sum(1, keepdims=True), leaf.shape) if leaf.ndim > 1 else leaf
+
+
 def noisy(leaf: np.ndarray) -> np.ndarray:
     """One per cent of random noise on every element."""
     noise = np.random.default_rng(0).normal(size=leaf.shape)
@@ -60,32 +103,204 @@ def noisy(leaf: np.ndarray) -> np.ndarray:
 
 def one_wrong_element(leaf: np.ndarray) -> np.ndarray:
     """The largest element of every probe, 5 per cent off."""
-    changed = leaf.copy()
+    changed = np.array(leaf)
     rows = changed.reshape(len(leaf), -1)
     if rows.shape[1]:
         rows[np.arange(len(rows)), np.argmax(np.abs(rows), axis=1)] *= 1.05
     return changed
 
 
-SYSTEMATIC: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
+def low_precision(leaf: np.ndarray) -> np.ndarray:
+    """Through bfloat16 and back."""
+    return leaf.astype(jnp.bfloat16).astype(leaf.dtype)
+
+
+LEAVES: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
     sign_flipped,
     doubled,
+    halved,
+    averaged,
     zeroed,
     transposed,
+    reversed_axis,
+    shifted,
+    mean_removed,
+    summed_over_axis,
     noisy,
     one_wrong_element,
+    low_precision,
 )
 
 
-def systematic(grads: Grads) -> Iterator[tuple[str, Grads]]:
-    """(`dw doubled`, gradients) for every leaf [probes, ...] and mutation that changes it."""
+def wrong_leaves(grads: Grads) -> Iterator[tuple[str, Grads]]:
+    """(`dw doubled`, gradients) for every leaf [probes, ...] and every function of `LEAVES`, and
+    (`dw and dx exchanged`, gradients) for every two leaves of one shape."""
     leaves, tree = jax.tree.flatten(grads)
     names = [name for name, _ in named_leaves(grads)]
-    for position, (name, leaf) in enumerate(zip(names, leaves, strict=True)):
-        for mutation in SYSTEMATIC:
-            changed = mutation(leaf)
-            if np.array_equal(changed, leaf, equal_nan=True):
-                continue  # equal to the right rule: no mutant
-            words = mutation.__name__.replace("_", " ")
-            copy = [*leaves[:position], changed, *leaves[position + 1 :]]
-            yield f"{name} {words}", jax.tree.unflatten(tree, copy)
+    for i, (name, leaf) in enumerate(zip(names, leaves, strict=True)):
+        for change in LEAVES:
+            copy = [*leaves[:i], change(leaf), *leaves[i + 1 :]]
+            yield f"{name} {change.__name__.replace('_', ' ')}", jax.tree.unflatten(tree, copy)
+        for j in range(i):
+            if leaves[j].shape == leaf.shape:
+                copy = list(leaves)
+                copy[i], copy[j] = leaves[j], leaf
+                yield f"{names[j]} and {name} exchanged", jax.tree.unflatten(tree, copy)
+
+
+# --- what backward was given ----------------------------------------------------------------------
+
+
+def wrong_inputs(
+    params: Params, residuals: Residuals, dys: Any, grads: Grads
+) -> Iterator[tuple[str, Params, Residuals, Any]]:
+    """(name, params, residuals, dys) of backward passes that are given something wrong."""
+    if jax.tree.leaves(partition(params)[0]):
+        step = jax.tree.map(lambda leaf: None if leaf is None else leaf[0], grads["dparams"])
+        floats, rest = partition(params)
+        updated = jax.tree.map(lambda p, dp: p - 0.1 * dp, floats, step)
+        yield "updated parameters used", combine(updated, rest), residuals, dys
+    leaves, tree = jax.tree.flatten(residuals)
+    for i, leaf in enumerate(leaves):
+        if getattr(leaf, "dtype", None) == np.dtype(bool):
+            changed, told = np.ones_like(leaf), "the mask ignored"
+        elif is_float(leaf):
+            changed, told = np.zeros_like(leaf), "forgotten"
+        else:
+            continue
+        copy = [*leaves[:i], changed, *leaves[i + 1 :]]
+        yield f"residual {i} {told}", params, jax.tree.unflatten(tree, copy), dys
+    late = jax.tree.map(lambda dy: np.roll(dy, 1, axis=-2) if dy.ndim > 2 else dy, dys)
+    yield "δ of the next step", params, residuals, late
+
+
+# --- the score ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Score:
+    """How many mutants were killed.
+
+    killed      name -> the witnesses that killed it: "jax.vjp", "finite differences", "jax.jvp"
+    survivors   names of those that nothing killed
+    equivalent  names of those that compute the right gradient: no mutants, not counted
+    """
+
+    killed: dict[str, tuple[str, ...]]
+    survivors: tuple[str, ...]
+    equivalent: tuple[str, ...]
+
+    @property
+    def mutants(self) -> int:
+        return len(self.killed) + len(self.survivors)
+
+    @property
+    def share(self) -> float:
+        """Of the mutants, how many were killed; 1 where there are none."""
+        return len(self.killed) / self.mutants if self.mutants else 1.0
+
+    def __str__(self) -> str:
+        lines = [
+            f"{len(self.killed)} of {self.mutants} mutants killed, {len(self.equivalent)} equal"
+        ]
+        return "\n".join([*lines, *(f"survived: {name}" for name in self.survivors)])
+
+
+def mutation_score(
+    layer: Layer,
+    params: Params,
+    x: Any,
+    context: Context = Context(),
+    *,
+    mutants: Sequence[Mutant] = (),
+    probes: int = 5,
+    key: Array | None = None,
+    programs: Programs | None = None,
+) -> Score:
+    """How many systematically wrong versions of the layer's backward `compare` tells from it.
+
+    mutants   further ones: functions (layer, params, residuals, dy) -> dx, dparams
+    probes    random cotangents; key draws them, as in `compare`
+
+    Every mutant is judged in float64 by each witness alone: automatic differentiation, finite
+    differences, forward-mode. One is killed where some witness objects.
+    """
+    key = jax.random.key(0) if key is None else key
+    run = Programs() if programs is None else programs
+    dys = cotangents(layer, params, x, context, probes, key)
+    evidence = observe(layer, layer, params, x, context, dys, key, quick=True, programs=run)
+    killed, survivors, equivalent = {}, [], []
+    for name, grads in all_mutants(layer, params, x, context, evidence, mutants, run):
+        if same(grads, evidence.exact[0].given, evidence.exact[0].truth):
+            equivalent.append(name)
+        elif witnesses := against(grads, evidence, key):
+            killed[name] = witnesses
+        else:
+            survivors.append(name)
+    return Score(killed, tuple(survivors), tuple(equivalent))
+
+
+def all_mutants(
+    layer: Layer,
+    params: Params,
+    x: Any,
+    context: Context,
+    evidence: Evidence,
+    mutants: Sequence[Mutant],
+    run: Programs,
+) -> Iterator[tuple[str, Grads]]:
+    """(name, gradients under the cotangents of `evidence`), in float64."""
+    right = evidence.exact[0].given
+    yield from wrong_leaves(right)
+
+    def forward(params: Params, x: Any, context: Context) -> Any:
+        return layer.forward(params, x, context)
+
+    def backward(params: Params, residuals: Residuals, dys: Any) -> Grads:
+        return pulled(layer, params, residuals, dys)
+
+    with jax.enable_x64(True):
+        params, x, context = (cast(tree, jnp.float64) for tree in (params, x, context))
+        _, residuals = run("forward", forward, params, x, context, quick=True)
+        for name, *given in wrong_inputs(params, residuals, evidence.dys, right):
+            yield name, run("backward", backward, *given, quick=True)
+        for mutant in mutants:
+            mutated = Mutated(layer, mutant)
+
+            def wrong(
+                params: Params, residuals: Residuals, dys: Any, layer: Layer = mutated
+            ) -> Any:
+                return pulled(layer, params, residuals, dys)
+
+            yield mutant.name, run(f"mutant {mutant.name}", wrong, params, residuals, evidence.dys)
+
+
+def same(grads: Grads, right: Grads, truth: Grads) -> bool:
+    """Whether a mutant computes the right gradient, in float64, but for rounding."""
+    if jax.tree.map(np.shape, grads) != jax.tree.map(np.shape, right):
+        return False
+    largest = max((np.abs(leaf).max(initial=0) for leaf in jax.tree.leaves(truth)), default=0.0)
+    return all(
+        np.allclose(a, b, rtol=SAME, atol=SAME * largest, equal_nan=True)
+        for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(right), strict=True)
+    )
+
+
+def against(grads: Grads, evidence: Evidence, key: Array) -> tuple[str, ...]:
+    """The witnesses that object to these gradients."""
+    truth = evidence.exact[0].truth
+    if jax.tree.map(np.shape, grads) != jax.tree.map(np.shape, truth):
+        return ("contract",)
+    found = []
+    if not all(row.ok for row in judge_exact("", grads, truth, evidence.numerical)):
+        found.append("finite differences" if evidence.numerical else "jax.vjp")
+    exact, size = inner(grads, evidence.moves)
+    told = [
+        slope._replace(by_hand=exact[d, c], size=size[d, c])
+        for slope, (d, c) in zip(evidence.slopes, np.ndindex(exact.shape), strict=True)
+    ]
+    rows, _ = judge_slopes("", told, evidence.numerical)
+    for name in ("finite differences", "jax.jvp"):
+        if any(row.rule.startswith(name) for row in rows) and name not in found:
+            found.append(name)
+    return tuple(found)

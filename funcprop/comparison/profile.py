@@ -9,15 +9,16 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from funcprop.comparison.inputs import draw
+from funcprop.comparison.inputs import draw, structs
+from funcprop.comparison.programs import generator
 from funcprop.comparison.report import aligned
 from funcprop.comparison.row import Promise, Row
-from funcprop.comparison.truth import cotangents
+from funcprop.comparison.truth import cotangents, differentiable
 from funcprop.gradient import combine, partition
 from funcprop.layer import Array, Context, Layer
 
@@ -27,20 +28,27 @@ LARGER = 1.10
 SAME = 1e-3  # relative norm: float32 sums in another order
 HEADINGS = ("layer", "promise", "ms", "time / plain", "/ vjp", "MB", "memory / plain", "/ vjp",
             "flops / plain")  # fmt: skip
+WAYS = {"by_hand": "by hand", "automatic": "automatic", "plain": "plain form"}
 
 
 @dataclass(frozen=True)
 class Cost:
     """One forward and one backward pass of a compiled program.
 
-    seconds  of the fastest run; NaN where it was not run
-    bytes    of arguments, outputs and temporaries, less what the outputs share with the arguments
-    flops    as XLA counts them; NaN for a program with a loop, whose body XLA counts once
+    seconds    of the fastest run; NaN where it was not run
+    bytes      of arguments, outputs and temporaries, less what the outputs share with the arguments
+    flops      as XLA counts them; NaN for a program with a loop, whose body XLA counts once
+    temporary  bytes of temporaries alone
+    accessed   bytes that are read and written, as XLA counts them; NaN as with flops
+    compiling  seconds that tracing and compiling took
     """
 
     seconds: float
     bytes: int
     flops: float
+    temporary: int = 0
+    accessed: float = math.nan
+    compiling: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,17 @@ class Profile:
         written = {name: finite(cost) for name, cost in costs.items()}
         return {"promise": list(self.promise), "judged": self.judged} | written | ratios
 
+    def __str__(self) -> str:
+        """A line for each way to compute it."""
+        headings = ("", "ms", "MB", "temporary MB", "Mflop", "MB accessed", "compiling s")
+        lines: list[tuple[str, ...]] = [headings]
+        for name, words in WAYS.items():
+            if (cost := getattr(self, name)) is not None:
+                numbers = (1e3 * cost.seconds, cost.bytes / 1e6, cost.temporary / 1e6,
+                           cost.flops / 1e6, cost.accessed / 1e6, cost.compiling)  # fmt: skip
+                lines.append((words, *("-" if math.isnan(n) else f"{n:.4g}" for n in numbers)))
+        return "\n".join(aligned(lines))
+
 
 def over(cost: Cost, peer: Cost | None, attribute: str) -> float:
     """The ratio of an attribute; NaN where there is no peer, or it is 0 there."""
@@ -140,54 +159,75 @@ def sized(row: Row) -> tuple[Layer, Any, Any]:
     return layer, x, mask[0] if mask else None
 
 
+class Built(NamedTuple):
+    """Programs by their names, the seconds that each took to compile, and what all of them take."""
+
+    programs: dict[str, Any]
+    compiling: dict[str, float]
+    arguments: tuple[Any, ...]
+
+
+def built(functions: dict[str, Callable[..., Any]], arguments: tuple[Any, ...]) -> Built:
+    """The functions, compiled for arguments, of which shapes are enough."""
+    compiled, seconds = {}, {}
+    for name, function in functions.items():
+        start = time.perf_counter()
+        compiled[name] = jax.jit(function).lower(*arguments).compile()
+        seconds[name] = time.perf_counter() - start
+    return Built(compiled, seconds, arguments)
+
+
 def programs(
     row: Row, names: Sequence[str] = ("by_hand", "automatic", "plain"), abstract: bool = False
-) -> tuple[dict[str, Any], tuple[Any, ...]]:
-    """The named programs that the row has, compiled, and the arguments that they all take.
+) -> Built:
+    """The named programs that the row has.
 
     With `abstract` the arguments are shapes: enough for memory and flops, and nothing runs.
     """
     layer, x, mask = sized(row)
-
-    def arguments(key: Array) -> tuple[Any, Any, Context]:
-        x_key, init_key, mask_key, context_key = jax.random.split(key, 4)
-        value = draw(x, x_key, "float32")
-        given = None if mask is None else draw(mask, mask_key, bool)
-        return layer.init(init_key, value), value, Context(context_key, given)
-
     key = jax.random.key(0)
-    given = jax.eval_shape(arguments, key) if abstract else jax.jit(arguments)(key)
     if abstract:
-        y = jax.eval_shape(lambda *a: layer.forward(*a)[0], *given)
-        dy = partition(y)[0]
+        value = structs(x, "float32")
+        context = Context(key, None if mask is None else structs(mask, "float32"))
+        params = jax.eval_shape(layer.init, key, value)
+        y = jax.eval_shape(lambda *given: layer.forward(*given)[0], params, value, context)
+        given, dy = (params, value, context), partition(y)[0]
     else:
-        params, value, context = given
-        dys = cotangents(layer, params, value, context, 1, key)
-        dy = jax.tree.map(lambda leaf: leaf[0], dys)
-        dy = jax.device_put(dy)
+        random = generator(key)
+        value = draw(x, random, "float32")
+        context = Context(key, None if mask is None else draw(mask, random, "float32"))
+        given = jax.jit(layer.init)(key, value), value, context
+        dy = one_cotangent(layer, given, key)
     functions = {"by_hand": by_hand(layer)}
     if "automatic" in names and row.automatic:
         functions["automatic"] = by_jax(lambda p, v, c: layer.forward(p, v, c)[0])
     if "plain" in names and row.plain is not None:
         functions["plain"] = by_jax(row.plain)
-    compiled = {
-        name: jax.jit(function).lower(*given, dy).compile() for name, function in functions.items()
-    }
-    return compiled, (*given, dy)
+    return built(functions, (*given, dy))
 
 
-def size_of(program: Any) -> tuple[int, float]:
-    """(bytes, flops) of a compiled program."""
+def one_cotangent(layer: Layer, given: tuple[Any, Any, Context], key: Array) -> Any:
+    """A random cotangent of the layer's output, on the device."""
+    dys = cotangents(layer, *given, 1, key)
+    return jax.device_put(jax.tree.map(lambda leaf: leaf[0], dys))
+
+
+def cost_of(program: Any, seconds: float = math.nan, compiling: float = math.nan) -> Cost:
+    """What a compiled program takes, with the seconds that were measured."""
     memory, counted = program.memory_analysis(), program.cost_analysis()
-    counted = counted[0] if isinstance(counted, list) else counted
+    counted = (counted[0] if isinstance(counted, list) else counted) or {}
     total = (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         + memory.temp_size_in_bytes
         - memory.alias_size_in_bytes
     )
-    flops = math.nan if " while(" in program.as_text() else (counted or {}).get("flops", math.nan)
-    return total, float(flops)
+    loop = " while(" in program.as_text()
+    flops, accessed = (
+        math.nan if loop else float(counted.get(name, math.nan))
+        for name in ("flops", "bytes accessed")
+    )
+    return Cost(seconds, total, flops, memory.temp_size_in_bytes, accessed, compiling)
 
 
 def timed(programs: Sequence[Any], arguments: tuple[Any, ...], seconds: float) -> list[float]:
@@ -218,21 +258,49 @@ def sizes(row: Row) -> Profile:
     Against the plain form, and against the layer's own forward only where there is none.
     """
     peer = "automatic" if row.plain is None else "plain"
-    return _profile(row, programs(row, ("by_hand", peer), abstract=True)[0], {})
+    return _profile(row, programs(row, ("by_hand", peer), abstract=True), {})
 
 
 def profile_row(row: Row, seconds: float = SECONDS) -> Profile:
     """All three costs. A row that looks slower than it may is measured again, for longer."""
-    compiled, arguments = programs(row)
-    check_same(row, {name: program(*arguments) for name, program in compiled.items()})
-    names, values = list(compiled), list(compiled.values())
-    best = dict(zip(names, timed(values, arguments, seconds), strict=True))
-    found = _profile(row, compiled, best)
-    if found.time > SLOWER:
-        again = timed(values, arguments, 3 * seconds)
-        best = {name: min(best[name], t) for name, t in zip(names, again, strict=True)}
-        found = _profile(row, compiled, best)
-    return found
+    found = programs(row)
+    results = {name: program(*found.arguments) for name, program in found.programs.items()}
+    check_same(row, results)
+    best = _fastest(found, seconds)
+    profile = _profile(row, found, best)
+    if profile.time > SLOWER:
+        again = _fastest(found, 3 * seconds)
+        profile = _profile(row, found, {name: min(best[name], again[name]) for name in best})
+    return profile
+
+
+def profile_functions(
+    name: str,
+    functions: dict[str, Callable[..., Any]],
+    arguments: tuple[Any, ...],
+    seconds: float = SECONDS,
+) -> Costs:
+    """What functions of the same arguments cost: `by_hand` and, where it is there, `automatic`."""
+    found = built(functions, jax.device_put(arguments))
+    profile = Profile(name, (), False, **_costs(found, _fastest(found, seconds)))
+    return Costs((profile,), machine())
+
+
+def profile_layer(
+    name: str, layer: Layer, params: Any, x: Any, context: Context, peer: Layer
+) -> Costs:
+    """What a layer costs at one input, beside `jax.vjp` of its peer's forward, if that exists."""
+    given = jax.device_put((params, x, context))
+    arguments = *given, one_cotangent(layer, given, jax.random.key(0))
+    functions = {"by_hand": by_hand(layer)}
+    if differentiable(peer, *given):
+        functions["automatic"] = by_jax(lambda p, v, c: peer.forward(p, v, c)[0])
+    return profile_functions(name, functions, arguments)
+
+
+def _fastest(found: Built, seconds: float) -> dict[str, float]:
+    names, compiled = list(found.programs), list(found.programs.values())
+    return dict(zip(names, timed(compiled, found.arguments, seconds), strict=True))
 
 
 def check_same(row: Row, results: dict[str, Any]) -> None:
@@ -254,13 +322,17 @@ def check_same(row: Row, results: dict[str, Any]) -> None:
                 )
 
 
-def _profile(row: Row, compiled: dict[str, Any], seconds: dict[str, float]) -> Profile:
+def _profile(row: Row, found: Built, seconds: dict[str, float]) -> Profile:
+    return Profile(row.name, row.promise, row.large is not None, **_costs(found, seconds))
+
+
+def _costs(found: Built, seconds: dict[str, float]) -> dict[str, Any]:
+    """The cost of every way to compute it; None where there is none."""
     costs = {
-        name: Cost(seconds.get(name, math.nan), *size_of(program))
-        for name, program in compiled.items()
+        name: cost_of(program, seconds.get(name, math.nan), found.compiling[name])
+        for name, program in found.programs.items()
     }
-    peers = costs.get("automatic"), costs.get("plain")
-    return Profile(row.name, row.promise, row.large is not None, costs["by_hand"], *peers)
+    return {name: costs.get(name) for name in WAYS}
 
 
 @dataclass(frozen=True)
@@ -292,6 +364,9 @@ class Costs:
         return {p.name: {"cost": p.as_dict(), "machine": self.machine} for p in self.profiles}
 
     def __str__(self) -> str:
+        if len(self.profiles) == 1:
+            (profile,) = self.profiles
+            return f"{profile.name} on {self.machine}\n\n{profile}"
         lines = [HEADINGS, *(_cells(profile) for profile in self.profiles)]
         small = sum(not profile.judged for profile in self.profiles)
         summary = []

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from funcprop.comparison.truth import Grads
 from funcprop.comparison.verdict import Leaf, broken
@@ -30,6 +31,25 @@ class Broken(Exception):
     def __init__(self, rows: list[Leaf]) -> None:
         super().__init__(rows[0].rule)
         self.rows = rows
+
+
+def with_reason(place: str, run: Callable[[], Any]) -> Any:
+    """`run()`, with whatever a backward raises told as a broken contract."""
+    try:
+        return run()
+    except Broken:
+        raise
+    except jax.errors.UnexpectedTracerError as error:
+        rule = "backward reads a value that forward left behind: put it into the residuals"
+        raise Broken([broke(place, "backward", rule)]) from error
+    except Exception as error:
+        rule = f"backward raised {type(error).__name__}: {error}"
+        raise Broken([broke(place, "backward", rule)]) from error
+
+
+def broke(place: str, path: str, rule: str) -> Leaf:
+    """A failed row of no leaf."""
+    return Leaf(place, path, (), "", False, f"contract: {rule}", np.inf, np.inf)
 
 
 @functools.partial(
@@ -65,12 +85,13 @@ class Recorder(Layer):
     """`layer`, with a record of what it did in the second slot of backward.
 
     `original` is what the record speaks of: the layer itself, or a composite whose children do
-    not record.
+    not record. A broken contract raises Broken where it is `strict`.
     """
 
     layer: Layer
     original: Layer
     place: Place
+    strict: bool = True
 
     def init(self, key: Array, x: Any) -> Params:
         return self.layer.init(key, x)
@@ -84,11 +105,12 @@ class Recorder(Layer):
     def backward(self, params: Params, residuals: RecorderResiduals, dy: Any) -> tuple[Any, Record]:
         kept, x, context = residuals
         place = name_of(self.original, self.place)
-        dx, dparams = self.layer.backward(params, kept, dy)
+        dx, dparams = with_reason(place, lambda: self.layer.backward(params, kept, dy))
         given = {"dx": dx}
         if self.layer is self.original:  # a composite's parameters are judged child by child
             given["dparams"] = dparams
-        if rows := broken(place, given, {"dx": x, "dparams": params}):
+        rows = broken(place, given, {"dx": x, "dparams": params})
+        if rows and self.strict:
             raise Broken(rows)
         ranks = tuple(leaf.ndim for leaf in jax.tree.leaves((params, x, context, dy, dx, dparams)))
         return dx, Record(params, x, context, dy, dx, dparams, self.original, place, ranks)
@@ -127,13 +149,15 @@ def name_of(layer: Layer, place: Place) -> str:
     return " ".join((*place, type(layer).__name__))
 
 
-def recording(layer: Layer, place: Place = (), composites: bool = False) -> Layer:
+def recording(
+    layer: Layer, place: Place = (), composites: bool = False, strict: bool = True
+) -> Layer:
     """The layer with every leaf, and on request every composite, wrapped in a Recorder."""
     if not isinstance(layer, Composite):
-        return Recorder(layer, layer, place)
+        return Recorder(layer, layer, place, strict)
     kind = type(layer).__name__
     children = tuple(
-        recording(child, (*place, f"{kind}[{position}]"), composites)
+        recording(child, (*place, f"{kind}[{position}]"), composites, strict)
         for position, child in enumerate(layer.layers)
     )
     if isinstance(layer, Tied):

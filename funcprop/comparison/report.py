@@ -5,17 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from funcprop.comparison.verdict import Leaf
+from funcprop.comparison.verdict import NO_PATTERN, Leaf
 from funcprop.extras import require
 
+if TYPE_CHECKING:
+    from funcprop.comparison.profile import Costs
+
 HEADINGS = (
-    "where", "shape", "dtype", "max error", "relative",
+    "where", "shape", "dtype", "max error", "relative", "ulps", "cosine",
     "worst at", "by hand", "automatic", "verdict", "rule",
 )  # fmt: skip
+ESSENTIAL = ("where", "relative", "by hand", "automatic", "verdict", "rule")
+WIDE = 140  # columns of a terminal that hold them all
 
 
 class GradientError(AssertionError):
@@ -28,12 +33,16 @@ class Comparison:
 
     target  what was compared, in words
     rows    a row per leaf and dtype, the layers inside a composite first
-    notes   what could not be looked at, and why
+    notes   what the other witnesses say, and what could not be looked at, and why
+    kept    bytes that the backward pass reads beside parameters and dy, in float64
+    costs   what it costs, where that was asked for and every row is right
     """
 
     target: str
     rows: tuple[Leaf, ...]
     notes: tuple[str, ...] = ()
+    kept: int | None = None
+    costs: Costs | None = None
 
     @property
     def ok(self) -> bool:
@@ -48,8 +57,9 @@ class Comparison:
     def raise_if_wrong(self) -> None:
         """Raise GradientError, with the wrong rows in its text, unless all is right."""
         if not self.ok:
-            raise GradientError("\n".join((self.headline(), "", *plain_table(self.wrong))))
+            raise GradientError("\n".join((self.headline, "", *plain_table(self.wrong))))
 
+    @property
     def headline(self) -> str:
         """One line: what is wrong, or that nothing is."""
         if self.ok:
@@ -58,36 +68,66 @@ class Comparison:
                 f"{self.target}: {len(self.rows)} gradients agree with automatic differentiation"
                 f" (float64: {worst:.0e})"
             )
-        names = list(dict.fromkeys(row.name for row in self.wrong if row.place == self._culprit()))
-        return f"{self.target}: wrong gradient in {', '.join(names)}"
+        names: dict[str, str] = {}
+        for row in self.wrong:
+            if row.place == self._culprit():
+                names[row.name] = names.get(row.name) or row.words
+        told = [
+            f"{name} ({words})" if words and words != NO_PATTERN else name
+            for name, words in names.items()
+        ]
+        return f"{self.target}: wrong gradient in {', '.join(told)}"
 
     def _culprit(self) -> str:
         """The place of the first wrong row: layers inside a composite come before it."""
         return self.wrong[0].place
 
     def __str__(self) -> str:
-        return "\n".join((self.headline(), "", *plain_table(self.rows), *self.notes))
+        lines = [self.headline, "", *plain_table(self.rows), *self.notes]
+        return "\n".join(lines if self.costs is None else [*lines, "", str(self.costs)])
 
-    def __rich__(self) -> Any:
-        """A rich table."""
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        """A rich table; in a narrow terminal only the columns that say what to correct."""
+        wide = options.max_width >= WIDE
+        shown = [i for i, heading in enumerate(HEADINGS) if wide or heading in ESSENTIAL]
         table = require("rich.table", "train").Table(
-            title=self.headline(), caption="\n".join(self.notes) or None
+            title=self.headline, caption="\n".join(self.notes) or None
         )
-        for heading in HEADINGS:
-            table.add_column(heading, overflow="fold")
+        for i in shown:
+            table.add_column(HEADINGS[i], overflow="fold")
         for row in self.rows:
-            table.add_row(*cells(row), style=None if row.ok else "bold red")
-        return table
+            line = cells(row)
+            table.add_row(*(line[i] for i in shown), style=None if row.ok else "bold red")
+        yield table
+        if self.costs is not None:
+            yield str(self.costs)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values only: target, ok, rows, notes. Numbers that are not finite are words."""
+        """Plain values only: target, ok, rows, notes, kept, and the cost where it was measured.
+
+        Numbers of rows that are not finite are words.
+        """
         rows = [{"name": row.name} | dataclasses.asdict(row) for row in self.rows]
         rows = [{name: _plain(value) for name, value in row.items()} for row in rows]
-        return {"target": self.target, "ok": self.ok, "rows": rows, "notes": list(self.notes)}
+        given = {} if self.costs is None else self.costs.as_dict()[self.target]
+        return {"target": self.target, "ok": self.ok, "rows": rows, "notes": list(self.notes),
+                "kept": self.kept} | given  # fmt: skip
 
     def to_json(self) -> str:
         """The same as JSON text."""
         return json.dumps(self.as_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+
+    def to_html(self) -> str:
+        """A page of its own: the headline, every row with the wrong ones first, and the notes."""
+        from funcprop.comparison.page import html_page
+
+        return html_page(self)
+
+    def _repr_html_(self) -> str:
+        """The table alone, for notebooks."""
+        from funcprop.comparison.page import html_report
+
+        return html_report(self)
 
 
 def cells(row: Leaf) -> tuple[str, ...]:
@@ -98,11 +138,13 @@ def cells(row: Leaf) -> tuple[str, ...]:
         row.dtype,
         f"{row.error:.1e}",
         f"{row.relative:.1e}",
-        str(list(row.index)),
+        f"{row.ulps:.2g}",
+        f"{row.cosine:.6g}",
+        str(list(row.index)) + (f" of {row.at}" if row.at else ""),
         f"{row.by_hand:.6g}",
         f"{row.expected:.6g}",
         "ok" if row.ok else "WRONG",
-        row.rule,
+        f"{row.words}: wanted {row.rule}" if row.words else row.rule,
     )
 
 

@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from funcprop.comparison.inputs import draw
-from funcprop.layer import Array, Context, Layer, Params
+from funcprop.comparison.programs import generator
+from funcprop.layer import Array, Context, Layer, Params, is_float
 
 Promise = Literal["time", "memory", "enables", "parity"]
 
@@ -58,13 +60,25 @@ class Row:
     reason: str = ""
     mutants: tuple[Mutant, ...] = ()
 
-    def arguments(self, key: Array, dtype: Any = jnp.float32) -> tuple[Params, Any, Context]:
-        """params moved off zero, x and a context with a key, drawn from `key`."""
-        x_key, init_key, off_key, mask_key, context_key = jax.random.split(key, 5)
-        x = draw(self.x, x_key, dtype)
-        params = off_zero(self.layer.init(init_key, x), off_key)
-        mask = None if self.mask is None else draw(self.mask, mask_key, bool)
-        return params, x, Context(context_key, mask)
+    def inputs(self, key: Array, dtype: Any = jnp.float32) -> tuple[Any, Context]:
+        """x and a context with a key, drawn from `key`."""
+        random = generator(key)
+        x = draw(self.x, random, dtype)
+        mask = None if self.mask is None else draw(self.mask, random, dtype)
+        return x, Context(jax.random.fold_in(key, 1), mask)
+
+    def arguments(
+        self, key: Array, dtype: Any = jnp.float32, init: Callable[..., Params] | None = None
+    ) -> tuple[Params, Any, Context]:
+        """params moved off zero, x and a context, drawn from `key`.
+
+        `init` is the layer's, if need be compiled. Where x has no floats that tell the dtype of
+        the parameters, they are in `dtype`.
+        """
+        x, context = self.inputs(key, dtype)
+        params = (init or self.layer.init)(jax.random.fold_in(key, 2), x)
+        silent = not any(map(is_float, jax.tree.leaves(x)))
+        return off_zero(params, generator(key), dtype if silent else None), x, context
 
 
 def key_of(context: Context) -> Array:
@@ -73,13 +87,13 @@ def key_of(context: Context) -> Array:
     return context.key
 
 
-def off_zero(params: Params, key: Array) -> Params:
+def off_zero(params: Params, random: np.random.Generator, dtype: Any = None) -> Params:
     """Float parameters plus N(0, 0.1²): zeros and ones would hide wrong gradients."""
-    leaves, tree = jax.tree.flatten(params)
-    moved = [
-        leaf + 0.1 * jax.random.normal(k, leaf.shape).astype(leaf.dtype)
-        if jnp.issubdtype(leaf.dtype, jnp.floating)
-        else leaf
-        for leaf, k in zip(leaves, jax.random.split(key, len(leaves)), strict=True)
-    ]
-    return jax.tree.unflatten(tree, moved)
+
+    def moved(leaf: Any) -> Any:
+        if not is_float(leaf):
+            return leaf
+        wide = np.asarray(leaf, np.float64) + 0.1 * random.normal(size=leaf.shape)
+        return jnp.asarray(wide, leaf.dtype if dtype is None else dtype)
+
+    return jax.tree.map(moved, params)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Sequence
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -12,14 +15,15 @@ import jax
 import jax.numpy as jnp
 
 from funcprop.comparison.catalogue import ROWS
-from funcprop.comparison.compare import compare
 from funcprop.comparison.profile import Costs
+from funcprop.comparison.programs import Programs
 from funcprop.comparison.report import Comparison, aligned
 from funcprop.comparison.row import Row
-from funcprop.comparison.truth import compiled
+from funcprop.comparison.trial import Case, compare_case
 from funcprop.extras import require
 from funcprop.layer import Context, Params
 
+MANY = 16  # rows, from which on further processes pay for starting
 HEADINGS = ("layer", "gradients", "float64", "float32", "verdict")
 
 
@@ -33,20 +37,24 @@ class Table:
     def ok(self) -> bool:
         return all(comparison.ok for _, comparison in self.entries)
 
+    @property
+    def headline(self) -> str:
+        """How many agree with automatic differentiation."""
+        good = sum(comparison.ok for _, comparison in self.entries)
+        return f"{good} of {len(self.entries)} rows agree with automatic differentiation"
+
     def __str__(self) -> str:
-        lines = [HEADINGS, *(_cells(*entry) for entry in self.entries)]
+        lines = [HEADINGS, *(cells(*entry) for entry in self.entries)]
         wrong = [comparison for _, comparison in self.entries if not comparison.ok]
         return "\n".join([*aligned(lines), *(f"\n{comparison}" for comparison in wrong)])
 
     def __rich__(self) -> Any:
         """A rich table, followed by the full report of every wrong row."""
-        good = sum(comparison.ok for _, comparison in self.entries)
-        title = f"{good} of {len(self.entries)} rows agree with automatic differentiation"
-        table = require("rich.table", "train").Table(title=title)
+        table = require("rich.table", "train").Table(title=self.headline)
         for heading in HEADINGS:
             table.add_column(heading, overflow="fold")
         for row, comparison in self.entries:
-            table.add_row(*_cells(row, comparison), style=None if comparison.ok else "bold red")
+            table.add_row(*cells(row, comparison), style=None if comparison.ok else "bold red")
         wrong = [comparison for _, comparison in self.entries if not comparison.ok]
         return require("rich.console", "train").Group(table, *wrong)
 
@@ -61,6 +69,12 @@ class Table:
     def to_json(self, costs: Costs | None = None) -> str:
         """The same as JSON text."""
         return json.dumps(self.as_list(costs), indent=2, ensure_ascii=False, allow_nan=False)
+
+    def to_html(self, costs: Costs | None = None) -> str:
+        """A page of its own: a line for each row, and every report under it."""
+        from funcprop.comparison.page import html_catalogue
+
+        return html_catalogue(self, costs)
 
 
 def compare_catalogue(
@@ -81,35 +95,82 @@ def compare_rows(
 ) -> list[tuple[Row, Comparison]]:
     """Every row with its comparison, in order."""
     entries = []
-    for row in rows:
-        comparison = compare_row(row)
+    for row, comparison in zip(rows, comparisons(rows), strict=True):
         entries.append((row, comparison))
         if progress is not None:
             progress(row, comparison)
     return entries
 
 
-def compare_row(row: Row, key: jax.Array | None = None, probes: int = 5) -> Comparison:
+def comparisons(
+    rows: Sequence[Row], thorough: bool = False, processes: int = 1
+) -> Iterator[Comparison]:
+    """The comparisons of rows, in order, as they are done.
+
+    thorough   compiled as a training step is, under four times as many cotangents
+    processes  for many rows of the catalogue: nearly all of the time is tracing and compiling. The
+               program that asks for several needs `if __name__ == "__main__":`
+    """
+    if processes == 1 or len(rows) < MANY or any(row not in ROWS for row in rows):
+        yield from (compare_row(row, **effort(thorough)) for row in rows)
+        return
+    names = [row.name for row in rows]
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(_compare_name, names, itertools.repeat(thorough))
+
+
+def effort(thorough: bool) -> dict[str, Any]:
+    """Options of `compare_row`."""
+    return {"quick": False, "probes": 20} if thorough else {}
+
+
+def _compare_name(name: str, thorough: bool) -> Comparison:
+    (row,) = (row for row in ROWS if row.name == name)
+    return compare_row(row, **effort(thorough))
+
+
+def compare_row(
+    row: Row,
+    key: jax.Array | None = None,
+    probes: int = 5,
+    dtype: Any = jnp.float32,
+    quick: bool = True,
+    programs: Programs | None = None,
+) -> Comparison:
     """One row of the catalogue, at arguments drawn from `key`."""
     key = jax.random.key(0) if key is None else key
-    return compare(row.layer, *drawn(row, key), probes=probes, key=key, floor=row.floor)
+    params, x, context = drawn(row, key, dtype, programs)
+    case = Case(row.layer, params, x, context, key, row.layer)
+    return compare_case(case, probes, row.floor, quick, programs)
 
 
-def drawn(row: Row, key: jax.Array, dtype: Any = jnp.float32) -> tuple[Params, Any, Context]:
-    """The row's arguments by one small program: op by op they would take longer to compile."""
-    return compiled(lambda key: row.arguments(key, dtype), key, quick=True)
+def drawn(
+    row: Row, key: jax.Array, dtype: Any = jnp.float32, programs: Programs | None = None
+) -> tuple[Params, Any, Context]:
+    """The row's arguments, its parameters by one small program: op by op they would take longer."""
+    run = Programs() if programs is None else programs
+    layer = row.layer
+
+    def init(key: jax.Array, x: Any) -> Params:
+        return run.on_device(f"init in {jnp.dtype(dtype)}", layer.init, key, x, quick=True)
+
+    return row.arguments(key, dtype, init)
 
 
 def chosen(names: Sequence[str]) -> list[Row]:
-    """The rows that the names stand for."""
+    """The rows that the names stand for, in upper or lower case."""
     rows: dict[str, Row] = {}
+    by_name = {row.name.casefold(): row for row in ROWS}
     for name in names:
+        wanted = name.casefold()
         found = {
-            row.name: row for row in ROWS if row.name == name or row.name.startswith(name + ",")
+            row.name: row
+            for folded, row in by_name.items()
+            if folded == wanted or folded.startswith(wanted + ",")
         }
         if not found:
-            near = get_close_matches(name, [row.name for row in ROWS], 1, 0.4)
-            hint = f": did you mean {near[0]!r}?" if near else ""
+            near = get_close_matches(wanted, by_name, 1, 0.4)
+            hint = f": did you mean {by_name[near[0]].name!r}?" if near else ""
             raise ValueError(f"no row of the catalogue is called {name!r}{hint}")
         rows |= found
     return list(rows.values())
@@ -120,12 +181,12 @@ def markdown(rows: Sequence[Row] = ROWS) -> str:
     lines = ["| row | layer | promise | mutants | why |", "|---|---|---|---|---|"]
     for row in rows:
         mutants = "; ".join(mutant.name for mutant in row.mutants)
-        cells = (row.name, f"`{row.layer!r}`", ", ".join(row.promise), mutants, row.reason)
-        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+        parts = (row.name, f"`{row.layer!r}`", ", ".join(row.promise), mutants, row.reason)
+        lines.append(f"| {' | '.join(part.replace('|', chr(92) + '|') for part in parts)} |")
     return "\n".join(lines)
 
 
-def _cells(row: Row, comparison: Comparison) -> tuple[str, ...]:
+def cells(row: Row, comparison: Comparison) -> tuple[str, ...]:
     """A line: the worst relative error in float64 and in the working dtype."""
 
     def worst(exact: bool) -> str:

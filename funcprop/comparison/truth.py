@@ -2,56 +2,70 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 
+from funcprop.comparison.programs import Programs, cast, generator, shapes
+from funcprop.comparison.slopes import Slope, along
 from funcprop.gradient import autodiff, combine, partition
 from funcprop.layer import Array, Context, Layer, Params, is_float
 
 Grads = dict[str, Any]  # {"dx": ..., "dparams": ...}; leaves [probes, ...] where there are probes
 
-SMALL = 100_000  # numbers: above, an unoptimised program costs more than its compilation saves
-QUICK: dict[str, Any] = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,  # jax 0.10 only
-}
+SCALES = (1e6, 1e-6)  # of cotangents: backward is linear in dy
 COORDINATES = 4096  # finite differences visit every coordinate: more would take too long
+
+
+class Point(NamedTuple):
+    """Where gradients are compared: `name` says how the input differs from what was given."""
+
+    name: str
+    x: Any
+    context: Context
+
+
+@dataclass(frozen=True)
+class Found:
+    """Gradients at one point, NumPy arrays [probes, ...]: by hand, and the truth of the witness."""
+
+    point: Point
+    given: Grads
+    truth: Grads
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Gradients of all probes as NumPy arrays [probes, ...], in float64 and in the working dtype.
+    """What the witnesses say.
 
-    `numerical` says that the truth comes from finite differences, since JAX cannot differentiate
-    the forward; `automatic` is then None. `rounded` is None where float64 is the working dtype.
+    exact      in float64, at every point
+    scaled     the same at the first point, under cotangents of other sizes (`SCALES`)
+    rounded    in the working dtype, by hand and automatically; None where that is float64
+    slopes     along directions in float64: ⟨gradient, v⟩ and what finite differences, near and
+               far, and `jax.jvp` make of it (None where it cannot differentiate the forward)
+    moves      those directions, leaves [directions, ...]
+    dys        the cotangents of `exact`, in float64
+    numerical  the truth comes from finite differences, since JAX cannot differentiate the forward;
+               `automatic` is then None
+    residuals  what the backward pass reads, as shapes: its size is what a layer keeps
     """
 
-    exact: Grads
-    truth: Grads
+    exact: tuple[Found, ...]
+    scaled: tuple[Found, ...]
     rounded: Grads | None
     automatic: Grads | None
-    numerical: bool = False
-
-
-def cast(tree: Any, dtype: Any) -> Any:
-    """Float leaves in `dtype`, as NumPy arrays: nothing is compiled. The others unchanged."""
-    return jax.tree.map(
-        lambda leaf: np.asarray(leaf).astype(dtype) if is_float(leaf) else leaf, tree
-    )
-
-
-def generator(key: Array) -> np.random.Generator:
-    """Random numbers drawn by NumPy from a JAX key: probes compile nothing."""
-    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    slopes: tuple[Slope, ...]
+    moves: Any
+    dys: Any
+    numerical: bool
+    residuals: Any
 
 
 def cotangents(
@@ -65,15 +79,36 @@ def cotangents(
     )
 
 
-def gradients(layer: Layer, params: Params, x: Any, context: Context, dys: Any) -> Grads:
-    """One forward, and the layer's own backward of every cotangent."""
-    _, residuals = layer.forward(params, x, context)
+def spread(dys: Any, key: Array) -> Any:
+    """The cotangents, and three more: one number alone, another one, and of very uneven sizes."""
+    random = generator(key)
+    leaves, tree = jax.tree.flatten(dys)
+    sizes = np.array([math.prod(leaf.shape[1:]) for leaf in leaves])
+    ends = np.cumsum(sizes)
+    alone = random.integers(ends[-1], size=2) if ends.size and ends[-1] else ()
+    added = []
+    for leaf, size, end in zip(leaves, sizes, ends, strict=True):
+        shape = leaf.shape[1:]
+        rows = [(np.arange(end - size, end) == place).reshape(shape) for place in alone]
+        rows.append(random.normal(size=shape) * np.exp(2 * random.normal(size=shape)))
+        added.append(np.concatenate([leaf, np.stack(rows).astype(leaf.dtype)]))
+    return jax.tree.unflatten(tree, added)
+
+
+def pulled(layer: Layer, params: Params, residuals: Any, dys: Any) -> Grads:
+    """The layer's own backward of every cotangent."""
 
     def back(dy: Any) -> Grads:
         dx, dparams = layer.backward(params, residuals, dy)
         return {"dx": dx, "dparams": dparams}
 
     return jax.vmap(back)(dys)
+
+
+def gradients(layer: Layer, params: Params, x: Any, context: Context, dys: Any) -> Grads:
+    """One forward, and the layer's own backward of every cotangent."""
+    _, residuals = layer.forward(params, x, context)
+    return pulled(layer, params, residuals, dys)
 
 
 def numerical(layer: Layer, params: Params, x: Any, context: Context, dys: Any) -> Grads:
@@ -123,51 +158,153 @@ def differentiable(layer: Layer, params: Params, x: Any, context: Context) -> bo
     return True
 
 
-def compiled(function: Callable[..., Any], *arguments: Any, quick: bool = False) -> Any:
-    """The results, by a program compiled afresh.
+def is_mask(leaf: Any) -> bool:
+    """Whether a leaf is an array of truth values."""
+    return getattr(leaf, "dtype", None) == np.dtype(bool)
 
-    Never from a cache: a backward that was edited in place would go unseen. `quick` leaves out
-    the optimisations that take most of the compile time: for small float64 truths.
+
+def points(x: Any, context: Context) -> list[Point]:
+    """The input itself, scaled, all zeros, and with ties; masks that hide nothing, some, and all.
+
+    All of the same shapes and dtypes: no program is compiled for them.
     """
-    lowered = jax.jit(lambda *given: function(*given)).lower(*arguments)
-    size = sum(np.size(leaf) for leaf in jax.tree.leaves(arguments))
-    if quick and size <= SMALL and jax.default_backend() == "cpu":
-        return lowered.compile(compiler_options=quick_options())(*arguments)
-    return lowered.compile()(*arguments)
+
+    def changed(change: Callable[[np.ndarray], np.ndarray]) -> Any:
+        def one(leaf: Any) -> Any:
+            if not is_float(leaf):
+                return leaf
+            return change(np.asarray(leaf, np.float64)).astype(leaf.dtype)
+
+        return jax.tree.map(one, x)
+
+    def masked(pattern: Callable[[np.ndarray], np.ndarray]) -> tuple[Any, Context]:
+        """Every mask seen where `pattern` of the last axis's index is True."""
+
+        def changed(leaf: Any) -> Any:
+            if not is_mask(leaf) or not leaf.ndim:
+                return leaf
+            return np.broadcast_to(pattern(np.arange(leaf.shape[-1])), leaf.shape)
+
+        mask = None if context.mask is None else changed(np.asarray(context.mask))
+        return jax.tree.map(changed, x), Context(context.key, mask)
+
+    found = [Point("", x, context)]
+    if any(is_float(leaf) for leaf in jax.tree.leaves(x)):
+        found += [
+            Point("0.02 x", changed(lambda a: 0.02 * a), context),
+            Point("30 x", changed(lambda a: 30 * a), context),
+            Point("zeros", changed(np.zeros_like), context),
+            Point("ties", changed(np.round), context),
+        ]
+    masks = [context.mask, *jax.tree.leaves(x)]
+    if any(map(is_mask, masks)):
+        found += [
+            Point("nothing masked", *masked(lambda index: index >= 0)),
+            Point("every third masked", *masked(lambda index: index % 3 != 1)),
+            Point("all masked", *masked(lambda index: index < 0)),
+        ]
+    return found
 
 
-@functools.cache
-def quick_options() -> dict[str, Any]:
-    """Those of QUICK that this version of XLA knows."""
-    known = {}
-    for name, value in QUICK.items():
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            jax.jit(lambda: 0).lower().compile(compiler_options={name: value})
-            known[name] = value
-    return known
+def observe(
+    layer: Layer,
+    peer: Layer,
+    params: Params,
+    x: Any,
+    context: Context,
+    dys: Any,
+    key: Array,
+    quick: bool = False,
+    programs: Programs | None = None,
+) -> Evidence:
+    """Both rules under all cotangents and at all points, and the slopes of the forward.
 
+    In float64 forward and backward are programs of their own, as they are in use: a backward that
+    reads what a forward pass left behind has nothing to read there. `dys` [probes, ...] are in the
+    working dtype; in float64 there are one-hot and scaled ones besides. `quick` leaves the
+    compiler's optimisations out in the working dtype too. `programs` serve again where they fit.
+    """
+    run = Programs() if programs is None else programs
+    by_jax = differentiable(peer, params, x, context)
+    floats = jax.tree.leaves(partition((params, x))[0])
+    # finite differences visit every coordinate: once is enough
+    places = points(x, context)[: None if by_jax else 1]
+    more = spread(dys, key)
 
-def measured(function: Callable[..., Any], *arguments: Any, quick: bool = False) -> Any:
-    """The results of `compiled` as NumPy arrays."""
-    return jax.tree.map(np.asarray, compiled(function, *arguments, quick=quick))
+    def forward(params: Params, x: Any, context: Context) -> Any:
+        return layer.forward(params, x, context)
 
+    def backward(params: Params, residuals: Any, dys: Any) -> Grads:
+        return pulled(layer, params, residuals, dys)
 
-def observe(layer: Layer, params: Params, x: Any, context: Context, dys: Any) -> Evidence:
-    """Both rules under all cotangents: one program in float64, one in the working dtype."""
-    by_jax = differentiable(layer, params, x, context)
-
-    def both(params: Params, x: Any, context: Context, dys: Any) -> tuple[Grads, Grads | None]:
-        by_hand = gradients(layer, params, x, context, dys)
-        if by_jax:
-            return by_hand, gradients(autodiff(layer), params, x, context, dys)
-        exact = any(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(dys))
-        return by_hand, numerical(layer, params, x, context, dys) if exact else None
-
+    truth = truth_of(peer, by_jax)
     with jax.enable_x64(True):
-        wide = [cast(tree, jnp.float64) for tree in (params, x, context, dys)]
-        exact, truth = measured(both, *wide, quick=True)
-    assert truth is not None
-    if all(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(partition((params, x))[0])):
-        return Evidence(exact, truth, None, None, not by_jax)
-    rounded, automatic = measured(both, params, x, context, dys)
-    return Evidence(exact, truth, rounded, automatic, not by_jax)
+        wide_params, more = cast(params, jnp.float64), cast(more, jnp.float64)
+        wide = [cast((p.x, p.context), jnp.float64) for p in places]
+        passes = [run("forward", forward, wide_params, *each, quick=True) for each in wide]
+        kept = [residuals for _, residuals in passes]
+        # an input that was changed may be none that the layer takes: it says so by NaN
+        taken = [i for i, (y, _) in enumerate(passes) if i == 0 or all_finite(y)]
+
+        def by_hand(residuals: Any, dys: Any) -> Grads:
+            return run("backward", backward, wide_params, residuals, dys, quick=True)
+
+        exact = tuple(
+            Found(
+                places[i],
+                by_hand(kept[i], more),
+                run("truth", truth, wide_params, *wide[i], more, quick=True),
+            )
+            for i in taken
+        )
+        scaled = tuple(
+            Found(
+                Point(f"{scale:g} dy", x, context),
+                by_hand(kept[0], times(scale, more)),
+                times(scale, exact[0].truth),
+            )
+            for scale in SCALES
+        )
+        slopes, moves = along(
+            layer, peer, wide_params, *wide[0], dys=more, by_hand=exact[0].given, key=key, run=run
+        )
+    found = Evidence(exact, scaled, None, None, slopes, moves, more, not by_jax, shapes(kept[0]))
+    if all(leaf.dtype == jnp.float64 for leaf in floats):
+        return found
+
+    given = params, x, context, dys
+    rounded, automatic = in_working_dtype(layer, peer, by_jax, given, run, quick)
+    return replace(found, rounded=rounded, automatic=automatic)
+
+
+def truth_of(peer: Layer, by_jax: bool) -> Callable[..., Grads]:
+    """(params, x, context, dys) -> gradients by `jax.vjp`, or by finite differences."""
+    return (
+        functools.partial(gradients, autodiff(peer))
+        if by_jax
+        else functools.partial(numerical, peer)
+    )
+
+
+def in_working_dtype(
+    layer: Layer, peer: Layer, by_jax: bool, given: tuple[Any, ...], run: Programs, quick: bool
+) -> tuple[Grads, Grads | None]:
+    """(params, x, context, dys) -> gradients by hand, and automatically where JAX can, by one
+    program as they are."""
+
+    def both(*given: Any) -> tuple[Grads, Grads | None]:
+        return gradients(layer, *given), truth_of(peer, True)(*given) if by_jax else None
+
+    floats = jax.tree.leaves(partition(given[:2])[0])
+    name = f"both in {'/'.join(sorted({str(leaf.dtype) for leaf in floats}))}"
+    return run(name, both, *given, quick=quick)
+
+
+def all_finite(tree: Any) -> bool:
+    """Whether every float in it is finite."""
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree) if is_float(leaf))
+
+
+def times(scale: float, tree: Any) -> Any:
+    """The leaves, scaled."""
+    return jax.tree.map(lambda leaf: scale * leaf, tree)

@@ -6,21 +6,31 @@ differentiation itself makes in the working dtype. No tolerance grows with the s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcprop.comparison.programs import named_leaves
+from funcprop.comparison.slopes import Slope
 from funcprop.layer import is_float, spell
 
 EXACT = 1e-10  # relative norm in float64: forty times the square root of eps would be 6e-7
 NUMERICAL = 1e-6  # the same where finite differences are the only witness
 FACTOR = 2.0  # times the error that automatic differentiation makes in the working dtype
 FLOOR = 8.0  # eps of the leaf's largest gradient: rounding of the last operations
+SPREAD = 0.25  # of the floor: what the relative norm may be, since roundings are of either sign
 ALONE = 1000.0  # eps, where there is no automatic differentiation to compare with
+DIFFERENCES = 1e-6  # of Σ |g v|: how far finite differences may be off, in float64
+FORWARD = 1e-9  # the same of jax.jvp
+VALUE = 1e-9  # of Σ |dy y|, whose rounding finite differences divide by their step
+CHANGED = 1e-7  # where the input was changed: a gradient that saturation made small is a difference
+# of large numbers
+UNKNOWN = "no element of the truth is finite: nothing can be judged here"
+NO_PATTERN = "no pattern recognised"
 ZERO = 64.0  # eps of the target's largest gradient: a leaf below it is zero but for rounding
 
 
@@ -31,9 +41,12 @@ class Leaf:
     place, path  where: "Serial[2] Dense", "dw"
     error        the largest absolute error over all probes
     relative     the norm of the error over the norm of the truth, the worst of the probes
+    ulps         the largest error in units in the last place of the expected value there
+    cosine       of the angle between both, the worst of the probes; 1 where both are zero
     index        where the largest error lies; by_hand and expected: both values there
-    allowed      what the rule allows, of `error` or of `relative`
     rule         which rule decided, in words
+    at           the input, where it was changed: "30 x"
+    words        what is wrong, where its pattern is known: "sign flipped"
     """
 
     place: str
@@ -47,20 +60,15 @@ class Leaf:
     index: tuple[int, ...] = ()
     by_hand: float = 0.0
     expected: float = 0.0
+    ulps: float = 0.0
+    cosine: float = 1.0
+    at: str = ""
+    words: str = ""
 
     @property
     def name(self) -> str:
         """`Serial[2] Dense: dw`."""
         return f"{self.place}: {self.path}" if self.place else self.path
-
-
-def named_leaves(grads: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """{"dx": ..., "dparams": ...} -> (`dx[0]`, leaf), (`dw`, leaf), (`dparams[0].w`, leaf)."""
-    for name, tree in grads.items():
-        for path, leaf in jax.tree.leaves_with_path(tree):
-            words = jax.tree_util.keystr(path)
-            short = name == "dparams" and words.startswith(".")
-            yield ("d" + words[1:] if short else name + words), leaf
 
 
 def broken(place: str, grads: dict[str, Any], like: dict[str, Any]) -> list[Leaf]:
@@ -87,20 +95,42 @@ def broken(place: str, grads: dict[str, Any], like: dict[str, Any]) -> list[Leaf
 
 
 def judge_exact(
-    place: str, manual: dict[str, Any], truth: dict[str, Any], numerical: bool = False
+    place: str,
+    manual: dict[str, Any],
+    truth: dict[str, Any],
+    numerical: bool = False,
+    at: str = "",
+    narrow: Any = None,
+    usual: dict[str, Any] | None = None,
 ) -> list[Leaf]:
-    """Rows in float64, leaves [probes, ...]: the relative norm decides."""
+    """Rows in float64, leaves [probes, ...]: the relative norm decides.
+
+    `usual` is the truth at the given input, where this one is another. `narrow` is the dtype that
+    the target rounds to inside, whatever it is given.
+    """
     largest, rows = _largest(truth), []
     limit = NUMERICAL if numerical else EXACT
     witness = ", finite differences" if numerical else ""
+    if narrow is not None:
+        limit = max(limit, FLOOR * float(jnp.finfo(narrow).eps))
+        witness += f": {FLOOR:g} eps of {narrow}, to which the target rounds inside"
     zero = ZERO * float(jnp.finfo(jnp.float64).eps) * largest
-    for (path, given), (_, wanted) in zip(named_leaves(manual), named_leaves(truth), strict=True):
+    told = f"error <= {ZERO:g} eps of the largest gradient of the target"
+    tops = [0.0] * len(jax.tree.leaves(truth))
+    if usual is not None:
+        limit, told = (
+            max(limit, CHANGED),
+            f"error <= {CHANGED:g} of the gradient at the given input",
+        )
+        tops = [np.abs(_finite(leaf)).max(initial=0.0) for leaf in jax.tree.leaves(usual)]
+    triples = zip(named_leaves(manual), named_leaves(truth), tops, strict=True)
+    for (path, given), (_, wanted), top in triples:
         row = _measure(place, path, given, wanted)
-        small = row.error <= zero
+        small = row.error <= max(zero, CHANGED * top)
         rule = f"relative norm <= {limit:g}{witness}"
         if small and not row.relative <= limit:
-            rule = f"error <= {ZERO:g} eps of the largest gradient of the target"
-        rows.append(_decide(row, bool(row.relative <= limit or small), rule, wanted))
+            rule = told
+        rows.append(_decide(row, bool(row.relative <= limit or small), rule, wanted, at))
     return rows
 
 
@@ -110,10 +140,13 @@ def judge_rounded(
     automatic: dict[str, Any] | None,
     truth: dict[str, Any],
     floor: float = FLOOR,
+    at: str = "",
 ) -> list[Leaf]:
     """Rows in the working dtype, leaves [probes, ...]: automatic differentiation's error decides.
 
-    `automatic=None` says that the forward cannot be differentiated automatically.
+    Its largest error limits the largest here, its relative norm the norm here: a bias of all
+    elements is small in each. `automatic=None` says that the forward cannot be differentiated
+    automatically.
     """
     largest, rows = _largest(truth), []
     peers = [None] * len(jax.tree.leaves(truth))
@@ -128,47 +161,135 @@ def judge_rounded(
             (floor * eps * scale, f"error <= {floor:g} eps of the leaf's largest gradient"),
             (eps * largest, "error <= eps of the largest gradient of the target"),
         ]
+        spread = [(SPREAD * floor * eps, f"relative norm <= {SPREAD * floor:g} eps")]
         if peer is None:
             allowed.append((ALONE * eps * scale, f"error <= {ALONE:g} eps: no automatic peer"))
+            spread.append((ALONE * eps, f"relative norm <= {ALONE:g} eps: no automatic peer"))
         else:
-            own = _measure(place, path, _where_finite(peer, wanted), wanted).error
-            allowed.append((FACTOR * own, f"error <= {FACTOR:g} x automatic's own, {own:.1e}"))
-        limit, rule = max(allowed)
-        rows.append(_decide(row, row.error <= limit, rule, wanted))
+            peer = _where_finite(peer, wanted)
+            own, usual = _measure(place, path, peer, wanted).error, pooled(peer, wanted)
+            words = f"{FACTOR:g} x automatic's own,"
+            allowed.append((FACTOR * own, f"error <= {words} {own:.1e}"))
+            spread.append((FACTOR * usual, f"relative norm over probes <= {words} {usual:.1e}"))
+        (limit, rule), (widest, norm_rule) = max(allowed), max(spread)
+        ok = row.error <= limit
+        if ok and pooled(given, wanted) > widest and row.error > eps * largest:
+            ok, rule = False, norm_rule
+        rows.append(_decide(row, ok, rule, wanted, at))
     return rows
 
 
-def _decide(row: Leaf, ok: bool, rule: str, wanted: np.ndarray) -> Leaf:
+def judge_slopes(
+    place: str, slopes: Sequence[Slope], numerical: bool = False
+) -> tuple[list[Leaf], list[str]]:
+    """-> rows for the directions in which a witness disagrees; and how far they agree, in words."""
+    rows, kinks, worst_of = [], 0, {"finite differences": 0.0, "jax.jvp": 0.0}
+    for slope in slopes:
+        if slope.kink:
+            kinks += 1
+            continue
+        if not np.isfinite(slope.by_hand):  # the rows of its leaves say so
+            continue
+        steps = [step for step in (slope.near, slope.far) if np.isfinite(step)]
+        nearest = min(steps, key=lambda step: abs(step - slope.by_hand), default=None)
+        rounding = ZERO * float(jnp.finfo(jnp.float64).eps) * slope.value
+        size = max(slope.size, *map(abs, steps), 1e-300)
+        witnesses = [
+            ("finite differences", nearest, DIFFERENCES * size + VALUE * slope.value),
+            ("jax.jvp", slope.forward, (DIFFERENCES if numerical else FORWARD) * size + rounding),
+        ]
+        for name, said, allowed in witnesses:
+            if said is None or not np.isfinite(said):
+                continue
+            error = abs(said - slope.by_hand)
+            if error <= allowed:
+                limit = FORWARD if name == "jax.jvp" else DIFFERENCES
+                worst_of[name] = max(worst_of[name], limit * error / allowed)
+                continue
+            rule = f"{name} along a direction: error <= {allowed:.1e}"
+            path = slope.leaf or "all leaves"
+            rows.append(Leaf(place, path, (), "float64", False, rule, error, error / size, (),
+                             slope.by_hand, said))  # fmt: skip
+    told = [f"finite differences agree along {len(slopes) - kinks} directions "
+            f"({worst_of['finite differences']:.0e})"]  # fmt: skip
+    if any(slope.forward is not None for slope in slopes):
+        told.append(f"jax.jvp too ({worst_of['jax.jvp']:.0e})")
+    notes = [] if rows or len(slopes) == kinks else [", ".join(told)]
+    if kinks:
+        notes.append(f"{kinks} directions lie across a kink, where the slopes of both sides differ")
+    return rows, notes
+
+
+def worst(rows: Sequence[Leaf]) -> list[Leaf]:
+    """One row a leaf and dtype: the first that is wrong, else the one with the largest error."""
+    found: dict[tuple[str, str, str], Leaf] = {}
+    for row in rows:
+        key = row.place, row.path, row.dtype
+        old = found.get(key)
+        if old is None or (old.ok and (not row.ok or row.relative > old.relative)):
+            found[key] = row
+    return list(found.values())
+
+
+def _decide(row: Leaf, ok: bool, rule: str, wanted: np.ndarray, at: str) -> Leaf:
     """The row with its verdict; what is not finite decides first."""
     if wanted.size and not np.isfinite(np.asarray(wanted, np.float64)).any():
-        ok, rule = False, "no element of the truth is finite: nothing can be judged here"
+        ok, rule = False, UNKNOWN
     elif not np.isfinite(row.error):
         ok, rule = False, "finite where the truth is finite"
-    return Leaf(**{**vars(row), "ok": bool(ok), "rule": rule})
+    return replace(row, ok=bool(ok), rule=rule, at=at)
 
 
 def _measure(place: str, path: str, given: np.ndarray, wanted: np.ndarray) -> Leaf:
     """Errors of [probes, ...] arrays where the truth is finite."""
-    dtype, shape = str(given.dtype), given.shape[1:]
+    dtype, shape = given.dtype, given.shape[1:]
     given, wanted = np.asarray(given, np.float64), np.asarray(wanted, np.float64)
     if given.size == 0:
-        return Leaf(place, path, shape, dtype, True, "")
+        return Leaf(place, path, shape, str(dtype), True, "")
     known = np.isfinite(wanted)
+    wanted = np.where(known, wanted, 0)
     with np.errstate(invalid="ignore", over="ignore"):
         off = np.where(known, np.abs(given - wanted), 0)
     off = np.where(np.isnan(off), np.inf, off)
+    error = float(off.max())
     index = np.unravel_index(np.argmax(off), off.shape)
-    peak = max(float(off.max()), float(np.abs(_finite(wanted)).max(initial=0.0)), 1e-300)
-    axes = tuple(range(1, off.ndim))  # norms of numbers scaled to 1: squares must not underflow
-    bad = off.max() == np.inf
-    above = np.sqrt(np.sum(np.square(off / peak), axes)) if not bad else np.full(len(off), np.inf)
-    below = np.sqrt(np.sum(np.square(np.where(known, wanted, 0) / peak), axes))
-    ratio = np.where(above == 0, 0, above / np.maximum(below, 1e-300))
-    place_in_leaf = tuple(map(int, index[1:]))
+    there = float(wanted[index])
+    axes = tuple(range(1, off.ndim))
+    # norms of numbers scaled to 1, probe by probe: squares must neither underflow nor overflow
+    peak = np.maximum(off, np.abs(wanted)).max(axes, initial=0, keepdims=True)
+    if error == np.inf:
+        ratio, cosine = np.inf, np.nan
+    else:
+        peak = np.where(peak == 0, 1, peak)
+        given_known = np.where(known, given, 0)
+        above, below, ours = (_norm(a / peak, axes) for a in (off, wanted, given_known))
+        ratio = float(np.where(above == 0, 0, above / np.maximum(below, 1e-300)).max())
+        along = np.sum((given_known / peak) * (wanted / peak), axes)
+        both = below * ours
+        cosine = float(np.where(both == 0, above == 0, along / np.where(both == 0, 1, both)).min())
+    last_place = float(jnp.finfo(dtype).eps) * 2.0 ** np.floor(np.log2(abs(there) or 1.0))
     return Leaf(
-        place, path, shape, dtype, True, "", float(off.max()), float(ratio.max()),
-        place_in_leaf, float(given[index]), float(wanted[index]),
+        place, path, shape, str(dtype), True, "", error, ratio, tuple(map(int, index[1:])),
+        float(given[index]), there, error / last_place, cosine,
     )  # fmt: skip
+
+
+def pooled(given: np.ndarray, wanted: np.ndarray) -> float:
+    """The relative norm of the error over all probes together.
+
+    The largest of the probes' own would be a matter of luck in a leaf of few elements, and where
+    the gradient of one probe happens to cancel.
+    """
+    given, wanted = np.asarray(given, np.float64), np.asarray(wanted, np.float64)
+    known = np.isfinite(wanted)
+    off, wanted = np.where(known, given - wanted, 0), np.where(known, wanted, 0)
+    peak = max(np.abs(off).max(initial=0), np.abs(wanted).max(initial=0)) or 1.0
+    below = np.linalg.norm(wanted / peak)
+    return float(np.linalg.norm(off / peak) / max(below, 1e-300))
+
+
+def _norm(a: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    return np.sqrt(np.sum(np.square(a), axes))
 
 
 def _where_finite(peer: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -27,8 +27,8 @@ Loader = Callable[[str, str | Path | None, bool], Dataset]
 def _digits(_: str, folder: str | Path | None, validation: bool) -> Dataset:
     if folder is not None:
         raise DataError(
-            f"digits comes with scikit-learn and reads no folder, got {folder}: load('digits'), "
-            f"or load('mnist', folder={str(folder)!r})"
+            f"digits comes with scikit-learn and reads no folder, got {folder}: leave it out, "
+            "or name an image set, such as mnist"
         )
     return load_digits(validation)
 

@@ -110,7 +110,7 @@ def load_idx_folder(folder: str | Path | None, name: str, validation: bool = Fal
         raise DataError(f"unknown image set {name!r}: wanted one of {', '.join(SOURCES)}")
     source = SOURCES[name]
     if folder is None:
-        raise DataError(f"{name} needs a folder=: {_four_files(source)}")
+        raise DataError(f"{name} needs a folder (folder=, or --data-dir): {_four_files(source)}")
     folder = Path(folder)
     if not folder.is_dir():
         problem = "is not a folder" if folder.exists() else "does not exist"

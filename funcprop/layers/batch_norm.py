@@ -116,6 +116,13 @@ class BatchNorm(Layer):
                 "pass their averages: fp.inference(model, params, state.statistics)",
             )
         mean, variance = widen(statistics.mean), widen(statistics.variance)
+        shapes = {leaf.shape for leaf in (mean, variance, *params) if leaf is not None}
+        if len(shapes) != 1:
+            raise LayerError(
+                self,
+                f"its statistics are {spell(statistics)}, and its parameters {spell(params)}",
+                "pass the averages of this model's own statistics",
+            )
         kinds = [leaf.dtype for leaf in params if leaf is not None]
         dtype = kinds[0] if kinds else mean.dtype
         rstd = jax.lax.rsqrt(variance + self.eps)

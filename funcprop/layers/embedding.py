@@ -65,7 +65,7 @@ class Embedding(Layer):
             wanted = f"[{self.vocabulary}, {self.features}]"
             raise LayerError(self, f"w is {spell(params.w)}, wanted {wanted}")
         rows = known_rows(ids, self.vocabulary)
-        return params.w.at[rows].get(mode="fill", fill_value=jnp.nan), ids
+        return jnp.asarray(params.w).at[rows].get(mode="fill", fill_value=jnp.nan), ids
 
     def backward(self, params: Table, ids: Array, dy: Array) -> tuple[None, Table]:
         check_cotangent(self, dy, (*ids.shape, self.features), params.w.dtype)

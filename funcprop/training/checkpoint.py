@@ -22,15 +22,25 @@ def save_checkpoint(path: str | Path, params: Params, statistics: Any = ()) -> N
     """Write params and statistics to `path`, replacing it as a whole or not at all.
 
     Every float and integer dtype is kept, bfloat16 included.
-    Raises ModuleNotFoundError without safetensors, OSError where the file cannot be written.
+    Raises ModuleNotFoundError without safetensors, OSError where the file cannot be written,
+    TypeError for leaves that are no numbers, ValueError where two leaves have one name.
     """
     save = require("safetensors.numpy", "train").save
     leaves = named_leaves(params, statistics)
+    for name, leaf in leaves.items():
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+            raise TypeError(
+                f"{name} is {spell(leaf)}, wanted numbers: write jax.random.key_data({name}) there"
+            )
     data = save({name: np.asarray(leaf, order="C") for name, leaf in leaves.items()})
     path = Path(path)
     unfinished = path.with_name(path.name + ".part")
-    unfinished.write_bytes(data)
-    os.replace(unfinished, path)
+    try:
+        unfinished.write_bytes(data)
+        os.replace(unfinished, path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def load_checkpoint(path: str | Path, params: Params, statistics: Any = ()) -> tuple[Params, Any]:
@@ -67,12 +77,20 @@ def load_checkpoint(path: str | Path, params: Params, statistics: Any = ()) -> t
 
 
 def named_leaves(params: Params, statistics: Any) -> dict[str, Any]:
-    """The leaves of both trees by path, in the order of the tree: {"params.1.w": ...}."""
+    """The leaves of both trees by path, in the order of the tree: {"params.1.w": ...}.
+
+    Raises ValueError where two leaves have one name: {"a": {"b": 1}, "a.b": 2}.
+    """
     named = {}
     for root, tree in (("params", params), ("statistics", statistics)):
         for path, leaf in jax.tree.leaves_with_path(tree):
             place = jax.tree_util.keystr(path, simple=True, separator=".")
-            named[f"{root}.{place}" if place else root] = leaf
+            name = f"{root}.{place}" if place else root
+            if name in named:
+                raise ValueError(
+                    f"two leaves are called {name}: leave the full stop out of one of their keys"
+                )
+            named[name] = leaf
     return named
 
 

@@ -76,7 +76,7 @@ def read_config(folder: Path) -> tuple[Recipe, tuple[int, ...], int]:
         if fields["data_dir"] is not None:
             fields["data_dir"] = Path(fields["data_dir"])
         return Recipe(**fields), example, classes
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise RecipeError(f"{path} is no configuration of a run ({reason}): train again") from error
 

@@ -83,14 +83,20 @@ def evaluate(
     values, counts, rights = zip(*jax.device_get(parts), strict=True)
     return Evaluation(
         None if loss is None else float(sum(values)) / float(sum(counts)),
-        None if rights[0] is None else int(sum(rights)) / n,
+        None if rights[0] is None or NO_CLASSES in rights else int(sum(rights)) / n,
         n,
     )
 
 
+NO_CLASSES = -1
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _evaluate(model: Layer, loss: Layer | None, params: Params, part: Any) -> tuple[Any, Any, Any]:
-    """-> the sum of the losses, how many they are, and how many classes are right."""
+    """-> the sum of the losses, how many they are, and how many classes are right.
+
+    The last is NO_CLASSES where the targets look like classes and are none.
+    """
     x, target = part
     prediction, _ = model.forward(params, x)
     value = count = right = None
@@ -107,7 +113,10 @@ def _evaluate(model: Layer, loss: Layer | None, params: Params, part: Any) -> tu
         if is_integer(target) and target.shape == prediction.shape[:1]:
             right = jnp.sum(known & (prediction.argmax(-1) == target))
         elif target.shape == prediction.shape:
-            right = jnp.sum(known & (prediction.argmax(-1) == target.argmax(-1)))
+            ones = (target == 1).sum(-1) == 1
+            one_hot = jnp.all(ones & ((target == 0) | (target == 1)).all(-1))
+            hits = jnp.sum(known & (prediction.argmax(-1) == target.argmax(-1)))
+            right = jnp.where(one_hot, hits, NO_CLASSES)
     return value, count, right
 
 

@@ -19,7 +19,7 @@ donated, and run in turns; PyTorch has turns of its own, since its threads spin 
     python tests/benchmarks/models.py --models gpt --texts 1 --length 512
 
 Memory is that of the compiled step: arguments, outputs and temporaries, less what outputs share
-with arguments. Flops are those that `size_of` of funcprop.comparison.profile tells.
+with arguments. Flops are those that `cost_of` of funcprop.comparison.profile tells.
 """
 
 import argparse
@@ -41,7 +41,7 @@ import optax
 from jax import lax
 
 import funcprop as fp
-from funcprop.comparison.profile import machine, size_of, timed
+from funcprop.comparison.profile import cost_of, machine, timed
 from funcprop.models import gpt, gpt_objective, lstm_classifier, mlp
 
 RATE, MOMENTUM = 0.05, 0.9
@@ -883,10 +883,11 @@ class Stepper:
         return done
 
     def cost(self) -> Cost:
-        size, flops = (None, None) if self.program is None else size_of(self.program)
-        known = flops is not None and math.isfinite(flops)  # NaN is no JSON
         least, median = min(self.milliseconds), statistics.median(self.milliseconds)
-        return Cost(least, median, size, flops if known else None)
+        if self.program is None:
+            return Cost(least, median, None, None)
+        found = cost_of(self.program)
+        return Cost(least, median, found.bytes, found.flops if math.isfinite(found.flops) else None)
 
 
 def change(before: Any, after: Any) -> list[np.ndarray]:

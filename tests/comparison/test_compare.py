@@ -45,7 +45,9 @@ def wrong():
 
 
 def test_a_right_model_has_a_row_per_leaf_layer_and_dtype(right):
-    assert right.ok and right.wrong == () and right.notes == ()
+    assert right.ok and right.wrong == () and right.kept > 0
+    (said,) = right.notes
+    assert said.startswith("finite differences agree along 24 directions") and "jax.jvp" in said
     names = [row.name for row in right.rows if row.dtype == "float32"]
     assert names == [
         "Serial: dparams[0].w",
@@ -77,7 +79,7 @@ def test_the_deepest_wrong_layer_and_leaf_are_named(wrong):
     assert wrong.wrong[0].name == "Serial[1] Skip[0] Serial[1] WrongSigmoid: dx"
     inner = {row.name for row in wrong.wrong if "[0] Serial[1]" in row.name}
     assert inner == {wrong.wrong[0].name}  # no other layer is accused
-    assert "wrong gradient in Serial[1] Skip[0] Serial[1] WrongSigmoid: dx" in wrong.headline()
+    assert "wrong gradient in Serial[1] Skip[0] Serial[1] WrongSigmoid: dx" in wrong.headline
 
 
 def test_the_worst_element_is_told_with_both_values():
@@ -108,6 +110,18 @@ def test_the_report_as_text_table_and_json(right, wrong):
     read = json.loads(wrong.to_json())
     assert read["ok"] is False and read == wrong.as_dict()
     assert read["rows"][0].keys() >= {"name", "path", "shape", "error", "relative", "index", "rule"}
+
+
+@pytest.mark.parametrize(("width", "all_columns"), [(80, False), (200, True)])
+def test_a_narrow_terminal_shows_the_columns_that_say_what_to_correct(wrong, width, all_columns):
+    rich = pytest.importorskip("rich.console")
+    with open("/dev/null", "w") as nowhere:
+        console = rich.Console(record=True, width=width, file=nowhere)
+        console.print(wrong)
+    lines = console.export_text().splitlines()
+    (headings,) = [line for line in lines if "by hand" in line]
+    assert "automatic" in headings and "rule" in headings and max(map(len, lines)) <= width
+    assert ("cosine" in headings) is all_columns and ("worst at" in headings) is all_columns
 
 
 def test_a_wrong_composite_around_right_children_is_named():
@@ -256,9 +270,10 @@ def test_truth_that_is_nowhere_finite_is_not_called_right():
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda: fp.compare(3, (), jnp.ones(2)), TypeError, "a layer or a gradient function"),
+        (lambda: fp.compare(3, (), jnp.ones(2)), TypeError, "a function or a pair"),
         (lambda: fp.compare(fp.Tanh, (), jnp.ones(2)), TypeError, r"write Tanh\(\)"),
-        (lambda: fp.compare(lambda p, b, c: 0, (), jnp.ones(2)), TypeError, "against="),
+        (lambda: fp.compare(fp.Tanh(), ()), TypeError, r"compare\(layer, params, x, context\)"),
+        (lambda: fp.compare(jnp.sin, jnp.ones(2), context=fp.Context()), TypeError, "leave it out"),
         (lambda: fp.compare(fp.Tanh(), (), jnp.ones(2), probes=0), ValueError, "probes is 0"),
         (lambda: fp.compare(fp.Tanh(), (), jnp.ones(2), jax.random.key(0)), TypeError, "Context"),
         (lambda: fp.compare(fp.Tanh(), (), jnp.ones(2, int)), fp.LayerError, "floats"),
@@ -319,3 +334,42 @@ def test_a_pair_is_wanted_of_forward_and_backward():
     model = fp.Serial(fp.Dense(4), Lonely())
     with pytest.raises(fp.LayerError, match="wanted the pair"):
         fp.compare(model, (model.layers[0].init(jax.random.key(0), x), ()), x)
+
+
+# --- cost -----------------------------------------------------------------------------------------
+
+
+def relu_squared(x):
+    return jnp.sum(jax.nn.relu(x) ** 2)
+
+
+@pytest.mark.parametrize("kind", ["layer", "function", "gradient"])
+def test_the_cost_is_measured_on_request(kind):
+    x = jax.random.normal(jax.random.key(0), (5, 4))
+    model = fp.Serial(fp.Dense(3))
+    given = {
+        "layer": (model, model.init(jax.random.key(1), x), x),
+        "function": (relu_squared, x),
+        "gradient": (
+            fp.backprop(model, fp.QuadraticCost()),
+            model.init(jax.random.key(1), x),
+            (x, jnp.ones((5, 3))),
+        ),
+    }[kind]
+    found = fp.compare(*given, profile=True)
+    assert fp.compare(*given).costs is None
+    (profile,) = found.costs.profiles
+    for cost in (profile.by_hand, profile.automatic):
+        assert cost.seconds > 0 and cost.compiling > 0 and cost.bytes > 0 and cost.accessed > 0
+    written = json.loads(found.to_json())
+    assert written["cost"]["by_hand"]["compiling"] == profile.by_hand.compiling
+    assert written["machine"] in str(found) and "compiling s" in found.to_html()
+
+
+def test_the_cost_of_a_wrong_gradient_is_not_measured():
+    @dataclass(frozen=True)
+    class Wrong(fp.Tanh):
+        def backward(self, params, a, da):
+            return da, ()
+
+    assert fp.compare(Wrong(), (), jnp.ones((2, 3)), profile=True).costs is None

@@ -18,9 +18,9 @@ from funcprop.comparison.profile import (
     Profile,
     by_hand,
     by_jax,
+    cost_of,
     geometric_mean,
     profile_row,
-    size_of,
     sizes,
 )
 from funcprop.comparison.row import Row
@@ -71,6 +71,7 @@ def test_a_row_is_measured_against_vjp_and_against_the_plain_form():
     for cost in (found.by_hand, found.automatic, found.plain):
         # z, dy, y and dz, and nothing besides them
         assert cost.seconds > 0 and cost.flops > 0 and 4 * 32 * 64 * 4 <= cost.bytes < 40_000
+        assert cost.compiling > 0 and cost.accessed > 0 and cost.temporary >= 0
     assert found.judged and 0 < found.time < math.inf and found.memory == 1
     written = json.loads(json.dumps(found.as_dict(), allow_nan=False))
     assert written["plain"]["bytes"] == found.plain.bytes
@@ -113,8 +114,8 @@ def test_a_loop_has_no_flop_count():
     def loop(x):
         return jax.lax.fori_loop(0, 5, lambda i, x: jnp.sin(x @ x), x)
 
-    bytes, flops = size_of(jax.jit(loop).lower(jnp.ones((4, 4))).compile())
-    assert bytes > 0 and math.isnan(flops)
+    found = cost_of(jax.jit(loop).lower(jnp.ones((4, 4))).compile())
+    assert found.bytes > 0 and math.isnan(found.flops) and math.isnan(found.accessed)
 
 
 def test_costs_say_what_is_slower_and_what_is_larger():

@@ -161,7 +161,7 @@ def test_letters_that_count_from_zero_raise(tmp_path):
 
 
 def test_a_missing_folder():
-    with pytest.raises(DataError, match=r"mnist needs a folder=: .*t10k-labels-idx1-ubyte"):
+    with pytest.raises(DataError, match=r"mnist needs a folder .*t10k-labels-idx1-ubyte"):
         load("mnist")
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import funcprop as fp
+from funcprop.comparison.programs import generator
 from funcprop.comparison.row import off_zero
 
 KEY = jax.random.key(0)
@@ -14,7 +15,7 @@ X = jax.random.normal(jax.random.key(1), (4, 5, 6, 8)) * 2 + 1
 
 def run(layer, x):
     """params off their start, and y, dy, dx, dparams, residuals."""
-    params = off_zero(layer.init(KEY, x), KEY)
+    params = off_zero(layer.init(KEY, x), generator(KEY))
     y, residuals = layer.forward(params, x)
     dy = jax.random.normal(jax.random.key(2), y.shape, y.dtype)
     return params, y, dy, *layer.backward(params, residuals, dy), residuals

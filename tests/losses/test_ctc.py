@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import funcprop as fp
-from funcprop.comparison.truth import quick_options
+from funcprop.comparison.programs import quick_options
 
 KEY = jax.random.key(5)
 TARGET = jnp.array([[1, 1, 2], [3, 4, -1], [2, 2, 2], [-1, -1, -1]])

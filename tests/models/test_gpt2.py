@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from funcprop.comparison.truth import compiled
+from funcprop.comparison.programs import compiled
 from funcprop.gradient import backprop
 from funcprop.models import from_objective, gpt, gpt2_params, gpt_objective, to_objective
 

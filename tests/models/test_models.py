@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from funcprop.comparison.truth import compiled
+from funcprop.comparison.programs import compiled
 from funcprop.composites import Serial
 from funcprop.gradient import backprop, objective
 from funcprop.initializers import HeNormal, Normal

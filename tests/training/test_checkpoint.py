@@ -102,3 +102,21 @@ def test_a_checkpoint_is_replaced_as_a_whole(params, tmp_path):
     save_checkpoint(tmp_path / "p", (jnp.ones(2),))
     same((jnp.ones(2),), load_checkpoint(tmp_path / "p", (jnp.ones(2),))[0])
     assert [path.name for path in tmp_path.iterdir()] == ["p"]
+
+
+def test_two_leaves_of_one_name_are_refused(tmp_path):
+    tree = {"a": {"b": jnp.ones(2)}, "a.b": jnp.zeros(2)}
+    with pytest.raises(ValueError, match=r"two leaves are called params\.a\.b"):
+        save_checkpoint(tmp_path / "file", tree)
+
+
+def test_keys_are_no_parameters(tmp_path):
+    with pytest.raises(TypeError, match=r"params\.k is .*key_data\(params\.k\)"):
+        save_checkpoint(tmp_path / "file", {"k": jax.random.key(0)})
+
+
+def test_a_checkpoint_that_cannot_take_its_place_leaves_nothing(params, tmp_path):
+    (tmp_path / "file").mkdir()
+    with pytest.raises(OSError):
+        save_checkpoint(tmp_path / "file", params)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

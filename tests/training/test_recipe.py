@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from funcprop.comparison.truth import compiled
+from funcprop.comparison.programs import compiled
 from funcprop.data import Dataset, Examples
 from funcprop.gradient import backprop
 from funcprop.initializers import HeNormal, Normal, VarianceScaling, Zeros

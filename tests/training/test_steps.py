@@ -143,6 +143,8 @@ def test_evaluation_counts_every_example():
     assert whole.loss == pytest.approx(parts.loss, rel=1e-5)
     assert fp.evaluate(MODEL, params, (X, jax.nn.one_hot(Y, 3))).accuracy == whole.accuracy
     assert fp.evaluate(MODEL, params, (X, X[:, 0])).accuracy is None
+    regression = jnp.zeros((len(X), 3)).at[:, 1].set(0.5)
+    assert fp.evaluate(MODEL, params, (X, regression), batch_size=7).accuracy is None
     summed = fp.evaluate(MODEL, params, DATA, fp.SoftmaxCrossEntropy(reduction="sum"), 7)
     assert summed.loss == pytest.approx(whole.loss, rel=1e-5)
     ignoring = fp.SoftmaxCrossEntropy(ignore_index=0)

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from funcprop import losses
@@ -22,11 +23,13 @@ class Spelled(Spec):
 
     high: int = 3
 
-    def draw(self, key: Array, dtype: Any) -> Array:
-        label_key, length_key = jax.random.split(key)
-        labels = jax.random.randint(label_key, self.shape, 1, self.high)
-        length = jax.random.randint(length_key, self.shape[:-1], 0, self.shape[-1] + 1)
-        return jnp.where(jnp.arange(self.shape[-1]) < length[..., None], labels, -1)
+    def kind(self, dtype: Any) -> Any:
+        return "int32"
+
+    def draw(self, random: np.random.Generator, dtype: Any) -> np.ndarray:
+        labels = random.integers(1, self.high, self.shape)
+        length = np.asarray(random.integers(0, self.shape[-1] + 1, self.shape[:-1]))
+        return np.where(np.arange(self.shape[-1]) < length[..., None], labels, -1).astype("int32")
 
 
 # --- as a JAX user would write them ---------------------------------------------------------------

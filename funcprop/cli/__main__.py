@@ -1,0 +1,7 @@
+"""python -m funcprop.cli"""
+
+import sys
+
+from funcprop.cli import main
+
+sys.exit(main())

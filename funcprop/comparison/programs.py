@@ -1,0 +1,115 @@
+"""How a comparison runs what it compares: small programs, compiled afresh."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcprop.layer import Array, is_float
+
+SMALL = 100_000  # numbers: above, an unoptimised program costs more than its compilation saves
+QUICK: dict[str, Any] = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,  # jax 0.10 only
+}
+
+
+def cast(tree: Any, dtype: Any) -> Any:
+    """Float leaves in `dtype`, as NumPy arrays: nothing is compiled. The others unchanged."""
+    return jax.tree.map(
+        lambda leaf: np.asarray(leaf).astype(dtype) if is_float(leaf) else leaf, tree
+    )
+
+
+def generator(key: Array) -> np.random.Generator:
+    """Random numbers drawn by NumPy from a JAX key: probes compile nothing."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
+
+
+def program(function: Callable[..., Any], *arguments: Any, quick: bool = False) -> Any:
+    """The function compiled afresh for such arguments.
+
+    Never from a cache: a backward that was edited in place would go unseen. `quick` leaves out
+    the optimisations that take most of the compile time: for small float64 truths.
+    """
+    lowered = jax.jit(lambda *given: function(*given)).lower(*arguments)
+    size = sum(np.size(leaf) for leaf in jax.tree.leaves(arguments))
+    if quick and size <= SMALL and jax.default_backend() == "cpu":
+        return lowered.compile(compiler_options=quick_options())
+    return lowered.compile()
+
+
+class Programs:
+    """Programs by name, each compiled once: for other values of the same shapes and dtypes.
+
+    A comparison makes its own, so that a backward edited in place is never met in its old form.
+    """
+
+    def __init__(self) -> None:
+        self.made: dict[str, Any] = {}
+
+    def __call__(
+        self, name: str, function: Callable[..., Any], *arguments: Any, quick: bool = False
+    ) -> Any:
+        """`function(*arguments)` by the program of that name, as NumPy arrays."""
+        return arrays(self.on_device(name, function, *arguments, quick=quick))
+
+    def on_device(
+        self, name: str, function: Callable[..., Any], *arguments: Any, quick: bool = False
+    ) -> Any:
+        """The same as JAX arrays."""
+        if name not in self.made:
+            self.made[name] = program(function, *arguments, quick=quick)
+        return self.made[name](*arguments)
+
+
+def compiled(function: Callable[..., Any], *arguments: Any, quick: bool = False) -> Any:
+    """The results of `program`."""
+    return program(function, *arguments, quick=quick)(*arguments)
+
+
+@functools.cache
+def quick_options() -> dict[str, Any]:
+    """Those of QUICK that this version of XLA knows."""
+    known = {}
+    for name, value in QUICK.items():
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            jax.jit(lambda: 0).lower().compile(compiler_options={name: value})
+            known[name] = value
+    return known
+
+
+def measured(function: Callable[..., Any], *arguments: Any, quick: bool = False) -> Any:
+    """The results of `compiled` as NumPy arrays."""
+    return arrays(compiled(function, *arguments, quick=quick))
+
+
+def arrays(tree: Any) -> Any:
+    """The leaves as NumPy arrays; random keys as they are."""
+    return jax.tree.map(lambda leaf: leaf if is_key(leaf) else np.asarray(leaf), tree)
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is an array of random keys."""
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def shapes(tree: Any) -> Any:
+    """The leaves as shapes and dtypes."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
+def named_leaves(grads: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """{"dx": ..., "dparams": ...} -> (`dx[0]`, leaf), (`dw`, leaf), (`dparams[0].w`, leaf)."""
+    for name, tree in grads.items():
+        for path, leaf in jax.tree.leaves_with_path(tree):
+            words = jax.tree_util.keystr(path)
+            short = name == "dparams" and words.startswith(".")
+            yield ("d" + words[1:] if short else name + words), leaf

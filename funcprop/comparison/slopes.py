@@ -1,0 +1,163 @@
+"""The derivative along directions: finite differences and `jax.jvp` beside a gradient.
+
+For a gradient g = Jᵀ dy and a direction v, ⟨g, v⟩ = ⟨dy, J v⟩. The right-hand side needs no reverse
+pass: finite differences of ⟨dy, y⟩ make it from the forward alone, `jax.jvp` by forward-mode.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcprop.comparison.programs import Programs, generator, named_leaves
+from funcprop.gradient import combine, partition
+from funcprop.layer import Array, Context, Layer, Params
+
+NEAR, FAR = 1e-6, 1e-4  # steps, in units of a leaf's root mean square
+OFFSETS = (1.0, -1.0, 2.0, -2.0)
+NUMBERS = 10_000_000  # that the directions may hold; where they would be more, leaves are not
+# looked at one by one
+COTANGENTS = 2  # that slopes are taken for
+
+
+class Slope(NamedTuple):
+    """The derivative of ⟨dy, y⟩ along one direction v: by hand, and by the other witnesses."""
+
+    leaf: str  # the only leaf that moves; "" where all do
+    by_hand: float  # ⟨g, v⟩
+    size: float  # Σ |g v|: by which rounding is measured
+    value: float  # Σ |dy y|: likewise, of finite differences
+    near: float  # central differences of fourth order with the smaller step
+    far: float  # and with the larger one
+    left: float  # one-sided ones with the smaller step: they differ at a kink
+    right: float
+    forward: float | None  # jax.jvp; None where it cannot differentiate the forward
+
+    @property
+    def kink(self) -> bool:
+        """Whether the slopes of both sides differ."""
+        size = max(abs(self.left), abs(self.right))
+        return abs(self.left - self.right) > 1e-6 * size + 1e-8 * self.value
+
+
+def along(
+    layer: Layer,
+    peer: Layer,
+    params: Params,
+    x: Any,
+    context: Context,
+    dys: Any,
+    by_hand: dict[str, Any],
+    key: Array,
+    each: bool = True,
+    run: Programs | None = None,
+) -> tuple[tuple[Slope, ...], Any]:
+    """-> slopes, and the directions as a tree of leaves [directions, ...].
+
+    In float64 along two random directions of all leaves, and of each leaf alone along a
+    random direction and along a coordinate, where `each` says so; for the first cotangents of
+    `dys` [probes, ...].
+
+    by_hand  the gradients {"dx": ..., "dparams": ...} under `dys`
+    """
+    run = Programs() if run is None else run
+    floats, rest = partition({"dx": x, "dparams": params})
+    dys = jax.tree.map(lambda leaf: leaf[:COTANGENTS], dys)
+    names, moves = directions(floats, key, each)
+
+    def output(layer: Layer, floats: Any, rest: Any, context: Context) -> Any:
+        given = combine(floats, rest)
+        return partition(layer.forward(given["dparams"], given["dx"], context)[0])[0]
+
+    def differences(floats: Any, rest: Any, context: Context, dys: Any, moves: Any) -> Any:
+        """-> Σ |dy y| [cotangents]; near, far, left and right [directions, cotangents]."""
+        start = output(layer, floats, rest, context)
+        here = products(dys, start)
+        steps = jnp.asarray([step * offset for step in (NEAR, FAR) for offset in OFFSETS])
+
+        def of(v: Any) -> tuple[Array, ...]:
+            def at(step: Array) -> Array:
+                moved = jax.tree.map(lambda leaf, by: leaf + step * by, floats, v)
+                return products(dys, output(layer, moved, rest, context))
+
+            values = jax.lax.map(at, steps)
+            near, far = (
+                (8 * (up - down) - (up2 - down2)) / (12 * step)
+                for step, (up, down, up2, down2) in ((NEAR, values[:4]), (FAR, values[4:]))
+            )
+            up, down, up2, down2 = values[:4]
+            left, right = 4 * (here - down) - (here - down2), 4 * (up - here) - (up2 - here)
+            return near, far, left / (2 * NEAR), right / (2 * NEAR)
+
+        return products(dys, start, size=True), jax.lax.map(of, moves)
+
+    def forward_mode(floats: Any, rest: Any, context: Context, dys: Any, moves: Any) -> Array:
+        def of(v: Any) -> Array:
+            moving = jax.jvp(lambda floats: output(peer, floats, rest, context), (floats,), (v,))[1]
+            return products(dys, moving)
+
+        return jax.lax.map(of, moves)
+
+    given = floats, rest, context, dys, moves
+    value, found = run("differences", differences, *given, quick=True)
+    try:
+        forward = run("jvp", forward_mode, *given, quick=True)
+    except (TypeError, NotImplementedError, ValueError):  # a jax.custom_vjp function in it, say
+        forward = None
+    exact, size = inner(by_hand, moves)
+    slopes = tuple(
+        Slope(
+            name, exact[d, c], size[d, c], value[c], *(seen[d, c] for seen in found),
+            forward=None if forward is None else forward[d, c],
+        )
+        for d, name in enumerate(names)
+        for c in range(len(value))
+    )  # fmt: skip
+    return slopes, moves
+
+
+def products(dys: Any, y: Any, size: bool = False) -> Array:
+    """⟨dy, y⟩ for every cotangent, or Σ |dy y|."""
+    pairs = zip(jax.tree.leaves(dys), jax.tree.leaves(y), strict=True)
+    each = [(dy * leaf).reshape(len(dy), -1) for dy, leaf in pairs]
+    return sum(jnp.sum(jnp.abs(a) if size else a, -1) for a in each)  # type: ignore
+
+
+def inner(grads: dict[str, Any], moves: Any) -> tuple[np.ndarray, np.ndarray]:
+    """⟨g, v⟩ and Σ |g v| [directions, cotangents]."""
+    exact, size = 0.0, 0.0
+    for g, v in zip(jax.tree.leaves(grads), jax.tree.leaves(moves), strict=True):
+        g, v = (np.asarray(a, np.float64).reshape(len(a), -1) for a in (g[:COTANGENTS], v))
+        with np.errstate(invalid="ignore", over="ignore"):
+            exact, size = exact + v @ g.T, size + np.abs(v) @ np.abs(g).T
+    return np.asarray(exact), np.asarray(size)
+
+
+def directions(floats: Any, key: Array, each: bool) -> tuple[list[str], Any]:
+    """Names, and a tree of leaves [directions, ...], of the size of each leaf's own numbers."""
+    random = generator(key)
+    leaves, tree = jax.tree.flatten(floats)
+    sizes = [
+        float(np.sqrt(np.mean(np.square(leaf)))) or 1.0 if leaf.size else 1.0 for leaf in leaves
+    ]
+
+    def noise(i: int) -> np.ndarray:
+        return sizes[i] * random.normal(size=leaves[i].shape)
+
+    names = ["", ""]
+    rows = [[noise(i) for i in range(len(leaves))] for _ in names]
+    if each and (2 + 2 * len(leaves)) * sum(leaf.size for leaf in leaves) <= NUMBERS:
+        for i, (name, leaf) in enumerate(named_leaves(floats)):
+            alone = np.zeros(leaf.size)
+            if leaf.size:
+                alone[random.integers(leaf.size)] = sizes[i]
+            for vector in (noise(i), alone.reshape(leaf.shape)):
+                row = [np.zeros(other.shape) for other in leaves]
+                row[i] = vector
+                rows.append(row)
+                names.append(name)
+    stacked = [np.stack(column) for column in zip(*rows, strict=True)]
+    return names, jax.tree.unflatten(tree, stacked)

@@ -1,0 +1,248 @@
+"""A layer on trial: the contract, the witnesses, the layers inside it, and what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcprop.comparison.contract import check_contract
+from funcprop.comparison.diagnosis import diagnose
+from funcprop.comparison.localisation import inside, values_at
+from funcprop.comparison.programs import Programs, cast, measured
+from funcprop.comparison.records import Broken, name_of, recording
+from funcprop.comparison.report import Comparison
+from funcprop.comparison.rounding import looked_at_again
+from funcprop.comparison.slopes import Slope, along
+from funcprop.comparison.truth import Evidence, Found, Point, cotangents, gradients, observe
+from funcprop.comparison.verdict import (
+    UNKNOWN,
+    Leaf,
+    judge_exact,
+    judge_rounded,
+    judge_slopes,
+    worst,
+)
+from funcprop.comparison.without_rules import narrowest
+from funcprop.composites import Composite
+from funcprop.gradient import autodiff, partition
+from funcprop.layer import Array, Context, Layer, Params, describe
+
+
+@dataclass(frozen=True)
+class Case:
+    """A layer, what it is tried on, and a peer: the layer whose forward JAX differentiates."""
+
+    layer: Layer
+    params: Params
+    x: Any
+    context: Context
+    key: Array
+    peer: Layer
+
+    @property
+    def given(self) -> tuple[Params, Any, Context]:
+        return self.params, self.x, self.context
+
+    @property
+    def name(self) -> str:
+        """How rows call it: a target that is no layer of ours has one gradient and no name."""
+        return name_of(self.layer, ()) if self.peer is self.layer else ""
+
+
+def compare_case(
+    case: Case, probes: int, floor: float, quick: bool = False, programs: Programs | None = None
+) -> Comparison:
+    """What the witnesses say of a layer under `probes` random cotangents, and more in float64."""
+    layer = case.layer
+    run = Programs() if programs is None else programs
+    dys = cotangents(layer, *case.given, probes, case.key)
+    dy = jax.tree.map(lambda leaf: leaf[0], dys)
+
+    def report(rows: list[Leaf], notes: list[str], kept: int | None = None) -> Comparison:
+        return Comparison(describe(layer), tuple(rows), tuple(notes), kept)
+
+    rows, notes = check_contract(layer, *case.given, dy)
+    if rows:
+        return report(shapes_explained(rows, case, dys), notes)
+    if not jax.tree.leaves(partition((case.params, case.x))[0]) or not jax.tree.leaves(dys):
+        notes.append("no float goes in, or none comes out: only the gradients' trees were checked")
+        return report(rows, notes)
+    try:
+        evidence = observe(
+            layer, case.peer, *case.given, dys=dys, key=case.key, quick=quick, programs=run
+        )
+    except Broken as error:
+        return report(error.rows, notes)
+    rows, said = judged(case, evidence, floor, run, quick)
+    if not all(row.ok for row in rows) and (narrow := rounded_to(case, evidence.dys)):
+        rows, said = judged(case, evidence, floor, run, quick, narrow)
+    if isinstance(layer, Composite) and not notes:
+        inner, notes = inside(
+            layer, all(row.ok for row in rows), *case.given, dy=dy, programs=programs
+        )
+        rows = [row for row in inner if row.place != case.name] + rows
+    if wrong := [row for row in rows if not row.ok]:
+        if isinstance(layer, Composite) and wrong[0].place != case.name:
+            rows = explained_inside(rows, lenient(layer), *case.given, dy, case.key)
+        else:
+            rows = explained(rows, case, evidence.dys, evidence.exact[0])
+    return report(rows, notes + said, bytes_of(evidence.residuals))
+
+
+def judged(
+    case: Case,
+    evidence: Evidence,
+    floor: float,
+    run: Programs,
+    quick: bool = False,
+    narrow: Any = None,
+) -> tuple[list[Leaf], list[str]]:
+    """-> a row for every leaf and dtype, and what the witnesses say, in words.
+
+    `run` has the programs of the evidence; `narrow` is the dtype that the layer rounds to inside,
+    in float64 too.
+    """
+    rows, notes = [], []
+    for found in (*evidence.exact, *evidence.scaled):
+        at = found.point.name
+        changed = at and found in evidence.exact
+        usual = evidence.exact[0].truth if changed else None
+        every = judge_exact(
+            case.name, found.given, found.truth, evidence.numerical, at, narrow, usual
+        )
+        if at:  # a changed input may have no finite gradient
+            every = [row for row in every if row.rule != UNKNOWN]
+        wrong = {row.path for row in every if not row.ok}
+        if wrong and found in evidence.exact and narrow is None:
+            slopes = slopes_at(case, found, evidence.dys) if at else evidence.slopes
+            excused = excuses(wrong, slopes, at)
+            every = [row for row in every if row.path not in excused]
+            notes += excused.values()
+        rows += every
+    rows = worst(rows)
+    if evidence.rounded is not None:
+        rows += judged_in_working_dtype(case, evidence, floor, run, quick)
+    if narrow is not None:  # whose steps finite differences would take for slopes
+        return rows, notes
+    disagreeing, said = judge_slopes(case.name, evidence.slopes, evidence.numerical)
+    if evidence.numerical:
+        said.append("jax.vjp cannot differentiate the forward: finite differences are the truth")
+    if all(row.ok for row in rows):  # else those rows say more
+        rows += disagreeing
+    return rows, notes + said
+
+
+def judged_in_working_dtype(
+    case: Case, evidence: Evidence, floor: float, run: Programs, quick: bool
+) -> list[Leaf]:
+    """A row for every leaf in the working dtype."""
+    count = len(jax.tree.leaves(evidence.rounded)[0])
+    truth = jax.tree.map(lambda leaf: leaf[:count], evidence.exact[0].truth)
+    rows = judge_rounded(case.name, evidence.rounded or {}, evidence.automatic, truth, floor)
+    return looked_at_again(rows, case.layer, case.peer, case.given, evidence, case.key, run, quick)
+
+
+def excuses(wrong: set[str], slopes: Sequence[Slope], at: str) -> dict[str, str]:
+    """Leaves that differ from `jax.vjp` and are not wrong for it, with the reason.
+
+    On a kink conventions differ. And where finite differences are those of the hand-written
+    gradient, it is automatic differentiation that errs: at 0, max(z, 0) + log(1 + e^−|z|) is smooth
+    and its parts are not.
+    """
+    where = f" at {at}" if at else ""
+    found = {}
+    for path in sorted(wrong):
+        along_it = [slope for slope in slopes if slope.leaf == path]
+        if any(slope.kink for slope in along_it):
+            found[path] = f"{path} lies on a kink{where}: not judged there"
+            continue
+        bare = [slope._replace(forward=None) for slope in along_it]
+        known = bare and all(np.isfinite(slope.near) or np.isfinite(slope.far) for slope in bare)
+        if known and not judge_slopes("", bare)[0] and any(slope.size for slope in bare):
+            found[path] = f"{path}{where}: finite differences agree, and jax.vjp does not"
+    return found
+
+
+def rounded_to(case: Case, dys: Any) -> Any:
+    """The narrowest dtype that forward and backward round to in float64, or None."""
+    with jax.enable_x64(True):
+        given = wide(*case.given)
+        return narrowest(lambda *given: gradients(case.layer, *given), *given, dys)
+
+
+def slopes_at(case: Case, found: Found, dys: Any) -> tuple[Slope, ...]:
+    """The slopes at another input than the given one."""
+    with jax.enable_x64(True):
+        given = wide(case.params, found.point.x, found.point.context)
+        return along(case.layer, case.peer, *given, dys=dys, by_hand=found.given, key=case.key)[0]
+
+
+# --- what is wrong, in words ----------------------------------------------------------------------
+
+
+def explained(rows: list[Leaf], case: Case, dys: Any, found: Found) -> list[Leaf]:
+    """The rows of the first wrong place, with what `diagnose` says of its leaves."""
+    place = next(row.place for row in rows if not row.ok)
+    with jax.enable_x64(True):
+        given = wide(*case.given)
+        words = diagnose(
+            case.layer, *given, dys=dys, given=found.given, truth=found.truth, peer=case.peer
+        )
+    return [
+        replace(row, words=words.get(row.path, "")) if row.place == place and not row.ok else row
+        for row in rows
+    ]
+
+
+def explained_inside(
+    rows: list[Leaf], model: Layer, params: Params, x: Any, context: Context, dy: Any, key: Array
+) -> list[Leaf]:
+    """The same of a layer inside a `lenient` model, at the values it was given in this pass."""
+    place = next(row.place for row in rows if not row.ok)
+    record = values_at(place, model, params, x, context, dy)
+    if record is None:
+        return rows
+    case = Case(record.layer, record.params, record.x, record.context, key, record.layer)
+    with jax.enable_x64(True):
+        return tried(rows, case, cotangents(case.layer, *case.given, 3, key))
+
+
+def lenient(model: Layer) -> Layer:
+    """The model with every layer recording, composites too, even what breaks the contract."""
+    return recording(model, composites=True, strict=False)
+
+
+def shapes_explained(rows: list[Leaf], case: Case, dys: Any) -> list[Leaf]:
+    """The rows of a broken contract, with words for leaves of another shape."""
+    if isinstance(case.layer, Composite) and rows[0].place != case.name:
+        dy = jax.tree.map(lambda leaf: leaf[0], dys)
+        return explained_inside(rows, lenient(case.layer), *case.given, dy, case.key)
+    return tried(rows, case, dys)
+
+
+def tried(rows: list[Leaf], case: Case, dys: Any) -> list[Leaf]:
+    """`explained`, where only the cotangents are known yet; the rows as they are if that fails."""
+    try:
+        with jax.enable_x64(True):
+            given = wide(*case.given, dys)
+            by_hand = measured(lambda *given: gradients(case.layer, *given), *given)
+            truth = measured(lambda *given: gradients(autodiff(case.peer), *given), *given)
+            found = Found(Point("", case.x, case.context), by_hand, truth)
+            return explained(rows, case, given[-1], found)
+    except Exception:  # a gradient that cannot be made cannot be explained: its row says why
+        return rows
+
+
+def wide(*trees: Any) -> list[Any]:
+    """The trees in float64."""
+    return [cast(tree, jnp.float64) for tree in trees]
+
+
+def bytes_of(tree: Any) -> int:
+    """What arrays of these shapes and dtypes hold."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
