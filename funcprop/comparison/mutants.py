@@ -19,11 +19,11 @@ from funcprop.comparison.programs import Programs, cast, named_leaves
 from funcprop.comparison.row import Mutant
 from funcprop.comparison.slopes import inner
 from funcprop.comparison.truth import Evidence, Grads, cotangents, observe, pulled
-from funcprop.comparison.verdict import judge_exact, judge_slopes
+from funcprop.comparison.verdict import EXACT, judge_exact, judge_slopes
 from funcprop.gradient import combine, partition
 from funcprop.layer import Array, Context, Layer, Params, Residuals, is_float
 
-SAME = 1e-12  # of a leaf's largest number: in float64, a mutant that differs by less is none
+SAME = EXACT  # of the largest gradient: a mutant that differs by less is the right rule in float64
 
 
 @dataclass(frozen=True)
