@@ -407,7 +407,7 @@ def test_compare_fails_where_a_gradient_is_wrong(run, monkeypatch):
     jax.clear_caches()
     assert code == 1
     assert "WRONG" in out and "Sigmoid" in out and "dx" in out
-    assert err == "funcprop: 1 of 1 gradients are wrong: Sigmoid, saturated\n"
+    assert err == "funcprop: wrong: Sigmoid, saturated (1 of 1 targets)\n"
 
 
 # --- a terminal -----------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def run(command: Compare) -> int:
         print(f"\n{costs}", flush=True)
     if wrong:
         names = ", ".join(row.name for row, comparison in table.entries if not comparison.ok)
-        raise FailedRun(f"{len(wrong)} of {len(subjects)} gradients are wrong: {names}")
+        raise FailedRun(f"wrong: {names} ({len(wrong)} of {len(subjects)} targets)")
     return 0
 
 

@@ -151,6 +151,6 @@ def reported(tried: str, run: Callable[[], Any]) -> Any:
     """`run()`, with whatever a target raises told as bad input: a wrong gradient raises nothing."""
     try:
         return run()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = str(error).partition("\n\n")[0]  # what follows in JAX's is advice on tracebacks
         raise UsageError(f"{tried}: {type(error).__name__}: {reason}") from error

@@ -6,15 +6,17 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import numpy as np
 
 from funcprop.comparison.gradients import compare_gradients, nearby
 from funcprop.comparison.profile import profile_functions, profile_layer
+from funcprop.comparison.programs import is_key
 from funcprop.comparison.report import Comparison
-from funcprop.comparison.targets import adapted
+from funcprop.comparison.targets import adapted, has_no_rule, layer_arguments
 from funcprop.comparison.trial import Case, compare_case
 from funcprop.comparison.verdict import FLOOR
 from funcprop.gradient import Backprop
-from funcprop.layer import Array, Context, Layer, Params, describe, spell
+from funcprop.layer import Array, Context, Layer, LayerError, Params, describe, spell, two
 
 
 def compare(
@@ -66,7 +68,11 @@ def compare(
     """
     if isinstance(probes, bool) or not isinstance(probes, int) or probes < 1:
         raise ValueError(f"probes is {probes!r}, wanted a whole number of at least 1")
+    if isinstance(floor, bool) or not isinstance(floor, (int, float)) or not 0 <= floor < 1e6:
+        raise ValueError(f"floor is {floor!r}, wanted a number of eps, 8 unless given")
     key = jax.random.key(0) if key is None else key
+    if not isinstance(key, jax.Array) or key.shape or not is_key(key):
+        raise TypeError(f"key is {spell(key)}, wanted one key: write key=jax.random.key(0)")
     if isinstance(target, type) and issubclass(target, Layer):
         raise TypeError(f"{target.__name__} is a class, wanted a layer: write {target.__name__}()")
     is_gradient = isinstance(target, Backprop)
@@ -75,9 +81,13 @@ def compare(
         if context is not None:
             raise TypeError("context is for layers and gradient functions: leave it out")
         layer, x, peer = adapted(target, args, against)
-        case = Case(layer, (), x, Context(), key, peer)
-        return _of_case(case, probes, floor, quick, profile)
-    params, x, context = _layer_arguments(target, args, context)
+        found = _of_case(Case(layer, (), x, Context(), key, peer), probes, floor, quick, profile)
+        if against is None and has_no_rule(layer, x):
+            note = ("no jax.custom_vjp or jax.custom_jvp is in it: JAX's own rules were compared "
+                    "with finite differences, and with themselves")  # fmt: skip
+            found = replace(found, notes=(*found.notes, note))
+        return found
+    params, x, context = layer_arguments(target, args, context)
     if isinstance(target, Layer):
         if against is not None:
             raise TypeError(
@@ -99,33 +109,44 @@ def compare(
 
 
 def _of_case(case: Case, probes: int, floor: float, quick: bool, profile: bool) -> Comparison:
-    found = compare_case(case, probes, floor, quick)
+    layer = case.layer
+    try:
+        jax.eval_shape(lambda *given: two(layer, "forward", layer.forward(*given))[0], *case.given)
+        found = compare_case(case, probes, floor, quick)
+    except jax.errors.UnexpectedTracerError as error:
+        raise TypeError(
+            f"{describe(layer)} keeps a value of one call for another, as jax.custom_vjp does with "
+            "nondiff_argnums: close over such arguments, compare(lambda x: f(x, 3), x)"
+        ) from error
+    except LayerError:
+        raise
+    except Exception as error:
+        _check_order(layer, *case.given[:2], error)
+        raise
     if not profile or not found.ok:  # the cost of a wrong gradient would prove nothing
         return found
     costs = profile_layer(found.target, case.layer, *case.given, peer=case.peer)
     return replace(found, costs=costs)
 
 
-def _layer_arguments(
-    target: Any, args: tuple[Any, ...], context: Context | None
-) -> tuple[Params, Any, Context]:
-    """params, x and the context of a layer; params, batch and the context of a gradient."""
-    what = "layer, params, x" if isinstance(target, Layer) else "gradient, params, batch"
-    if len(args) not in (2, 3) or (len(args) == 3 and context is not None):
-        raise TypeError(f"{len(args)} arguments were given with it: write compare({what}, context)")
-    context = args[2] if len(args) == 3 else context
-    context = Context() if context is None else context
-    if not isinstance(context, Context):
+def _check_order(layer: Layer, params: Params, x: Any, error: Exception) -> None:
+    """Raises TypeError where x has the tree of what init makes of `params`: they are exchanged."""
+    try:
+        wanted = jax.eval_shape(layer.init, jax.random.key(0), params)
+    except Exception:
+        return
+    if jax.tree.structure(wanted) == jax.tree.structure(x) != jax.tree.structure(params):
         raise TypeError(
-            f"context is {spell(context)}, wanted a Context: "
-            "write compare(layer, params, x, Context(key=jax.random.key(0)))"
-        )
-    return args[0], args[1], context
+            f"params is {spell(params)} and x is {spell(x)}: they are exchanged, "
+            "write compare(layer, params, x)"
+        ) from error
 
 
 def _is_gradient(target: Any, args: tuple[Any, ...], context: Context | None) -> bool:
     """Whether (params, batch, context) -> value, grads: grads have the tree of params."""
     if not callable(target) or len(args) not in (2, 3):
+        return False
+    if len(args) == 3 and not isinstance(args[2], Context):
         return False
     given = args if len(args) == 3 else (*args, Context() if context is None else context)
     try:
@@ -136,6 +157,10 @@ def _is_gradient(target: Any, args: tuple[Any, ...], context: Context | None) ->
         isinstance(result, tuple)
         and len(result) == 2
         and jax.tree.structure(result[1]) == jax.tree.structure(args[0])
+        and [leaf.shape for leaf in jax.tree.leaves(result[1])]
+        == [np.shape(leaf) for leaf in jax.tree.leaves(args[0])]
+        and jax.tree.leaves(result[0])[:1] != []
+        and jax.tree.leaves(result[0])[0].shape == ()
     )
 
 

@@ -18,7 +18,7 @@ from funcprop.comparison.programs import cast
 from funcprop.comparison.records import Broken, broke, name_of, recording, with_reason
 from funcprop.comparison.verdict import Leaf, broken
 from funcprop.composites import Composite
-from funcprop.layer import Context, Layer, Params
+from funcprop.layer import Context, Layer, Params, two
 
 
 def check_contract(
@@ -29,7 +29,9 @@ def check_contract(
 
     def plain(params: Params, x: Any, context: Context, dy: Any) -> None:
         _, residuals = layer.forward(params, x, context)
-        dx, dparams = with_reason(name, lambda: layer.backward(params, residuals, dy))
+        dx, dparams = with_reason(
+            name, lambda: two(layer, "backward", layer.backward(params, residuals, dy))
+        )
         if rows := broken(name, {"dx": dx, "dparams": dparams}, {"dx": x, "dparams": params}):
             raise Broken(rows)
 

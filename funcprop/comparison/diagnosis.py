@@ -234,6 +234,8 @@ def dy_itself(case: Case) -> Iterator[Guess]:
 
 def mean_kept(case: Case) -> Iterator[Guess]:
     """Given − mean(given) is the truth: it sums to zero over those axes, as a norm's dx does."""
+    if len(case.error) > 1 and np.ptp(case.error, axis=0).max() <= WRONG * largest(case.error):
+        return  # the same for every dy: no part of a gradient
     for axes in subsets(case.axes) if largest(case.truth) else ():
         words = f"its mean over {along(axes)} is not subtracted, as if a mean were a constant"
         yield words, case.truth + case.given.mean(axes, keepdims=True)
@@ -254,7 +256,7 @@ def few_elements(case: Case) -> Iterator[Guess]:
     if count <= min(4, max(1, off[0].size // 4)) and off[0].size > 1:
         each = [[tuple(map(int, place)) for place in np.argwhere(probe)] for probe in off]
         told = next((places for places in each if places), [])
-        end = "" if all(places == told for places in each) else ", elsewhere for another dy"
+        end = "" if all(places in ([], told) for places in each) else ", elsewhere for another dy"
         yield f"wrong at {', '.join(map(str, told))} alone{end}", case.given
 
 
@@ -332,8 +334,8 @@ def factors(layer: Layer, params: Params, x: Any, dys: Any) -> Iterator[tuple[fl
     for letter, size, of in sizes(inputs, outputs):
         if size > 1:
             where = f"({letter} = {size}, {of})"
-            yield float(size), f"{letter} {where}, as if summed, not averaged"
-            yield 1 / size, f"1/{letter} {where}, as if averaged, not summed"
+            yield float(size), f"{letter} {where}, perhaps summed, not averaged"
+            yield 1 / size, f"1/{letter} {where}, perhaps averaged, not summed"
             yield 2 / size, f"2/{letter} {where}"
             yield size / 2, f"{letter}/2 {where}"
     yield from settings(layer)

@@ -40,7 +40,10 @@ def compare_gradients(
             given = with_reason("", lambda: value_and_grads(target(params, batch, context)))
             if rows := broken("", {"dparams": given["dparams"]}, {"dparams": params}):
                 raise Broken(rows)
-            return given, value_and_grads(against(params, batch, context))
+            wanted = value_and_grads(against(params, batch, context))
+            if rows := broken("", {"dparams": wanted["dparams"]}, {"dparams": params}):
+                raise TypeError(f"against does not give the gradient of params: {rows[0].rule}")
+            return given, wanted
 
         return jax.lax.map(at, points)
 

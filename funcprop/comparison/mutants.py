@@ -18,10 +18,11 @@ import numpy as np
 from funcprop.comparison.programs import Programs, cast, named_leaves
 from funcprop.comparison.row import Mutant
 from funcprop.comparison.slopes import inner
+from funcprop.comparison.targets import adapted, layer_arguments
 from funcprop.comparison.truth import Evidence, Grads, cotangents, observe, pulled
 from funcprop.comparison.verdict import EXACT, judge_exact, judge_slopes
 from funcprop.gradient import combine, partition
-from funcprop.layer import Array, Context, Layer, Params, Residuals, is_float
+from funcprop.layer import Array, Context, Layer, Params, Residuals, describe, is_float
 
 SAME = EXACT  # of the largest gradient: a mutant that differs by less is the right rule in float64
 
@@ -207,28 +208,40 @@ class Score:
 
 
 def mutation_score(
-    layer: Layer,
-    params: Params,
-    x: Any,
-    context: Context = Context(),
-    *,
+    target: Any,
+    *args: Any,
+    context: Context | None = None,
     mutants: Sequence[Mutant] = (),
     probes: int = 5,
     key: Array | None = None,
     programs: Programs | None = None,
 ) -> Score:
-    """How many systematically wrong versions of the layer's backward `compare` tells from it.
+    """How many systematically wrong versions of a backward `compare` tells from the right one.
 
-    mutants   further ones: functions (layer, params, residuals, dy) -> dx, dparams
-    probes    random cotangents; key draws them, as in `compare`
+    target, args  a layer, params, x; or a pair (forward, backward) or a function with a derivative
+                  rule in it, and its arguments: as in `compare`
+    mutants       further ones of a layer: functions (layer, params, residuals, dy) -> dx, dparams
+    probes        random cotangents; key draws them, as in `compare`
 
     Every mutant is judged in float64 by each witness alone: automatic differentiation, finite
     differences, forward-mode. One is killed where some witness objects.
+    Raises ValueError where the backward itself is wrong: `compare` says how.
     """
+    if isinstance(target, Layer):
+        layer = peer = target
+        params, x, context = layer_arguments(target, args, context)
+    else:
+        layer, x, peer = adapted(target, args)
+        params, context = (), Context()
     key = jax.random.key(0) if key is None else key
     run = Programs() if programs is None else programs
     dys = cotangents(layer, params, x, context, probes, key)
-    evidence = observe(layer, layer, params, x, context, dys, key, quick=True, programs=run)
+    evidence = observe(layer, peer, params, x, context, dys, key, quick=True, programs=run)
+    if witnesses := against(evidence.exact[0].given, evidence, key):
+        raise ValueError(
+            f"the backward of {describe(layer)} is wrong itself, says {witnesses[0]}: "
+            "see compare with the same arguments"
+        )
     killed, survivors, equivalent = {}, [], []
     for name, grads in all_mutants(layer, params, x, context, evidence, mutants, run):
         if same(grads, evidence.exact[0].given, evidence.exact[0].truth):

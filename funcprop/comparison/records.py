@@ -20,7 +20,7 @@ from funcprop.comparison.truth import Grads
 from funcprop.comparison.verdict import Leaf, broken
 from funcprop.composites import Composite, OverTime, Tied
 from funcprop.gradient import autodiff
-from funcprop.layer import Array, Context, Layer, Params, Residuals
+from funcprop.layer import Array, Context, Layer, Params, Residuals, two
 
 Place = tuple[str, ...]
 
@@ -105,7 +105,10 @@ class Recorder(Layer):
     def backward(self, params: Params, residuals: RecorderResiduals, dy: Any) -> tuple[Any, Record]:
         kept, x, context = residuals
         place = name_of(self.original, self.place)
-        dx, dparams = with_reason(place, lambda: self.layer.backward(params, kept, dy))
+        layer = self.layer
+        dx, dparams = with_reason(
+            place, lambda: two(layer, "backward", layer.backward(params, kept, dy))
+        )
         given = {"dx": dx}
         if self.layer is self.original:  # a composite's parameters are judged child by child
             given["dparams"] = dparams

@@ -35,12 +35,21 @@ class Slope(NamedTuple):
     left: float  # one-sided ones with the smaller step: they differ at a kink
     right: float
     forward: float | None  # jax.jvp; None where it cannot differentiate the forward
+    most: float = np.inf  # Σ |dy Δy| of the smaller step over that step, the larger of both sides
 
     @property
     def kink(self) -> bool:
         """Whether the slopes of both sides differ."""
         size = max(abs(self.left), abs(self.right))
         return abs(self.left - self.right) > 1e-6 * size + 1e-8 * self.value
+
+    @property
+    def plausible(self) -> bool:
+        """Whether ⟨g, v⟩ is no larger than the slopes of both sides make any convention at a kink.
+
+        Of each output's own: cotangents of both signs may cancel in their sum.
+        """
+        return bool(np.isfinite(self.by_hand)) and abs(self.by_hand) <= 2 * self.most + 1e-9
 
 
 def along(
@@ -73,24 +82,27 @@ def along(
         return partition(layer.forward(given["dparams"], given["dx"], context)[0])[0]
 
     def differences(floats: Any, rest: Any, context: Context, dys: Any, moves: Any) -> Any:
-        """-> Σ |dy y| [cotangents]; near, far, left and right [directions, cotangents]."""
+        """-> Σ |dy y| [cotangents]; near, far, left, right and most [directions, cotangents]."""
         start = output(layer, floats, rest, context)
         here = products(dys, start)
         steps = jnp.asarray([step * offset for step in (NEAR, FAR) for offset in OFFSETS])
 
         def of(v: Any) -> tuple[Array, ...]:
-            def at(step: Array) -> Array:
+            def at(step: Array) -> tuple[Array, Array]:
                 moved = jax.tree.map(lambda leaf, by: leaf + step * by, floats, v)
-                return products(dys, output(layer, moved, rest, context))
+                y = output(layer, moved, rest, context)
+                away = jax.tree.map(jnp.subtract, y, start)
+                return products(dys, y), products(dys, away, size=True)
 
-            values = jax.lax.map(at, steps)
+            values, sizes = jax.lax.map(at, steps)
             near, far = (
                 (8 * (up - down) - (up2 - down2)) / (12 * step)
                 for step, (up, down, up2, down2) in ((NEAR, values[:4]), (FAR, values[4:]))
             )
             up, down, up2, down2 = values[:4]
             left, right = 4 * (here - down) - (here - down2), 4 * (up - here) - (up2 - here)
-            return near, far, left / (2 * NEAR), right / (2 * NEAR)
+            most = jnp.maximum(sizes[0], sizes[1]) / NEAR
+            return near, far, left / (2 * NEAR), right / (2 * NEAR), most
 
         return products(dys, start, size=True), jax.lax.map(of, moves)
 
@@ -108,10 +120,12 @@ def along(
     except (TypeError, NotImplementedError, ValueError):  # a jax.custom_vjp function in it, say
         forward = None
     exact, size = inner(by_hand, moves)
+    near, far, left, right, most = found
     slopes = tuple(
         Slope(
-            name, exact[d, c], size[d, c], value[c], *(seen[d, c] for seen in found),
-            forward=None if forward is None else forward[d, c],
+            name, exact[d, c], size[d, c], value[c],
+            near[d, c], far[d, c], left[d, c], right[d, c],
+            None if forward is None else forward[d, c], most[d, c],
         )
         for d, name in enumerate(names)
         for c in range(len(value))

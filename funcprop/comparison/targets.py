@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcprop.comparison.without_rules import without_rules
+from funcprop.comparison.without_rules import count_rules, without_rules
 from funcprop.gradient import Like, combine, partition, without_float0
 from funcprop.layer import Context, Layer, LayerError, Params, Residuals, is_float, spell, two
 
@@ -56,6 +56,7 @@ class Pair(Layer):
 
     fwd: Callable[..., Any]
     bwd: Callable[..., Any]
+    native: bool = False  # whether its users call it in float64
 
     def __repr__(self) -> str:
         return f"({name_of(self.fwd)}, {name_of(self.bwd)})"
@@ -75,7 +76,8 @@ class Pair(Layer):
         kept, args, y = residuals
         with PROMOTION():
             given = self.bwd(kept, jax.tree.map(_of_type, y.value, dy))
-        return _one_for_each(self, args.value, given), ()
+        dx = _one_for_each(self, args.value, given)
+        return dx if self.native else _in_float64(dx, args.value), ()
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class Function(Layer):
     """
 
     function: Callable[..., Any]
+    native: bool = False  # whether its users call it in float64
 
     def __repr__(self) -> str:
         return name_of(self.function)
@@ -110,7 +113,7 @@ class Function(Layer):
         _, pullback = jax.vjp(of_floats, floats)
         with PROMOTION():  # rules are called here
             (dx,) = pullback(dy)
-        return dx, ()
+        return dx if self.native else _in_float64(dx, args), ()
 
 
 def adapted(target: Any, args: Sequence[Any], against: Callable[..., Any] | None = None) -> Adapted:
@@ -126,9 +129,9 @@ def adapted(target: Any, args: Sequence[Any], against: Callable[..., Any] | None
     where the reference's output has another tree, shape or dtype than the target's.
     """
     if isinstance(target, tuple) and len(target) == 2 and all(map(callable, target)):
-        layer, plain = Pair(*target), _first_of(target[0])
+        layer, plain = Pair(*target, native=_native(args)), _first_of(target[0])
     elif callable(target):
-        layer, plain = Function(target), target
+        layer, plain = Function(target, _native(args)), target
     else:
         raise TypeError(
             f"target is {spell(target)}, wanted a function or a pair (forward, backward): "
@@ -144,6 +147,9 @@ def adapted(target: Any, args: Sequence[Any], against: Callable[..., Any] | None
     y, wanted = _output(layer, x, args), _output(peer, x, args)
     for leaf in jax.tree.leaves(y):
         _check_real(leaf, "the output")
+    for what, tree in (("argument", x), ("output", y)):
+        if not jax.tree.leaves(partition(tree)[0]):
+            raise TypeError(f"no {what} of {layer!r} is a float: there is no gradient to compare")
     if _types(y) != _types(wanted):
         raise TypeError(
             f"{layer!r} returns {_spelled(y)}, and the function it is compared with "
@@ -151,6 +157,28 @@ def adapted(target: Any, args: Sequence[Any], against: Callable[..., Any] | None
             "write against=lambda *args: plain(*args).astype(args[0].dtype)"
         )
     return Adapted(layer, x, peer)
+
+
+def has_no_rule(layer: Layer, x: tuple[Any, ...]) -> bool:
+    """Whether it is a function without a derivative rule in it: JAX would be compared with JAX."""
+    return isinstance(layer, Function) and not count_rules(layer.function, *x)
+
+
+def layer_arguments(
+    target: Any, args: tuple[Any, ...], context: Context | None
+) -> tuple[Params, Any, Context]:
+    """params, x and the context of a layer; params, batch and the context of a gradient."""
+    what = "layer, params, x" if isinstance(target, Layer) else "gradient, params, batch"
+    if len(args) not in (2, 3) or (len(args) == 3 and context is not None):
+        raise TypeError(f"{len(args)} arguments were given with it: write compare({what}, context)")
+    context = args[2] if len(args) == 3 else context
+    context = Context() if context is None else context
+    if not isinstance(context, Context):
+        raise TypeError(
+            f"context is {spell(context)}, wanted a Context: "
+            "write compare(layer, params, x, Context(key=jax.random.key(0)))"
+        )
+    return args[0], args[1], context
 
 
 def arrays(args: Sequence[Any]) -> tuple[Any, ...]:
@@ -229,6 +257,28 @@ def _one_for_each(pair: Pair, args: tuple[Any, ...], given: Any) -> tuple[Any, .
             f"end {name_of(pair.bwd)} with: return {wanted}",
         )
     return tuple(_filled(d, arg) for d, arg in zip(without_float0(tuple(given)), args, strict=True))
+
+
+def _native(args: Sequence[Any]) -> bool:
+    """Whether float64 is what the target is used in, and not only where it is judged."""
+    wide = [getattr(leaf, "dtype", None) == np.float64 for leaf in jax.tree.leaves(args)]
+    return any(wide) and bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
+
+
+def _in_float64(dx: Any, args: tuple[Any, ...]) -> Any:
+    """Cotangents of float64 arguments made so where a rule casts them to what it was written for.
+
+    Whether they have the dtype of the arguments is judged in the working dtype.
+    """
+
+    def one(arg: Any, d: Any) -> Any:
+        narrow = is_float(d) and is_float(arg) and arg.dtype == jnp.float64
+        return d.astype(jnp.float64) if narrow else d
+
+    try:
+        return jax.tree.map(one, args, dx)
+    except ValueError:  # another tree: told where trees are checked
+        return dx
 
 
 def _filled(given: Any, like: Any) -> Any:

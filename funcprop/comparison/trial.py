@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +19,8 @@ from funcprop.comparison.records import Broken, name_of, recording
 from funcprop.comparison.report import Comparison
 from funcprop.comparison.rounding import looked_at_again
 from funcprop.comparison.slopes import Slope, along
-from funcprop.comparison.truth import Evidence, Found, Point, cotangents, gradients, observe
+from funcprop.comparison.targets import Function
+from funcprop.comparison.truth import SCALES, Evidence, Found, Point, cotangents, gradients, observe
 from funcprop.comparison.verdict import (
     UNKNOWN,
     Leaf,
@@ -29,7 +31,7 @@ from funcprop.comparison.verdict import (
 )
 from funcprop.comparison.without_rules import narrowest
 from funcprop.composites import Composite
-from funcprop.gradient import autodiff, partition
+from funcprop.gradient import autodiff, combine, partition
 from funcprop.layer import Array, Context, Layer, Params, describe
 
 
@@ -43,6 +45,11 @@ class Case:
     context: Context
     key: Array
     peer: Layer
+
+    @property
+    def by_rule(self) -> bool:
+        """Whether JAX differentiates the target, by rules that stand in it."""
+        return isinstance(self.layer, Function)
 
     @property
     def given(self) -> tuple[Params, Any, Context]:
@@ -78,14 +85,20 @@ def compare_case(
         )
     except Broken as error:
         return report(error.rows, notes)
+    others = other_values(case)
     rows, said = judged(case, evidence, floor, run, quick)
-    if not all(row.ok for row in rows) and (narrow := rounded_to(case, evidence.dys)):
+    if not all(row.ok for row in (*others, *rows)) and (narrow := rounded_to(case, evidence.dys)):
+        others = other_values(case, narrow)
         rows, said = judged(case, evidence, floor, run, quick, narrow)
+    if others:  # excuses speak of the target's own forward
+        return report([*others, *rows], [], bytes_of(evidence.residuals))
     if isinstance(layer, Composite) and not notes:
         inner, notes = inside(
             layer, all(row.ok for row in rows), *case.given, dy=dy, programs=programs
         )
+        inner, excused = excused_inside(inner, case, dy)
         rows = [row for row in inner if row.place != case.name] + rows
+        said += excused
     if wrong := [row for row in rows if not row.ok]:
         if isinstance(layer, Composite) and wrong[0].place != case.name:
             rows = explained_inside(rows, lenient(layer), *case.given, dy, case.key)
@@ -108,6 +121,7 @@ def judged(
     in float64 too.
     """
     rows, notes = [], []
+    excused_here: dict[str, Leaf] = {}
     for found in (*evidence.exact, *evidence.scaled):
         at = found.point.name
         changed = at and found in evidence.exact
@@ -119,22 +133,85 @@ def judged(
             every = [row for row in every if row.rule != UNKNOWN]
         wrong = {row.path for row in every if not row.ok}
         if wrong and found in evidence.exact and narrow is None:
+            if not at and (rounds := rounded_to(case, evidence.dys)):
+                return judged(case, evidence, floor, run, quick, rounds)
             slopes = slopes_at(case, found, evidence.dys) if at else evidence.slopes
             excused = excuses(wrong, slopes, at)
+            if not at:
+                excused_here = {
+                    row.path: replace(row, ok=True, rule=excused[row.path])
+                    for row in every
+                    if row.path in excused
+                }
             every = [row for row in every if row.path not in excused]
             notes += excused.values()
+        elif excused_here and found in evidence.scaled:  # judged against what was excused
+            scale = SCALES[evidence.scaled.index(found)]
+            truth = jax.tree.map(lambda leaf: scale * leaf, evidence.exact[0].given)  # noqa: B023
+            again = judge_exact(case.name, found.given, truth, evidence.numerical, at)
+            every = [row for row in every if row.path not in excused_here]
+            every += [row for row in again if row.path in excused_here]
         rows += every
     rows = worst(rows)
     if evidence.rounded is not None:
-        rows += judged_in_working_dtype(case, evidence, floor, run, quick)
+        working = judged_in_working_dtype(case, evidence, floor, run, quick)
+        rows += [row for row in working if row.path not in excused_here]
+        count = len(jax.tree.leaves(evidence.rounded)[0])
+        own = jax.tree.map(lambda leaf: leaf[:count], evidence.exact[0].given)
+        alone = judge_rounded(case.name, evidence.rounded, None, own, floor)
+        rows += [row for row in alone if row.path in excused_here]
+    rows = [*excused_here.values(), *rows]
     if narrow is not None:  # whose steps finite differences would take for slopes
         return rows, notes
-    disagreeing, said = judge_slopes(case.name, evidence.slopes, evidence.numerical)
+    slopes = evidence.slopes
+    if excused_here:  # where jax.vjp errs, so does jax.jvp
+        slopes = [slope._replace(forward=None) for slope in slopes]
+    disagreeing, said = judge_slopes(case.name, slopes, evidence.numerical)
     if evidence.numerical:
         said.append("jax.vjp cannot differentiate the forward: finite differences are the truth")
     if all(row.ok for row in rows):  # else those rows say more
-        rows += disagreeing
+        by_steps = all(row.rule.startswith("finite differences along") for row in disagreeing)
+        if disagreeing and by_steps and not evidence.numerical and stops(case):
+            said = ["finite differences go through what the forward hides from a gradient "
+                    "(lax.stop_gradient); jax.vjp and jax.jvp agree"]  # fmt: skip
+        else:
+            rows += disagreeing
     return rows, notes + said
+
+
+def other_values(case: Case, narrow: Any = None) -> list[Leaf]:
+    """A wrong row for every output that is not the peer's, or another one under differentiation.
+
+    A derivative rule replaces the function's own values by those of its forward, and nothing in JAX
+    holds the two together.
+    """
+    if case.peer is case.layer:
+        return []
+
+    def values(layer: Layer, params: Params, x: Any, context: Context) -> Any:
+        return partition(layer.forward(params, x, context)[0])[0]
+
+    def differentiated(params: Params, x: Any, context: Context) -> Any:
+        floats, rest = partition(x)
+        return jax.vjp(lambda f: values(case.layer, params, combine(f, rest), context), floats)[0]
+
+    with jax.enable_x64(True):
+        given = wide(*case.given)
+        ours, wanted = (
+            measured(functools.partial(values, layer), *given, quick=True)
+            for layer in (case.layer, case.peer)
+        )
+        passed = measured(differentiated, *given, quick=True) if case.by_rule else ours
+    rows = []
+    for told, found, truth in (
+        ("is not that of the function it is compared with", ours, wanted),
+        ("is another one where it is differentiated: its rule's forward differs", passed, ours),
+    ):
+        one = jax.tree.map(lambda leaf: leaf[None], ({"y": found}, {"y": truth}))
+        for row in judge_exact(case.name, *one, narrow=narrow):
+            if not row.ok:
+                rows.append(replace(row, words=f"the value {told}"))
+    return rows
 
 
 def judged_in_working_dtype(
@@ -145,6 +222,11 @@ def judged_in_working_dtype(
     truth = jax.tree.map(lambda leaf: leaf[:count], evidence.exact[0].truth)
     rows = judge_rounded(case.name, evidence.rounded or {}, evidence.automatic, truth, floor)
     return looked_at_again(rows, case.layer, case.peer, case.given, evidence, case.key, run, quick)
+
+
+def stops(case: Case) -> bool:
+    """Whether `lax.stop_gradient` stands in the forward."""
+    return "stop_gradient" in str(jax.make_jaxpr(case.peer.forward)(*case.given))
 
 
 def excuses(wrong: set[str], slopes: Sequence[Slope], at: str) -> dict[str, str]:
@@ -158,12 +240,14 @@ def excuses(wrong: set[str], slopes: Sequence[Slope], at: str) -> dict[str, str]
     found = {}
     for path in sorted(wrong):
         along_it = [slope for slope in slopes if slope.leaf == path]
-        if any(slope.kink for slope in along_it):
-            found[path] = f"{path} lies on a kink{where}: not judged there"
+        kinks = [slope for slope in along_it if slope.kink]
+        if kinks:
+            if all(slope.plausible for slope in kinks):
+                found[path] = f"{path} lies on a kink{where}: not judged there"
             continue
         bare = [slope._replace(forward=None) for slope in along_it]
         known = bare and all(np.isfinite(slope.near) or np.isfinite(slope.far) for slope in bare)
-        if known and not judge_slopes("", bare)[0] and any(slope.size for slope in bare):
+        if known and not judge_slopes("", bare)[0]:
             found[path] = f"{path}{where}: finite differences agree, and jax.vjp does not"
     return found
 
@@ -180,6 +264,29 @@ def slopes_at(case: Case, found: Found, dys: Any) -> tuple[Slope, ...]:
     with jax.enable_x64(True):
         given = wide(case.params, found.point.x, found.point.context)
         return along(case.layer, case.peer, *given, dys=dys, by_hand=found.given, key=case.key)[0]
+
+
+def excused_inside(rows: list[Leaf], case: Case, dy: Any) -> tuple[list[Leaf], list[str]]:
+    """-> rows of inner layers, without the wrong ones that have an excuse; and the excuses."""
+    notes: list[str] = []
+    for place in dict.fromkeys(row.place for row in rows if not row.ok):
+        record = values_at(place, lenient(case.layer), *case.given, dy)
+        if record is None:
+            continue
+        with jax.enable_x64(True):
+            given, dys = (record.params, record.x, record.context), _one(record.dy)
+            by_hand = measured(functools.partial(gradients, record.layer), *given, dys, quick=True)
+            slopes = along(record.layer, record.layer, *given, dys, by_hand, case.key)[0]
+        wrong = {row.path for row in rows if row.place == place and not row.ok}
+        excused = excuses(wrong, slopes, "")
+        rows = [row for row in rows if row.place != place or row.path not in excused]
+        notes += [f"{place}: {words}" for words in excused.values()]
+    return rows, notes
+
+
+def _one(tree: Any) -> Any:
+    """The leaves with an axis of one probe."""
+    return jax.tree.map(lambda leaf: leaf[None], tree)
 
 
 # --- what is wrong, in words ----------------------------------------------------------------------

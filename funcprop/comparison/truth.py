@@ -16,7 +16,7 @@ import numpy as np
 from funcprop.comparison.programs import Programs, cast, generator, shapes
 from funcprop.comparison.slopes import Slope, along
 from funcprop.gradient import autodiff, combine, partition
-from funcprop.layer import Array, Context, Layer, Params, is_float
+from funcprop.layer import Array, Context, Layer, Params, is_float, is_integer
 
 Grads = dict[str, Any]  # {"dx": ..., "dparams": ...}; leaves [probes, ...] where there are probes
 
@@ -116,6 +116,9 @@ def numerical(layer: Layer, params: Params, x: Any, context: Context, dys: Any) 
     floats, rest = partition((params, x))
     start, unravel = jax.flatten_util.ravel_pytree(floats)
 
+    size = jnp.sqrt(jnp.mean(jnp.square(start)))
+    usual = jnp.where(size > 0, 0.1 * size, 1.0)  # steps fit the numbers: 0.01 is not moved by 1
+
     def value(v: Array) -> Array:  # ⟨dy, y⟩ for every probe
         moved_params, moved_x = combine(unravel(v), rest)
         y = layer.forward(moved_params, moved_x, context)[0]
@@ -123,7 +126,7 @@ def numerical(layer: Layer, params: Params, x: Any, context: Context, dys: Any) 
         return sum(jnp.tensordot(dy, leaf, leaf.ndim) for dy, leaf in pairs)  # type: ignore
 
     def slope(i: Array) -> Array:
-        h = 1e-3 * jnp.maximum(1.0, jnp.abs(start[i]))
+        h = 1e-3 * jnp.maximum(usual, jnp.abs(start[i]))
         one, two = start.at[i].add(h), start.at[i].add(2 * h)
         minus_one, minus_two = start.at[i].add(-h), start.at[i].add(-2 * h)
         near, far = value(one) - value(minus_one), value(two) - value(minus_two)
@@ -164,7 +167,8 @@ def is_mask(leaf: Any) -> bool:
 
 
 def points(x: Any, context: Context) -> list[Point]:
-    """The input itself, scaled, all zeros, and with ties; masks that hide nothing, some, and all.
+    """The input itself, scaled, all zeros, and with ties; masks that hide nothing, some, and all;
+    integers moved along their first axis, and another key.
 
     All of the same shapes and dtypes: no program is compiled for them.
     """
@@ -183,7 +187,7 @@ def points(x: Any, context: Context) -> list[Point]:
         def changed(leaf: Any) -> Any:
             if not is_mask(leaf) or not leaf.ndim:
                 return leaf
-            return np.broadcast_to(pattern(np.arange(leaf.shape[-1])), leaf.shape)
+            return pattern(np.sum(np.indices(leaf.shape), axis=0))  # another one in every row
 
         mask = None if context.mask is None else changed(np.asarray(context.mask))
         return jax.tree.map(changed, x), Context(context.key, mask)
@@ -196,6 +200,14 @@ def points(x: Any, context: Context) -> list[Point]:
             Point("zeros", changed(np.zeros_like), context),
             Point("ties", changed(np.round), context),
         ]
+    if any(is_integer(leaf) and leaf.ndim for leaf in jax.tree.leaves(x)):
+        moved = jax.tree.map(
+            lambda leaf: np.roll(leaf, 1, 0) if is_integer(leaf) and leaf.ndim else leaf, x
+        )
+        found.append(Point("integers moved", moved, context))
+    if context.key is not None:
+        other = Context(jax.random.fold_in(context.key, 1), context.mask)
+        found.append(Point("another key", x, other))
     masks = [context.mask, *jax.tree.leaves(x)]
     if any(map(is_mask, masks)):
         found += [

@@ -24,6 +24,8 @@ FACTOR = 2.0  # times the error that automatic differentiation makes in the work
 FLOOR = 8.0  # eps of the leaf's largest gradient: rounding of the last operations
 SPREAD = 0.25  # of the floor: what the relative norm may be, since roundings are of either sign
 ALONE = 1000.0  # eps, where there is no automatic differentiation to compare with
+COARSE = 0.25  # the most that those may come to: in bfloat16 they are eight times the gradient
+LOST = 0.5  # relative norm of an automatic gradient in the working dtype that has no right digit
 DIFFERENCES = 1e-6  # of Σ |g v|: how far finite differences may be off, in float64
 FORWARD = 1e-9  # the same of jax.jvp
 VALUE = 1e-9  # of Σ |dy y|, whose rounding finite differences divide by their step
@@ -81,7 +83,12 @@ def broken(place: str, grads: dict[str, Any], like: dict[str, Any]) -> list[Leaf
         wanted = jax.tree.map(lambda leaf: leaf if is_float(leaf) else None, like[name])
         given_tree, wanted_tree = jax.tree.structure(tree), jax.tree.structure(wanted)
         if given_tree != wanted_tree:
-            rule = f"contract: backward returned {name} as {given_tree}, wanted {wanted_tree}"
+            told = spell(tree), spell(wanted)
+            if told[0] == told[1]:
+                told = given_tree, wanted_tree
+            rule = f"contract: backward returned {name} as {told[0]}, wanted {told[1]}"
+            if wanted is None:
+                rule += f": {name[1:]} is {spell(like[name])}, and integers have no gradient"
             rows.append(Leaf(place, name, (), "", False, rule, np.inf, np.inf))
             continue
         pairs = zip(named_leaves({name: tree}), jax.tree.leaves(wanted), strict=True)
@@ -162,9 +169,18 @@ def judge_rounded(
             (eps * largest, "error <= eps of the largest gradient of the target"),
         ]
         spread = [(SPREAD * floor * eps, f"relative norm <= {SPREAD * floor:g} eps")]
+        alone = min(ALONE * eps, COARSE)
         if peer is None:
-            allowed.append((ALONE * eps * scale, f"error <= {ALONE:g} eps: no automatic peer"))
-            spread.append((ALONE * eps, f"relative norm <= {ALONE:g} eps: no automatic peer"))
+            allowed.append((alone * scale, f"error <= {alone:.2g} of it: no automatic peer"))
+            spread.append((alone, f"relative norm <= {alone:.2g}: no automatic peer"))
+        elif pooled(_where_finite(peer, wanted), wanted) > LOST:
+            # no digit is right, as where other random numbers are drawn than in float64
+            wanted = np.where(np.isfinite(wanted), np.asarray(peer, np.float64), wanted)
+            row = _measure(place, path, given, wanted)
+            largest_here = float(np.max(np.abs(_finite(wanted)), initial=0.0))
+            told = f"error <= {alone:.2g} of automatic's, which differs from float64"
+            allowed = [(alone * largest_here, told)]
+            spread = [(alone, f"relative norm <= {alone:.2g} of automatic's")]
         else:
             peer = _where_finite(peer, wanted)
             own, usual = _measure(place, path, peer, wanted).error, pooled(peer, wanted)
@@ -183,14 +199,19 @@ def judge_slopes(
     place: str, slopes: Sequence[Slope], numerical: bool = False
 ) -> tuple[list[Leaf], list[str]]:
     """-> rows for the directions in which a witness disagrees; and how far they agree, in words."""
-    rows, kinks, worst_of = [], 0, {"finite differences": 0.0, "jax.jvp": 0.0}
+    rows, kinks, unknown, worst_of = [], 0, 0, {"finite differences": 0.0, "jax.jvp": 0.0}
     for slope in slopes:
         if slope.kink:
             kinks += 1
             continue
-        if not np.isfinite(slope.by_hand):  # the rows of its leaves say so
-            continue
         steps = [step for step in (slope.near, slope.far) if np.isfinite(step)]
+        if not np.isfinite(slope.by_hand):
+            unknown += 1
+            if len(steps) == 2 and abs(steps[0] - steps[1]) <= 1e-3 * max(map(abs, steps)):
+                rule = "finite where finite differences are"
+                rows.append(Leaf(place, slope.leaf or "all leaves", (), "float64", False, rule,
+                                 np.inf, np.inf, (), slope.by_hand, steps[0]))  # fmt: skip
+            continue
         nearest = min(steps, key=lambda step: abs(step - slope.by_hand), default=None)
         rounding = ZERO * float(jnp.finfo(jnp.float64).eps) * slope.value
         size = max(slope.size, *map(abs, steps), 1e-300)
@@ -210,11 +231,14 @@ def judge_slopes(
             path = slope.leaf or "all leaves"
             rows.append(Leaf(place, path, (), "float64", False, rule, error, error / size, (),
                              slope.by_hand, said))  # fmt: skip
-    told = [f"finite differences agree along {len(slopes) - kinks} directions "
+    seen = len(slopes) - kinks - unknown
+    told = [f"finite differences agree along {seen} directions "
             f"({worst_of['finite differences']:.0e})"]  # fmt: skip
     if any(slope.forward is not None for slope in slopes):
         told.append(f"jax.jvp too ({worst_of['jax.jvp']:.0e})")
-    notes = [] if rows or len(slopes) == kinks else [", ".join(told)]
+    notes = [] if rows or not seen else [", ".join(told)]
+    if unknown and not rows:
+        notes.append(f"along {unknown} directions no slope is finite: nothing was seen there")
     if kinks:
         notes.append(f"{kinks} directions lie across a kink, where the slopes of both sides differ")
     return rows, notes

@@ -70,7 +70,7 @@ class StochasticDepth(Composite):
         if self.rate == 0:
             return y, DepthResiduals(residuals, None)
         shape = (y.shape[0], *(1,) * (y.ndim - 1)) if y.ndim > 1 else ()
-        kept = jax.random.bernoulli(own.key_for(self), 1 - self.rate, shape)
+        kept = jax.random.bernoulli(own.key_for(self), jnp.float32(1 - self.rate), shape)
         return self._masked(y, kept), DepthResiduals(residuals, kept)
 
     def backward(self, params: Params, residuals: DepthResiduals, dy: Array) -> tuple[Any, Params]:

@@ -44,7 +44,7 @@ class Dropout(Layer):
         check_input(self, x)
         if self.rate == 0:
             return x, None
-        kept = jax.random.bernoulli(context.key_for(self), 1 - self.rate, x.shape)
+        kept = jax.random.bernoulli(context.key_for(self), jnp.float32(1 - self.rate), x.shape)
         return self._masked(x, kept), kept
 
     def backward(self, params: tuple, kept: Array | None, dy: Array) -> tuple[Array, tuple]:
@@ -87,7 +87,7 @@ class SpatialDropout(Dropout):
         if self.rate == 0:
             return x, None
         shape = (*x.shape[: -self.axes - 1], *(1,) * self.axes, x.shape[-1])
-        kept = jax.random.bernoulli(context.key_for(self), 1 - self.rate, shape)
+        kept = jax.random.bernoulli(context.key_for(self), jnp.float32(1 - self.rate), shape)
         return self._masked(x, kept), kept
 
     def backward(self, params: tuple, kept: Array | None, dy: Array) -> tuple[Array, tuple]:
@@ -120,7 +120,8 @@ class GaussianNoise(Layer):
         check_input(self, x)
         if self.stddev == 0:
             return x, ()
-        return x + self.stddev * jax.random.normal(context.key_for(self), x.shape, x.dtype), ()
+        noise = jax.random.normal(context.key_for(self), x.shape, jnp.float32)  # in every dtype
+        return x + (self.stddev * noise).astype(x.dtype), ()
 
     def backward(self, params: tuple, residuals: tuple, dy: Array) -> tuple[Array, tuple]:
         return dy, ()

@@ -121,7 +121,7 @@ def test_a_wrong_layer_is_exit_code_1_and_named(run):
     code, out, err = run("own:wrong", "--x", "5x4")
     assert code == 1 and "WRONG" in out
     assert "wrong gradient in Serial[1] Slip: dx" in out
-    assert err == "funcprop: 1 of 1 gradients are wrong: own:wrong\n"
+    assert err == "funcprop: wrong: own:wrong (1 of 1 targets)\n"
 
 
 def test_several_inputs_are_a_tuple_and_integers_have_a_bound(run):
@@ -147,7 +147,10 @@ def test_a_pair_of_functions(run):
 def test_a_function_against_its_own_forward_and_against_another(run):
     code, out, _ = run("own:square", "--x", "5")
     assert code == 1 and "WRONG" in out
-    assert run("own:product", "--x", "5", "--x", "5")[0] == 0
+    code, out, _ = run("own:product", "--x", "5", "--x", "5")
+    assert code == 0 and "no jax.custom_vjp or jax.custom_jvp is in it" in out
+    peer = ("--against", "own:product")
+    assert run("own:product", "--x", "5", "--x", "5", *peer)[0] == 0
     assert run("own:cube", "--x", "5", "--against", "own:cube")[0] == 0
     assert run("own:cube", "--x", "5", "--against", "own:square")[0] == 1
 
@@ -160,7 +163,7 @@ def test_targets_beside_rows_of_the_catalogue_are_a_table(run):
     assert lines[1].startswith("Sigmoid, saturated  ") and lines[1].endswith("  ok")
     assert lines[2].startswith("own:right ") and lines[2].endswith("  ok")
     assert lines[3].endswith("WRONG: Serial[1] Slip: dx")
-    assert "\nSerial" in out and err == "funcprop: 1 of 3 gradients are wrong: own:wrong\n"
+    assert "\nSerial" in out and err == "funcprop: wrong: own:wrong (1 of 3 targets)\n"
 
 
 # --- reports --------------------------------------------------------------------------------------
@@ -181,7 +184,8 @@ def test_json_html_and_profile_are_for_both_kinds(run, tmp_path):
 
 
 def test_the_cost_of_a_function_and_none_of_a_wrong_gradient(run):
-    code, out, err = run("own:product", "--x", "5", "--x", "5", "--profile")
+    given = ("own:product", "--x", "5", "--x", "5", "--against", "own:product", "--profile")
+    code, out, err = run(*given)
     assert (code, err) == (0, "") and "MB accessed" in out and "plain form" in out
     code, out, _ = run("own:wrong", "--x", "5x4", "--profile")
     assert code == 1 and "MB accessed" not in out

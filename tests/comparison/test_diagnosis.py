@@ -205,7 +205,7 @@ SLIPS = [
         "db averaged",
         *A_DENSE,
         of_dparams(lambda d, p, x, dz: d._replace(b=dz.mean(0))),
-        {"db": "a factor of 0.2 = 1/B (B = 5, axis 0 of x), as if averaged, not summed"},
+        {"db": "a factor of 0.2 = 1/B (B = 5, axis 0 of x), perhaps averaged, not summed"},
     ),
     slip("1/m forgotten, softmax", fp.SoftmaxCrossEntropy(), CLASSES, scaled(5),
          {"dx[0]": "a factor of 5 = B "}),

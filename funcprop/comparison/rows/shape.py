@@ -193,7 +193,7 @@ MORE_STOCHASTIC: tuple[Row, ...] = (
     Row(
         "SpatialDropout",
         layers.SpatialDropout(0.4),
-        PIXELS,
+        Normal((3, 2, 3, 8)),  # so many channels that one is always dropped
         plain=plain_spatial_dropout,
         large=(layers.SpatialDropout(0.4), PICTURES),
         batched=False,
