@@ -8,8 +8,8 @@ dtype; the seeds are other arguments for them.
     python tests/benchmarks/mutation.py [--seeds 20] [--rows Dense Conv] [--foreign] [--json FILE]
 
 `--foreign` gives the same wrong leaves, in float32 as their users call them, to
-`jax.test_util.check_grads` and to `chex.assert_numerical_grads` with default tolerances, on one row of
-each layer. They see one function of params and x at a time, with the wrong backward as its
+`jax.test_util.check_grads` and to `chex.assert_numerical_grads` with default tolerances, on one row
+of each layer. They see one function of params and x at a time, with the wrong backward as its
 `jax.custom_vjp`; a right backward that they refuse is counted too.
 """
 
