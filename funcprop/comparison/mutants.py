@@ -8,7 +8,7 @@ nothing, the δ of the next step, a residual that was forgotten.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -20,11 +20,11 @@ from funcprop.comparison.row import Mutant
 from funcprop.comparison.slopes import inner
 from funcprop.comparison.targets import adapted, layer_arguments
 from funcprop.comparison.truth import Evidence, Grads, cotangents, observe, pulled
-from funcprop.comparison.verdict import EXACT, judge_exact, judge_slopes
+from funcprop.comparison.verdict import judge_exact, judge_slopes
 from funcprop.gradient import combine, partition
 from funcprop.layer import Array, Context, Layer, Params, Residuals, describe, is_float
 
-SAME = EXACT  # of the largest gradient: a mutant that differs by less is the right rule in float64
+SAME = 1e-12  # of a leaf's largest number: in float64, a mutant that differs by less is none
 
 
 @dataclass(frozen=True)
@@ -250,6 +250,14 @@ def mutation_score(
             killed[name] = witnesses
         else:
             survivors.append(name)
+    for found in evidence.exact[1:] if survivors else ():  # `compare` looks at these points too
+        there, at = replace(evidence, exact=(found,)), found.point
+        usual = evidence.exact[0].truth
+        for name, grads in all_mutants(layer, params, at.x, at.context, there, mutants, run):
+            rows = judge_exact("", grads, found.truth, evidence.numerical, at.name, usual=usual)
+            if name in survivors and not all(row.ok for row in rows):
+                survivors.remove(name)
+                killed[name] = (f"jax.vjp at {at.name}",)
     return Score(killed, tuple(survivors), tuple(equivalent))
 
 

@@ -20,7 +20,16 @@ from funcprop.comparison.report import Comparison
 from funcprop.comparison.rounding import looked_at_again
 from funcprop.comparison.slopes import Slope, along
 from funcprop.comparison.targets import Function
-from funcprop.comparison.truth import SCALES, Evidence, Found, Point, cotangents, gradients, observe
+from funcprop.comparison.truth import (
+    SCALES,
+    Evidence,
+    Found,
+    Point,
+    cotangents,
+    gradients,
+    observe,
+    times,
+)
 from funcprop.comparison.verdict import (
     UNKNOWN,
     Leaf,
@@ -29,7 +38,7 @@ from funcprop.comparison.verdict import (
     judge_slopes,
     worst,
 )
-from funcprop.comparison.without_rules import narrowest
+from funcprop.comparison.without_rules import count_rules, narrowest
 from funcprop.composites import Composite
 from funcprop.gradient import autodiff, combine, partition
 from funcprop.layer import Array, Context, Layer, Params, describe
@@ -147,8 +156,8 @@ def judged(
             notes += excused.values()
         elif excused_here and found in evidence.scaled:  # judged against what was excused
             scale = SCALES[evidence.scaled.index(found)]
-            truth = jax.tree.map(lambda leaf: scale * leaf, evidence.exact[0].given)  # noqa: B023
-            again = judge_exact(case.name, found.given, truth, evidence.numerical, at)
+            own = times(scale, evidence.exact[0].given)
+            again = judge_exact(case.name, found.given, own, evidence.numerical, at)
             every = [row for row in every if row.path not in excused_here]
             every += [row for row in again if row.path in excused_here]
         rows += every
@@ -207,8 +216,7 @@ def other_values(case: Case, narrow: Any = None) -> list[Leaf]:
         ("is not that of the function it is compared with", ours, wanted),
         ("is another one where it is differentiated: its rule's forward differs", passed, ours),
     ):
-        one = jax.tree.map(lambda leaf: leaf[None], ({"y": found}, {"y": truth}))
-        for row in judge_exact(case.name, *one, narrow=narrow):
+        for row in judge_exact(case.name, *_one(({"y": found}, {"y": truth})), narrow=narrow):
             if not row.ok:
                 rows.append(replace(row, words=f"the value {told}"))
     return rows
@@ -225,8 +233,9 @@ def judged_in_working_dtype(
 
 
 def stops(case: Case) -> bool:
-    """Whether `lax.stop_gradient` stands in the forward."""
-    return "stop_gradient" in str(jax.make_jaxpr(case.peer.forward)(*case.given))
+    """Whether `lax.stop_gradient` stands in the forward, and no rule that may be wrong instead."""
+    stopped = "stop_gradient" in str(jax.make_jaxpr(case.peer.forward)(*case.given))
+    return stopped and not count_rules(case.peer.forward, *case.given)
 
 
 def excuses(wrong: set[str], slopes: Sequence[Slope], at: str) -> dict[str, str]:
