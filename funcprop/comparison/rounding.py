@@ -36,7 +36,8 @@ def looked_at_again(
     """The rows of the working dtype: those that are wrong by rounding alone judged once more.
 
     Over INPUTS inputs near by, the geometric mean of (error by hand / automatic differentiation's
-    own) may be FACTOR: of the largest errors, and of the relative norms.
+    own) may be FACTOR: of the largest errors, and of the relative norms. A mean over so few inputs
+    has an error itself, so two of its standard errors are granted.
     """
     if all(row.ok or not np.isfinite(row.error) for row in rows) or evidence.automatic is None:
         return list(rows)
@@ -47,7 +48,8 @@ def looked_at_again(
             judged.append(row)
             continue
         worst = max(found[row.path])
-        rule = f"error <= {FACTOR:g} x automatic's own: {worst:.2g} x over {INPUTS} inputs near by"
+        measured = f"at least {worst:.2g} x over {INPUTS} inputs near by"
+        rule = f"error <= {FACTOR:g} x automatic's own: {measured}"
         judged.append(replace(row, ok=bool(worst <= FACTOR), rule=rule))
     return judged
 
@@ -61,7 +63,7 @@ def ratios(
     run: Programs,
     quick: bool,
 ) -> dict[str, tuple[float, float]]:
-    """leaf -> geometric means of the ratios of largest errors, and of relative norms."""
+    """leaf -> lower bounds of the mean ratios of largest errors, and of relative norms."""
     params, x, context = given
     random, logs = generator(key), {}
     count = len(jax.tree.leaves(evidence.rounded)[0])
@@ -91,4 +93,10 @@ def ratios(
             errors = [max(np.abs(side - truth).max(initial=0), least) for side in sides]
             norms = [max(pooled(side, truth), eps / 4) for side in sides]
             logs.setdefault(path, []).append([np.log(a / b) for a, b in (errors, norms)])
-    return {path: tuple(np.exp(np.mean(each, axis=0)).tolist()) for path, each in logs.items()}
+    return {path: lower_bounds(np.asarray(each)) for path, each in logs.items()}
+
+
+def lower_bounds(logs: np.ndarray) -> tuple[float, float]:
+    """logs [inputs, 2] -> the geometric means, less two standard errors."""
+    spread = logs.std(axis=0, ddof=1) / np.sqrt(len(logs))
+    return tuple(np.exp(logs.mean(axis=0) - 2 * spread).tolist())
