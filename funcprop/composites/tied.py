@@ -51,6 +51,13 @@ class Tied(Composite):
                 'write Tied(layer, (("[0].table.T", "[2].w"),))',
             )
         sources = {parse(self, transposes(source)[0]) for source, _ in pairs}
+        for one in sources:
+            if any(one != other and one[: len(other)] == other for other in sources):
+                raise LayerError(
+                    self,
+                    f"one source lies in another: {sorted(source for source, _ in pairs)}",
+                    "tie single parameters, each from one source: ('[0].w', '[2].w')",
+                )
         targets = [parse(self, target) for _, target in pairs]
         for number, path in enumerate(targets):
             others = sources.union(targets[:number])

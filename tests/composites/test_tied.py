@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 import funcprop as fp
+from funcprop.layer import LayerError
 
 CODER = fp.Serial(fp.Dense(7), fp.Tanh(), fp.Dense(4))
 TIED = fp.Tied(CODER, (("[0].w.T", "[2].w"),))
@@ -85,3 +86,9 @@ def test_errors_spell_the_paths():
     with pytest.raises(fp.LayerError, match="wanted two axes"):
         fp.Tied(CODER, (("[0].b.T", "[2].b"),)).init(key, x)
     assert repr(TIED) == f"Tied({CODER!r}, (('[0].w.T', '[2].w'),))"
+
+
+def test_a_source_inside_another_is_refused():
+    layer = fp.Serial(fp.Dense(4), fp.Dense(4), fp.Dense(4, bias=False))
+    with pytest.raises(LayerError, match="one source lies in another"):
+        fp.Tied(layer, (("[0]", "[1]"), ("[0].w", "[2].w")))
