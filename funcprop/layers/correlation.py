@@ -101,6 +101,16 @@ def kernel_gradient(x: Array, dy: Array, geometry: Geometry, taps: tuple[int, ..
     )
 
 
+def patches(x: Array, geometry: Geometry, taps: Sequence[int]) -> Array:
+    """What every output position sees: x [N, *sizes, in] -> [N, *out, taps · in].
+
+    `correlate` of one group is a product of these rows with w as a matrix, [taps · in, out].
+    """
+    out = geometry.output_sizes(x.shape[1:-1], taps)
+    windows = [window for _, window in _windows(_pad(x, geometry), geometry, taps, out)]
+    return jnp.concatenate(windows, -1)
+
+
 def exchange_channels(w: Array, groups: int) -> Array:
     """[*taps, in/groups, out] -> [*taps, out/groups, in]: every group's matrix transposed."""
     taps, (c, out) = w.shape[:-2], w.shape[-2:]

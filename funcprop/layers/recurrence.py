@@ -152,6 +152,20 @@ class Recurrent(Layer):
     def backward(
         self, params: Params, residuals: RecurrentResiduals, dy: Any
     ) -> tuple[Any, Params]:
+        dx, dparams, _ = self._walk_back(params, residuals, dy, weights=True)
+        return dx, dparams
+
+    def cotangents(
+        self, params: Params, residuals: RecurrentResiduals, dy: Any
+    ) -> tuple[Any, Array]:
+        """-> dx, and dz [T, ..., G H] of every step in place of its products with x and h."""
+        dx, _, dz = self._walk_back(params, residuals, dy, weights=False)
+        return dx, dz.reshape(-1, *dz.shape[2:])
+
+    def _walk_back(
+        self, params: Params, residuals: RecurrentResiduals, dy: Any, weights: bool
+    ) -> tuple[Any, Params, Any]:
+        """-> dx, and dparams or dz."""
         xs, h, initial, more, gates, mask, stateful = residuals
         dys, dstate = self._cotangent(xs, dy, stateful)
         count, size = stretches(xs.shape[-2])
@@ -164,7 +178,7 @@ class Recurrent(Layer):
             # a masked step hands the state on: its output is a constant, its dz is zero
             return select(counts, dbefore, dstate), dz if counts is None else visible(dz, counts)
 
-        def stretch(carry: Any, inputs: Any) -> tuple[Any, None]:
+        def stretch(carry: Any, inputs: Any) -> tuple[Any, Any]:
             (dstate, dxs, dparams), (k, more, gates, counts) = carry, inputs
             x, after, dy = (piece(a, k, size) for a in (xs, h, dys))
             before = self._before(after, h, initial, k)
@@ -176,18 +190,28 @@ class Recurrent(Layer):
             dxs = jax.lax.dynamic_update_slice_in_dim(
                 dxs, jnp.moveaxis(dx, 0, -2), k * size, dxs.ndim - 2
             )
+            if not weights:
+                return (dstate, dxs, dparams), dz
             part = self.weights_backward(params, visible(x, counts), before, dz)
             return (dstate, dxs, jax.tree.map(jnp.add, dparams, part)), None
 
-        dparams = jax.tree.map(lambda w: jnp.zeros_like(widen(w)), params)
-        (dstate, dxs, dparams), _ = jax.lax.scan(
+        dparams = jax.tree.map(lambda w: jnp.zeros_like(widen(w)), params) if weights else ()
+        (dstate, dxs, dparams), dz = jax.lax.scan(
             stretch,
             (dstate, jnp.zeros_like(xs), dparams),
             (jnp.arange(count), *cut((more, gates, mask), size)),
             reverse=not self.reverse,
         )
-        dparams = jax.tree.map(lambda w, dw: dw.astype(w.dtype), params, dparams)
-        return dxs if stateful is None else (dxs, self._outer(dstate, xs.dtype)), dparams
+        if weights:
+            dparams = jax.tree.map(lambda w, dw: dw.astype(w.dtype), params, dparams)
+        dx = dxs if stateful is None else (dxs, self._outer(dstate, xs.dtype))
+        return dx, dparams, dz
+
+    def states_before(self, h: Array, initial: Array) -> Array:
+        """h after each step, [..., T, H] -> h before each step."""
+        first = jnp.expand_dims(initial, -2)
+        parts = (h[..., 1:, :], first) if self.reverse else (first, h[..., :-1, :])
+        return jnp.concatenate(parts, -2)
 
     def weights_backward(self, params: Params, x: Array, h: Array, dz: Array) -> Params:
         """x, h [t, ..., in or H] and dz of t steps -> their part of dparams."""

@@ -121,7 +121,7 @@ class LinearCrossEntropy(Loss):
 
         def of_chunk(total: Any, row: Any) -> tuple[Any, Any]:
             h, target, valid, dvalues = row
-            s = self._scores(params, h)
+            s = self.scores(params, h)
             peak = jax.lax.stop_gradient(s.max(-1))
             e = jnp.exp(s - peak[:, None])
             sum_e = jnp.where(valid, jnp.sum(e, -1), jnp.nan)
@@ -135,7 +135,9 @@ class LinearCrossEntropy(Loss):
             if not early:
                 return total, (values, (peak, log_total))
             p = e / sum_e[:, None]
-            total, dh = self._gradient(params, total, s, p, h, target, peak, log_total, dvalues)
+            total, dh = self.chunk_gradient(
+                params, total, s, p, h, target, peak, log_total, dvalues
+            )
             return total, (values, dh)
 
         wide = widen(h).dtype
@@ -145,8 +147,8 @@ class LinearCrossEntropy(Loss):
             dvalues = jnp.broadcast_to(each, target.shape)
             dvalues = dvalues if counted is None else jnp.where(counted, dvalues, 0)
         given = (h, target, valid, dvalues)
-        start: Any = self._start(params) if early else None
-        carried, (values, kept) = self._scanned(of_chunk, start, given, target.shape)
+        start: Any = self.zeros(params) if early else None
+        carried, (values, kept) = self.in_chunks(of_chunk, start, given, target.shape)
         loss = self.reduce(values, counted, h.dtype)
         if early:
             return loss, LinearCrossEntropyResiduals(None, Gradient(kept, carried))
@@ -173,19 +175,19 @@ class LinearCrossEntropy(Loss):
 
         def of_chunk(total: Any, row: Any) -> tuple[Any, Array]:
             h, _, peak, log_total, _ = row
-            s = self._scores(params, h)
+            s = self.scores(params, h)
             p = jnp.exp(s - peak[:, None] - log_total[:, None])
-            return self._gradient(params, total, s, p, *row)
+            return self.chunk_gradient(params, total, s, p, *row)
 
         given = (h, target, peak, log_total, dvalues)
-        total, dh = self._scanned(of_chunk, self._start(params), given, target.shape)
+        total, dh = self.in_chunks(of_chunk, self.zeros(params), given, target.shape)
         return (dh.astype(h.dtype), None), jax.tree.map(lambda leaf: leaf.astype(dtype), total)
 
-    def _start(self, params: Projection) -> Projection:
+    def zeros(self, params: Projection) -> Projection:
         zero = jnp.zeros(params.w.shape, widen(params.w).dtype)
         return Projection(zero, None if params.b is None else zero[0])
 
-    def _gradient(
+    def chunk_gradient(
         self, params: Projection, total: Projection, s: Array, p: Array, h: Array, target: Array,
         peak: Array, log_total: Array, dvalues: Array,
     ) -> tuple[Projection, Array]:  # fmt: skip
@@ -205,11 +207,11 @@ class LinearCrossEntropy(Loss):
         db = None if total.b is None else total.b + dz.sum(0)
         return Projection(dw, db), dz @ widen(params.w).T
 
-    def _scores(self, params: Projection, h: Array) -> Array:
+    def scores(self, params: Projection, h: Array) -> Array:
         z = widen(h @ params.w if params.b is None else h @ params.w + params.b)
         return z if self.soft_cap is None else self.soft_cap * jnp.tanh(z / self.soft_cap)
 
-    def _scanned(self, f: Any, carry: Any, rows: Any, shape: tuple[int, ...]) -> tuple[Any, Any]:
+    def in_chunks(self, f: Any, carry: Any, rows: Any, shape: tuple[int, ...]) -> tuple[Any, Any]:
         """A scan of f over chunks of the rows [...], then one call for the shorter rest: no
         padding, so nothing padded can enter a sum."""
         n, axes = math.prod(shape), len(shape)
