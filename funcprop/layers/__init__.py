@@ -31,6 +31,8 @@ from funcprop.layers.gru import GRU as GRU
 from funcprop.layers.gru import GRUWeights as GRUWeights
 from funcprop.layers.last_step import LastStep as LastStep
 from funcprop.layers.linear_recurrence import LinearRecurrence as LinearRecurrence
+from funcprop.layers.lora import LoRA as LoRA
+from funcprop.layers.lora import LowRank as LowRank
 from funcprop.layers.lstm import LSTM as LSTM
 from funcprop.layers.normalization import GroupNorm as GroupNorm
 from funcprop.layers.normalization import InstanceNorm as InstanceNorm
@@ -41,6 +43,8 @@ from funcprop.layers.pooling import AvgPool as AvgPool
 from funcprop.layers.pooling import GlobalAvgPool as GlobalAvgPool
 from funcprop.layers.pooling import GlobalMaxPool as GlobalMaxPool
 from funcprop.layers.pooling import MaxPool as MaxPool
+from funcprop.layers.quantise import Binarise as Binarise
+from funcprop.layers.quantise import Quantise as Quantise
 from funcprop.layers.recurrence import RecurrentWeights as RecurrentWeights
 from funcprop.layers.rnn import RNN as RNN
 from funcprop.layers.scale import Bias as Bias

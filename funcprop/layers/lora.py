@@ -1,0 +1,123 @@
+"""LoRA: a linear map that stays, and a small one beside it that learns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+
+from funcprop.initializers import GlorotUniform, Initializer, LecunNormal, Zeros
+from funcprop.layer import (
+    Array,
+    Context,
+    Layer,
+    LayerError,
+    Params,
+    check_cotangent,
+    check_count,
+    check_number,
+    check_params,
+    spell,
+)
+from funcprop.layers.dense import Affine, Dense, weight_gradient
+
+
+class LowRank(NamedTuple):
+    """The parameters of z = x w + b + s (x a) c."""
+
+    w: Array  # [in, out], frozen
+    b: Array | None  # [out], frozen, or None where the layer has no bias
+    a: Array  # [in, rank]
+    c: Array  # [rank, out]
+
+
+class LoRAResiduals(NamedTuple):
+    """What LoRA keeps."""
+
+    x: Array  # [..., in]: da is its product with s dz cᵀ
+    h: Array  # x a [..., rank]: dc is its product with dz
+
+
+@dataclass(frozen=True)
+class LoRA(Layer):
+    """z = x w + b + s (x a) c with s = alpha / rank: low-rank adaptation (Hu et al., 2021).
+
+    w and b are frozen: their gradient is None, and xᵀ dz [in, out] is computed nowhere. c starts at
+    zero, so that training starts from w. `adapt` starts from a trained Dense, `merge` makes one
+    again, and so does `fp.inference`.
+
+    forward   x [..., in] -> z [..., out]
+    keeps     x and h = x a
+    backward  g = s dz cᵀ [..., rank]    dx = dz wᵀ + g aᵀ
+              da = xᵀ g    dc = s hᵀ dz    dw = db = None
+    """
+
+    features: int
+    rank: int
+    alpha: float | None = None  # None: the rank, and s = 1
+    bias: bool = True
+    w_init: Initializer = GlorotUniform()
+    b_init: Initializer = Zeros()
+    a_init: Initializer = LecunNormal()
+    c_init: Initializer = Zeros()
+
+    def __post_init__(self) -> None:
+        check_count(self, "features", self.features)
+        check_count(self, "rank", self.rank)
+        if self.alpha is not None:
+            check_number(self, "alpha", self.alpha, 0)
+
+    @property
+    def scale(self) -> float:
+        """s = alpha / rank."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    @property
+    def dense(self) -> Dense:
+        """The layer without what learns beside it."""
+        return Dense(self.features, self.bias, self.w_init, self.b_init)
+
+    def init(self, key: Array, x: Any) -> LowRank:
+        dense_key, key = jax.random.split(key)
+        return self.adapt(key, self.dense.init(dense_key, x))
+
+    def adapt(self, key: Array, trained: Affine) -> LowRank:
+        """Parameters that start from those of a trained Dense."""
+        check_params(self, trained, Affine)
+        if trained.w.shape[1:] != (self.features,) or (trained.b is not None) != self.bias:
+            raise LayerError(
+                self,
+                f"w is {spell(trained.w)} and b {spell(trained.b)}: they are not of {self.dense!r}",
+                f"write LoRA({trained.w.shape[-1]}, {self.rank}, bias={trained.b is not None})",
+            )
+        a_key, c_key = jax.random.split(key)
+        w = trained.w
+        a = self.a_init(a_key, (w.shape[0], self.rank), w.dtype)
+        return LowRank(w, trained.b, a, self.c_init(c_key, (self.rank, self.features), w.dtype))
+
+    def merge(self, params: LowRank) -> Affine:
+        """The parameters of the Dense that computes the same: w + s a c, and b."""
+        return Affine(params.w + self.scale * (params.a @ params.c), params.b)
+
+    def forward(
+        self, params: LowRank, x: Array, context: Context = Context()
+    ) -> tuple[Array, LoRAResiduals]:
+        check_params(self, params, LowRank, like=x)
+        z, _ = self.dense.forward(Affine(params.w, params.b), x)
+        h = x @ params.a
+        return z + self.scale * (h @ params.c), LoRAResiduals(x, h)
+
+    def backward(
+        self, params: LowRank, residuals: LoRAResiduals, dz: Array
+    ) -> tuple[Array, LowRank]:
+        x, h = residuals
+        check_cotangent(self, dz, (*x.shape[:-1], self.features), x.dtype)
+        g = self.scale * (dz @ params.c.T)
+        dx = dz @ params.w.T + g @ params.a.T
+        da = weight_gradient(x, g)
+        dc = self.scale * weight_gradient(h, dz)
+        return dx, LowRank(None, None, da, dc)  # type: ignore[arg-type]
+
+    def inference(self, params: LowRank, statistics: Any) -> tuple[Layer, Params]:
+        return self.dense, self.merge(params)

@@ -1,0 +1,71 @@
+"""Binarise and Quantise: steps forward, and a gradient that does not see them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+
+from funcprop.layer import (
+    Array,
+    Context,
+    Layer,
+    LayerError,
+    check_cotangent,
+    check_count,
+    check_input,
+)
+
+
+@dataclass(frozen=True)
+class Binarise(Layer):
+    """y = 1 where x ≥ 0, else −1; backward takes it for HardTanh (Hubara et al., 2016).
+
+    The derivative is zero everywhere but at 0. What is sent back is not it, but a straight-through
+    estimate: dy where |x| ≤ 1, and nothing beyond, where x would only grow. `compare`, which knows
+    the derivative, says so.
+
+    forward   x [...] -> y [...]
+    keeps     |x| ≤ 1: bool [...], one byte an element
+    backward  dx = dy · 1[|x| ≤ 1]
+    """
+
+    def forward(self, params: tuple, x: Array, context: Context = Context()) -> tuple[Array, Array]:
+        check_input(self, x)
+        return jnp.where(x == 0, 1, jnp.sign(x)), jnp.abs(x) <= 1
+
+    def backward(self, params: tuple, inside: Array, dy: Array) -> tuple[Array, tuple]:
+        check_cotangent(self, dy, inside.shape, dy.dtype)
+        return jnp.where(inside, dy, 0), ()
+
+
+@dataclass(frozen=True)
+class Quantise(Layer):
+    """y: the nearest of `levels` numbers, evenly spaced from `low` to `high`.
+
+    Half-way between two it is the even one, counted from `low`. Quantise(2**bits) has that many
+    bits. The gradient is a straight-through estimate, as in `Binarise`.
+
+    forward   x [...] -> y [...]
+    keeps     low ≤ x ≤ high: bool [...], one byte an element
+    backward  dx = dy · 1[low ≤ x ≤ high]
+    """
+
+    levels: int
+    low: float = -1.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_count(self, "levels", self.levels, 2)
+        if not self.low < self.high:
+            raise LayerError(self, f"low is {self.low} and high {self.high}, wanted low < high")
+
+    def forward(self, params: tuple, x: Array, context: Context = Context()) -> tuple[Array, Array]:
+        check_input(self, x)
+        step = (self.high - self.low) / (self.levels - 1)
+        index = jnp.round((x.clip(self.low, self.high) - self.low) / step)
+        return self.low + index * step, (self.low <= x) & (x <= self.high)
+
+    def backward(self, params: tuple, inside: Array, dy: Array) -> tuple[Array, tuple]:
+        check_cotangent(self, dy, inside.shape, dy.dtype)
+        return jnp.where(inside, dy, 0), ()
