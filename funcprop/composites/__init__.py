@@ -10,6 +10,8 @@ from funcprop.composites.remat import Remat as Remat
 from funcprop.composites.repeat import Repeat as Repeat
 from funcprop.composites.reversible import Reversible as Reversible
 from funcprop.composites.reversible import ReversibleRepeat as ReversibleRepeat
+from funcprop.composites.rewired import Rewired as Rewired
+from funcprop.composites.rewired import RewiredParams as RewiredParams
 from funcprop.composites.serial import Serial as Serial
 from funcprop.composites.skip import Skip as Skip
 from funcprop.composites.stochastic_depth import StochasticDepth as StochasticDepth

@@ -1,0 +1,103 @@
+"""Rewired: a layer that sends back something else than its gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funcprop.layer import (
+    Array,
+    Context,
+    Layer,
+    LayerError,
+    Params,
+    Residuals,
+    is_float,
+    spell,
+    two,
+)
+
+
+class RewiredParams(NamedTuple):
+    """The parameters of a rewired layer."""
+
+    params: Params  # the layer's own
+    feedback: Any  # what the rewiring owns, or ()
+
+
+@dataclass(frozen=True)
+class Rewired(Layer):
+    """A layer with another first result of backward; a subclass says which, in `send`.
+
+    The layer's own parameters are those that it has without the rewiring, drawn from the same key.
+    `fp.inference` returns the layer itself.
+
+    forward   x -> y, the layer's
+    keeps     what the layer keeps, and nothing else
+    backward  dx = send(dy)    dparams: the layer's own, for the dy that came
+    """
+
+    layer: Layer
+
+    trained: ClassVar[bool] = True  # whether the layer's own parameters have a gradient
+    learns: ClassVar[bool] = False  # whether the feedback has one that is not zero
+
+    def feedback(self, key: Array, params: Params, x: Any) -> Any:
+        """What the rewiring owns, given the layer's new parameters: arrays, or ()."""
+        return ()
+
+    def send(self, params: RewiredParams, residuals: Residuals, dy: Any) -> Any:
+        """-> dx: what goes to the layer before."""
+        raise NotImplementedError(f"{type(self).__name__} does not define send")
+
+    def dfeedback(self, params: RewiredParams, dparams: Params) -> Any:
+        """The feedback's gradient, given the layer's: zeros, where feedback does not learn."""
+        return zeros(params.feedback)
+
+    def init(self, key: Array, x: Any) -> RewiredParams:
+        params = self.layer.init(key, x)
+        return RewiredParams(params, self.feedback(feedback_key(key), params, x))
+
+    def forward(
+        self, params: RewiredParams, x: Any, context: Context = Context()
+    ) -> tuple[Any, Residuals]:
+        return self.layer.forward(checked(self, params).params, x, context)
+
+    def backward(
+        self, params: RewiredParams, residuals: Residuals, dy: Any
+    ) -> tuple[Any, RewiredParams | None]:
+        own = checked(self, params).params
+        _, dparams = two(self.layer, "backward", self.layer.backward(own, residuals, dy))
+        dx = self.send(params, residuals, dy)
+        return dx, RewiredParams(dparams, self.dfeedback(params, dparams))
+
+    def statistics(self, residuals: Residuals) -> Any:
+        return self.layer.statistics(residuals)
+
+    def inference(self, params: RewiredParams, statistics: Any) -> tuple[Layer, Params]:
+        return self.layer.inference(checked(self, params).params, statistics)
+
+
+def feedback_key(key: Array) -> Array:
+    """A key for the feedback, which the layer's own draws do not touch."""
+    # fold_in(key, i) is split(key, n)[i]: a number that no split reaches
+    return jax.random.fold_in(key, 0xFEEDBACC)
+
+
+def checked(layer: Layer, params: Any) -> RewiredParams:
+    """params, which are RewiredParams."""
+    if not isinstance(params, RewiredParams):
+        raise LayerError(
+            layer,
+            f"params is {spell(params)}, wanted RewiredParams",
+            "make them with layer.init(key, x), and put trained ones in: new._replace(params=old)",
+        )
+    return params
+
+
+def zeros(feedback: Any) -> Any:
+    """Zeros for floats, None for anything else."""
+    return jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if is_float(leaf) else None, feedback)

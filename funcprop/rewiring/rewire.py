@@ -1,0 +1,56 @@
+"""`rewire`: the first result of backward, changed layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from funcprop.composites import Composite
+from funcprop.layer import Layer, LayerError, spell
+
+Rewiring = Callable[[Any], Layer]  # a layer -> the layer that takes its place
+
+
+def rewire(model: Layer, rules: Mapping[type[Layer], Rewiring]) -> Layer:
+    """The model with layers replaced, type by type: `rewire(model, {Dense: gradient_reversal()})`.
+
+    model  before `init`: the new model has parameters of its own, of which each rewired layer's are
+           RewiredParams
+    rules  exact layer type -> rewiring, a function from a layer to the one that takes its place.
+           Subclasses are other types; layers of other types stay. A composite may be replaced too,
+           after the layers inside it; inside it no other composite of its type is.
+
+    Raises LayerError where a type occurs nowhere in the model, TypeError for other rules.
+    """
+    for kind, rule in rules.items():
+        if not isinstance(kind, type) or not issubclass(kind, Layer) or not callable(rule):
+            raise TypeError(
+                f"rewire wants layer types and rewirings, and was given {kind!r}: {rule!r}: "
+                "write rewire(model, {Dense: feedback_alignment()})"
+            )
+    seen: dict[type[Layer], None] = {}  # ordered, for the message
+
+    def walk(layer: Layer, rules: Mapping[type[Layer], Rewiring]) -> Layer:
+        kind = type(layer)
+        seen[kind] = None
+        rule = rules.get(kind)
+        if isinstance(layer, Composite):
+            inside = {other: r for other, r in rules.items() if other is not kind}
+            layer = layer.rebuild(tuple(walk(child, inside) for child in layer.layers))
+        if rule is None:
+            return layer
+        new = rule(layer)
+        if not isinstance(new, Layer):
+            raise LayerError(layer, f"the rewiring of {kind.__name__} returned {spell(new)}")
+        return new
+
+    new = walk(model, rules)
+    missing = [kind.__name__ for kind in rules if kind not in seen]
+    if missing:
+        raise LayerError(
+            model,
+            f"has no {' and no '.join(missing)} to rewire",
+            f"the layers in it are {', '.join(kind.__name__ for kind in seen)}; "
+            "a subclass is another type",
+        )
+    return new
