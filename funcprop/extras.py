@@ -10,9 +10,10 @@ _PURPOSES = {
     "matplotlib": "drawing curves",
     "sklearn": "the digits data set",
     "safetensors": "reading and writing checkpoints",
+    "dp_accounting": "the privacy accountant",
 }
 
-_DISTRIBUTIONS = {"sklearn": "scikit-learn"}
+_DISTRIBUTIONS = {"sklearn": "scikit-learn", "dp_accounting": "dp-accounting"}
 
 
 def require(name: str, extra: str) -> ModuleType:

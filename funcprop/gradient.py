@@ -72,6 +72,16 @@ class Objective:
             )
         return ((value, Aux(prediction, statistics)) if self.has_aux else value), residuals
 
+    def backward(self, params: Params, residuals: Residuals, dvalue: Any) -> Params:
+        """The cotangent of the value -> dparams, by the hand-written backward passes."""
+        if self.loss is None:
+            given = self.model.backward(params, residuals, dvalue)
+        else:
+            kept, loss_kept = residuals
+            (dprediction, _), _ = self.loss.backward((), loss_kept, dvalue)
+            given = self.model.backward(params, kept, dprediction)
+        return two(self.model, "backward", given)[1]
+
 
 @dataclass(frozen=True)
 class Backprop:
@@ -80,16 +90,9 @@ class Backprop:
     objective: Objective
 
     def __call__(self, params: Params, batch: Any, context: Context = Context()) -> Any:
-        model, loss = self.objective.model, self.objective.loss
         value, residuals = self.objective.forward(params, batch, context)
         one = jnp.ones_like(value[0] if self.objective.has_aux else value)
-        if loss is None:
-            _, dparams = two(model, "backward", model.backward(params, residuals, one))
-        else:
-            kept, loss_kept = residuals
-            (dprediction, _), _ = loss.backward((), loss_kept, one)
-            _, dparams = two(model, "backward", model.backward(params, kept, dprediction))
-        return value, dparams
+        return value, self.objective.backward(params, residuals, one)
 
 
 def objective(model: Layer, loss: Layer | None = None, has_aux: bool = False) -> Objective:
@@ -108,7 +111,18 @@ def objective(model: Layer, loss: Layer | None = None, has_aux: bool = False) ->
                 f"objective wants layers, and was given {spell(layer)}: "
                 "write objective(model, SoftmaxCrossEntropy())"
             )
+    if loss is not None:
+        check_loss(model, loss)
     return Objective(model, loss, has_aux)
+
+
+def check_loss(model: Layer, loss: Layer) -> None:
+    """A rule of `collect` may ask for a sum over the examples, wherever in the model it stands."""
+    check = getattr(model, "check_loss", None)
+    if check is not None:
+        check(loss)
+    for child in getattr(model, "layers", ()):
+        check_loss(child, loss)
 
 
 def backprop(model: Layer, loss: Layer | None = None, has_aux: bool = False) -> Backprop:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from funcprop.collectors.separate import Stepwise, Untied
 from funcprop.comparison.truth import Grads
 from funcprop.comparison.verdict import Leaf, broken
 from funcprop.composites import Composite, OverTime, Tied
@@ -120,31 +120,6 @@ class Recorder(Layer):
 
     def statistics(self, residuals: RecorderResiduals) -> Any:
         return self.layer.statistics(residuals.kept)
-
-
-class Stepwise(OverTime):
-    """`OverTime` with the record of every step, stacked on axis 0, instead of their sum.
-
-    A loop, not a batch of steps: XLA's CPU compiler (jaxlib 0.10.2) picks layouts for products
-    stacked in this way that it then refuses to emit, and ends the process.
-    """
-
-    def backward(self, params: Params, residuals: Residuals, dy: Any) -> tuple[Any, Any]:
-        (p,) = params
-
-        def step(_: None, each: tuple[Residuals, Any]) -> tuple[None, tuple[Any, Any]]:
-            return None, self.layers[0].backward(p, *each)
-
-        steps = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -2, 0), dy)
-        _, (dx, records) = jax.lax.scan(step, None, (residuals, steps))
-        return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), dx), (records,)
-
-
-class Untied(Tied):
-    """`Tied` with the records of every use, where they stand in the child."""
-
-    def backward(self, params: Params, residuals: Residuals, dy: Any) -> tuple[Any, Any]:
-        return self.layers[0].backward(self._fill(params), residuals, dy)
 
 
 def name_of(layer: Layer, place: Place) -> str:

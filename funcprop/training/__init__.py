@@ -1,5 +1,7 @@
 """Training: an immutable state, pure steps, and what is made of them."""
 
+from funcprop.training.in_backward import init_update_state as init_update_state
+from funcprop.training.in_backward import update_step as update_step
 from funcprop.training.loop import Evaluation as Evaluation
 from funcprop.training.loop import epoch as epoch
 from funcprop.training.loop import evaluate as evaluate

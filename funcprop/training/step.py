@@ -52,7 +52,7 @@ def train_step(
         context = Context(key=jax.random.fold_in(state.key, state.step))
         value, grads = gradient(state.params, batch, context)
         value, aux = value if isinstance(value, tuple) else (value, None)
-        statistics = _average(state, aux, momentum)
+        statistics = averaged(state, aux, momentum)
         params = trainable(state.params, grads)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
             updates, opt_state = optimizer.update(grads, state.opt_state, params)
@@ -62,7 +62,8 @@ def train_step(
     return step
 
 
-def _average(state: TrainState, aux: Any, momentum: float) -> Any:
+def averaged(state: TrainState, aux: Any, momentum: float) -> Any:
+    """The running statistics after a step."""
     if not jax.tree.leaves(state.statistics):
         return state.statistics
     if aux is None or not jax.tree.leaves(aux.statistics):
@@ -92,7 +93,11 @@ def accumulate(gradient: GradientFunction, parts: int) -> GradientFunction:
     if isinstance(parts, bool) or not isinstance(parts, int) or parts < 1:
         raise ValueError(f"parts is {parts!r}, wanted a whole number of at least 1")
 
-    loss = getattr(getattr(gradient, "objective", None), "loss", None)
+    goal = getattr(gradient, "objective", None)
+    model = getattr(goal, "model", None)
+    if getattr(model, "rule", None) is not None:
+        raise ValueError(f"accumulate adds gradients, and {model!r} collects something else")
+    loss = getattr(goal, "loss", None)
     if getattr(loss, "reduction", "mean") != "mean" or getattr(loss, "ignore_index", None):
         raise ValueError(
             f"accumulate takes the mean over its parts, which {loss!r} is not: "
@@ -148,7 +153,7 @@ def clip_by_norm(gradient: GradientFunction, max_norm: float) -> GradientFunctio
         value, grads = gradient(params, batch, context)
         # scaled by the largest entry first: the squares of large float32 or float16 would overflow
         wide = [widen(leaf) for leaf in jax.tree.leaves(grads)]
-        peak = sum((jnp.max(jnp.abs(leaf), initial=0) for leaf in wide), jnp.float32(1e-30))
+        peak = sum((jnp.max(jnp.abs(leaf), initial=0) for leaf in wide), 1e-30)
         norm = peak * jnp.sqrt(sum(jnp.sum(jnp.square(leaf / peak)) for leaf in wide))
         # not finite: NaN everywhere, rather than zeros that look like convergence
         scale = jnp.where(jnp.isfinite(norm), jnp.minimum(1, max_norm / norm), jnp.nan)

@@ -1,0 +1,201 @@
+"""Per-example clipping in one backward pass, and the private gradient that is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcprop.collectors.collect import collect
+from funcprop.collectors.examples import PerExample, added, each_form
+from funcprop.collectors.forms import is_form
+from funcprop.collectors.generic import Generic
+from funcprop.collectors.record import is_record, records
+from funcprop.composites import Rewired, RewiredParams
+from funcprop.extras import require
+from funcprop.gradient import GradientFunction, objective
+from funcprop.layer import Array, Context, Layer, Params, widen
+
+
+class Kept(NamedTuple):
+    """What book-keeping keeps of a layer."""
+
+    squared: Array  # ‖g_b‖², [B]
+    forms: Any  # δ and what it meets: the weight gradient before it is summed over the examples
+
+
+@dataclass(frozen=True)
+class BookKeeping(PerExample):
+    """The squared norms, and δ beside what it meets, from which weighted sums of gradients are
+    formed once the norms of all layers are known (Bu et al., 2023)."""
+
+    def of_forms(self, layer: Layer, params: Params, forms: Any) -> Any:
+        if not jax.tree.leaves(params):
+            return Kept((), forms)  # type: ignore[arg-type]
+        if isinstance(forms, Generic):
+            return Kept(forms.squared_norms(), forms)
+        norms = [form.squared_norms() for form in each_form(forms)]
+        return Kept(sum(norms[1:], norms[0]) if norms else (), forms)  # type: ignore[arg-type]
+
+
+book_keeping = BookKeeping()
+
+
+def squared_total(collected: Any) -> Array:
+    """‖g_b‖² over all layers, [B], of what `book_keeping` collected."""
+    parts = []
+    for record in records(collected):
+        if jax.tree.leaves(record.value):
+            parts += [v.sum(range(record.stacked)) for v in jax.tree.leaves(record.value.squared)]
+    # sums that cancel may come out below zero by a rounding
+    return jnp.maximum(added(parts), 0)
+
+
+def weighted_sum(collected: Any, c: Array) -> Params:
+    """Σ_b c_b g_b, a tree like the parameters, of what `book_keeping` collected."""
+
+    def of_layer(record: Any) -> Any:
+        if not is_record(record):
+            return record
+        if record.value is None:  # frozen
+            return None
+
+        def one(forms: Any) -> Any:
+            if isinstance(forms, Generic):
+                return forms.weighted(c)
+            return jax.tree.map(lambda form: form.weighted(c), forms, is_leaf=is_form)
+
+        for _ in range(record.stacked):
+            one = over_stack(one)
+        total = one(record.value.forms)
+        return RewiredParams(total, None) if isinstance(record.layer, Rewired) else total
+
+    return jax.tree.map(of_layer, collected, is_leaf=is_record)
+
+
+def over_stack(function: Any) -> Any:
+    return lambda forms: jax.lax.map(function, forms)
+
+
+def clipped(model: Layer, loss: Layer | None, max_norm: float) -> GradientFunction:
+    """(params, batch, context) -> Σ_b C_b, Σ_b g_b min(1, max_norm/‖g_b‖): one backward pass.
+
+    model, loss  as for `backprop`, the loss a sum over the examples
+
+    Norms and δ are kept on the way back; the weight gradients are formed once, with the factors in
+    them. Raises LayerError for a mean, and where a layer mixes the examples.
+    """
+    if not max_norm > 0:
+        raise ValueError(f"max_norm is {max_norm}, wanted a positive number")
+    collected = collect(model, book_keeping)
+    goal = objective(collected, loss)
+
+    def gradient(params: Params, batch: Any, context: Context = Context()) -> Any:
+        value, residuals = goal.forward(params, batch, context)
+        found = goal.backward(params, residuals, jnp.ones_like(value))
+        norms = jnp.sqrt(squared_total(found))
+        factors = jnp.minimum(1, max_norm / jnp.maximum(norms, jnp.finfo(norms.dtype).tiny))
+        return value, weighted_sum(found, factors)
+
+    return gradient
+
+
+def private_gradient(
+    model: Layer,
+    loss: Layer | None,
+    max_norm: float,
+    noise_multiplier: float,
+    batch_size: float,
+) -> GradientFunction:
+    """The gradient of DP-SGD (Abadi et al., 2016): clipped example by example, and noise added.
+
+    (params, batch, context) -> Σ_b C_b / batch_size, (Σ_b clip(g_b) + N(0, σ²)) / batch_size with
+    σ = noise_multiplier · max_norm
+
+    batch_size  the expected number of examples, a constant: the actual one would give something
+                away. Poisson-sampled batches (`poisson_batches`) are padded to one shape, and the
+                mask bool [B] in the context says which examples count.
+
+    The context's key draws the noise. Raises LayerError for a mean, ValueError without a key.
+    """
+    if not noise_multiplier >= 0:
+        raise ValueError(f"noise_multiplier is {noise_multiplier}, wanted at least 0")
+    if not batch_size > 0:
+        raise ValueError(f"batch_size is {batch_size}, wanted the expected number of examples")
+    clip = clipped(model, loss, max_norm)
+
+    def gradient(params: Params, batch: Any, context: Context = Context()) -> Any:
+        if context.key is None:
+            raise ValueError(
+                "private_gradient draws noise and was given no key: "
+                "gradient(params, batch, Context(key=jax.random.key(0)))"
+            )
+        model_key, noise_key = jax.random.split(context.key)
+        value, total = clip(params, batch, Context(model_key, context.mask))
+        leaves, tree = jax.tree.flatten(total)
+        keys = jax.random.split(noise_key, max(len(leaves), 1))
+
+        def noisy(key: Array, leaf: Array) -> Array:
+            wide = widen(leaf)
+            noise = noise_multiplier * max_norm * jax.random.normal(key, leaf.shape, wide.dtype)
+            return ((wide + noise) / batch_size).astype(leaf.dtype)
+
+        rows = zip(keys, leaves, strict=False)
+        return value / batch_size, tree.unflatten([noisy(*row) for row in rows])
+
+    return gradient
+
+
+def poisson_batches(
+    seed: int, examples: int, rate: float, size: int, steps: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches in which every example stands with probability `rate`, independently: what the
+    accountant of DP-SGD assumes. -> indices int [size], mask bool [size], `steps` times.
+
+    Places that no example fills have mask False and index 0. Raises ValueError where more than
+    `size` examples are drawn: to leave one out would break what the accountant assumes.
+    """
+    if not 0 < rate <= 1:
+        raise ValueError(f"rate is {rate}, wanted the probability of an example: batch_size / n")
+    random = np.random.default_rng(seed)
+    for _ in range(steps):
+        chosen = np.flatnonzero(random.random(examples) < rate)
+        if chosen.size > size:
+            raise ValueError(
+                f"{chosen.size} examples were drawn, and a batch has room for {size}: give more "
+                f"room, {int(examples * rate + 6 * (examples * rate) ** 0.5) + 1} for example"
+            )
+        padding = size - chosen.size
+        yield np.pad(chosen, (0, padding)), np.arange(size) < chosen.size
+
+
+def epsilon(noise_multiplier: float, rate: float, steps: int, delta: float) -> float:
+    """What `steps` steps of DP-SGD cost: ε at δ, of the accountant of the dp-accounting package
+    (privacy loss distributions; add or remove one example)."""
+    dp = require("dp_accounting", "privacy")
+    accountant = require("dp_accounting.pld", "privacy").PLDAccountant()
+    accountant.compose(sampled_gaussian(dp, noise_multiplier, rate), steps)
+    return float(accountant.get_epsilon(delta))
+
+
+def noise_for(epsilon: float, delta: float, rate: float, steps: int) -> float:
+    """The noise multiplier with which `steps` steps cost at most ε at δ, to three digits."""
+    dp = require("dp_accounting", "privacy")
+    pld = require("dp_accounting.pld", "privacy")
+    return float(
+        dp.calibrate_dp_mechanism(
+            pld.PLDAccountant,
+            lambda sigma: dp.SelfComposedDpEvent(sampled_gaussian(dp, sigma, rate), steps),
+            epsilon,
+            delta,
+            tol=1e-3,
+        )
+    )
+
+
+def sampled_gaussian(dp: Any, noise_multiplier: float, rate: float) -> Any:
+    return dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(noise_multiplier))

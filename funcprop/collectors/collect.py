@@ -1,0 +1,396 @@
+"""collect: a model whose backward pass returns something else than the gradient.
+
+Composites pass up whatever their children return in the second slot of backward, so a rule asked
+at the leaves is all it takes: under `jit`, in branches, in loops over stacked parameters, in
+composites written later.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+
+from funcprop.collectors.held import Held, InPlaceRepeat, is_held, without_held
+from funcprop.collectors.record import Place, recorded
+from funcprop.collectors.rule import Remembered, Rule, as_rule, is_empty
+from funcprop.collectors.separate import Stepwise, Untied
+from funcprop.composites import (
+    Cast,
+    Composite,
+    OverTime,
+    Repeat,
+    ReversibleRepeat,
+    Rewired,
+    RewiredParams,
+    Tied,
+)
+from funcprop.composites.tied import parse, put, transposes
+from funcprop.layer import Array, Context, Layer, LayerError, Params, Residuals, spell, two
+
+Path = tuple[Any, ...]  # "[0].w" is (0, "w")
+EVERY: frozenset[Path] = frozenset([()])  # all parameters of a layer
+
+
+class CollectingResiduals(NamedTuple):
+    """What Collecting keeps."""
+
+    kept: Residuals  # what the layer keeps
+    extra: Any  # what the rule remembers, or ()
+
+
+@dataclass(frozen=True)
+class Collecting(Layer):
+    """`layer`, with a rule's record in the second slot of backward."""
+
+    layer: Layer
+    rule: Rule
+    place: Place
+    shared: bool = False  # its parameters have other uses: a use is passed up, not a record
+
+    @property
+    def seen_through(self) -> Rewired | None:
+        """The layer, where it is a rewired one whose inner layer the rule is to be asked about."""
+        whole = self.rule.whole or (self.rule.like_params and not self.rule.per_example)
+        return self.layer if isinstance(self.layer, Rewired) and not whole else None
+
+    def init(self, key: Array, x: Any) -> Params:
+        return self.layer.init(key, x)
+
+    def forward(
+        self, params: Params, x: Any, context: Context = Context()
+    ) -> tuple[Any, CollectingResiduals]:
+        own = params.params if is_held(params) else params
+        y, kept = two(self.layer, "forward", self.layer.forward(own, x, context))
+        rewired = self.seen_through
+        if rewired is None:
+            extra = self.rule.remember(self.layer, own, x, context, y, kept)
+        elif rewired.trained:
+            extra = self.rule.remember(rewired.layer, own.params, x, context, y, kept)
+        else:
+            extra = ()
+        return y, CollectingResiduals(kept, extra)
+
+    def backward(self, params: Params, residuals: CollectingResiduals, dy: Any) -> tuple[Any, Any]:
+        kept, extra = residuals
+        given = kept if is_empty(extra) else Remembered(kept, extra)
+        ask = self.rule.use if self.shared else self.rule
+        rewired = self.seen_through
+        if rewired is None:
+            result = ask(self.layer, params, given, dy)
+        elif rewired.trained:
+            # a rewiring changes what is sent on, and nothing about the layer's own parameters
+            dx, _ = rewired.backward(params, kept, dy)
+            _, value = two(rewired.layer, "rule", ask(rewired.layer, params.params, given, dy))
+            like_params = self.shared or self.rule.like_params
+            result = dx, RewiredParams(value, None) if like_params else value
+        else:
+            result = rewired.backward(params, kept, dy)[0], None
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise LayerError(
+                self.layer,
+                f"the rule {self.rule.name} returned {spell(result)}, wanted (dx, record)",
+            )
+        dx, value = result
+        if self.shared:
+            return dx, Held(value, None) if is_held(params) else value
+        if self.rule.like_params:
+            return dx, value
+        return dx, recorded(value, self.place, self.layer)
+
+    def statistics(self, residuals: CollectingResiduals) -> Any:
+        return self.layer.statistics(residuals.kept)
+
+    def inference(self, params: Params, statistics: Any) -> tuple[Layer, Params]:
+        return self.layer.inference(params.params if is_held(params) else params, statistics)
+
+
+class Open(NamedTuple):
+    """A leaf whose parameters have uses elsewhere."""
+
+    path: Path  # to its parameters
+    layer: Layer
+    place: Place
+    stacked: int = 0  # how many loops lie between
+
+
+@dataclass(frozen=True)
+class Finishing(Layer):
+    """A composite in which all uses of some parameters have come together."""
+
+    layer: Layer
+    rule: Rule
+    leaves: tuple[Open, ...]
+
+    def init(self, key: Array, x: Any) -> Params:
+        return self.layer.init(key, x)
+
+    def forward(
+        self, params: Params, x: Any, context: Context = Context()
+    ) -> tuple[Any, Residuals]:
+        return self.layer.forward(params, x, context)
+
+    def backward(self, params: Params, residuals: Residuals, dy: Any) -> tuple[Any, Any]:
+        dx, tree = self.layer.backward(params, residuals, dy)
+        for path, layer, place, stacked in self.leaves:
+            use = read(tree, path)
+            use = use.params if is_held(use) else use
+            if use is None:  # tied as a whole: its record is that of the source
+                continue
+            finish = functools.partial(self.rule.finish, layer)
+            for _ in range(stacked):
+                finish = jax.vmap(finish)
+            value = finish(read(params, path), use)
+            if not self.rule.like_params:
+                value = recorded(value, place, layer)
+            tree = put(tree, path, value)
+        return dx, tree
+
+    def statistics(self, residuals: Residuals) -> Any:
+        return self.layer.statistics(residuals)
+
+    def inference(self, params: Params, statistics: Any) -> tuple[Layer, Params]:
+        return self.layer.inference(params, statistics)
+
+
+def read(tree: Any, path: Path) -> Any:
+    """What stands at a path of indices; None inside of None."""
+    for entry in path:
+        tree = None if tree is None else tree[entry]
+    return tree
+
+
+@dataclass(frozen=True)
+class Collected(Layer):
+    """A model whose backward returns a rule's records: `collect(model, rule)`."""
+
+    model: Layer
+    rule: Rule
+    inner: Layer  # the model with every leaf exchanged
+
+    def __repr__(self) -> str:
+        return f"collect({self.model!r}, {self.rule!r})"
+
+    def init(self, key: Array, x: Any) -> Params:
+        return self.hold(self.inner.init(key, x))
+
+    def hold(self, params: Params) -> Params:
+        """The model's parameters with what the rule carries beside them: `Held` at every layer
+        that has any; the parameters themselves for a rule that carries nothing."""
+        return _hold(self.inner, params) if self.rule.holds else params
+
+    def join(self, params: Params, held: tuple[Any, ...]) -> Params:
+        """The inverse of `apart`."""
+        rest = list(held)
+
+        def give(leaf: Layer, p: Params) -> Any:
+            if not rest:
+                raise ValueError(
+                    "the state has less beside its parameters than the rule carries: "
+                    "start from init_update_state(model, optimizer, key, x)"
+                )
+            return rest.pop(0)
+
+        return _walk(self.inner, params, give)
+
+    def forward(
+        self, params: Params, x: Any, context: Context = Context()
+    ) -> tuple[Any, Residuals]:
+        return self.inner.forward(params, x, context)
+
+    def backward(self, params: Params, residuals: Residuals, dy: Any) -> tuple[Any, Any]:
+        return self.inner.backward(params, residuals, dy)
+
+    def statistics(self, residuals: Residuals) -> Any:
+        return self.inner.statistics(residuals)
+
+    def inference(self, params: Params, statistics: Any) -> tuple[Layer, Params]:
+        return self.model.inference(without_held(params), statistics)
+
+    def check_loss(self, loss: Layer) -> None:
+        """Raises LayerError for a mean, where the rule speaks of single examples."""
+        if self.rule.per_example:
+            check_summed(loss, self.rule)
+
+
+def check_summed(loss: Layer, rule: Rule) -> None:
+    """The examples' gradients of a mean would be divided by their number, without saying so."""
+    if getattr(loss, "reduction", "sum") == "mean":
+        raise LayerError(
+            loss,
+            f"takes a mean, and {rule.name} speaks of each example's own gradient",
+            "sum instead: reduction='sum', or summed(model) of funcprop.collectors for a loss "
+            "inside; divide by the number of examples afterwards",
+        )
+
+
+def summed(model: Layer) -> Layer:
+    """The model with a sum for every mean that a loss in it takes: what per-example rules read."""
+    if isinstance(model, Composite):
+        return model.rebuild(tuple(map(summed, model.layers)))
+    if getattr(model, "reduction", "sum") == "mean":
+        return replace(model, reduction="sum")  # type: ignore[type-var]
+    return model
+
+
+def collect(model: Layer, rule: Any) -> Collected:
+    """The model with `rule` in place of every leaf's gradient: nothing else changes.
+
+    rule    (layer, params, residuals, dy) -> dx, anything; or one of `funcprop.collectors`
+
+    forward   x -> y, the model's
+    backward  dx is the model's own. In the place of dparams stands a tree like the model's, with
+              a `Record` at every leaf: the value, and the path of its layer. Under `Repeat` the
+              steps' values are stacked on axis 0. `records` lists them.
+
+    Raises LayerError where a rule is not defined on a layer, naming it, and TypeError where `rule`
+    is none.
+    """
+    if not isinstance(model, Layer):
+        raise TypeError(f"collect wants a layer first, and was given {spell(model)}")
+    rule = as_rule(rule)
+    return Collected(model, rule, _build(model, rule, (), frozenset())[0])
+
+
+def _build(
+    layer: Layer, rule: Rule, place: Place, shared: frozenset[Path]
+) -> tuple[Layer, list[Open]]:
+    """The layer with its leaves exchanged, and the leaves with uses outside.
+
+    shared  paths of parameters that are used elsewhere as well
+    """
+    if not isinstance(layer, Composite):
+        if rule.per_example:
+            check_summed(layer, rule)
+        if isinstance(layer, Rewired) and layer.learns and rule.per_example:
+            raise LayerError(
+                layer,
+                f"has feedback that learns, of which {rule.name} knows no single examples",
+                "fixed feedback has no gradient: fp.feedback_alignment()",
+            )
+        if isinstance(layer, Rewired) and isinstance(layer.layer, Composite):
+            if layer.trained and not rule.like_params:
+                raise LayerError(
+                    layer,
+                    f"{rule.name} is asked at rewired leaves, and this is a rewired composite",
+                    "rewire an Identity() before it instead",
+                )
+        else:
+            layer = prepared(layer, rule)
+        leaf = Collecting(layer, rule, place, bool(shared))
+        return leaf, [Open((), leaf.layer, place)] if shared else []
+    if rule.separate:
+        return _build_apart(layer, rule, place), []
+    # what a rule holds must not be rounded: in a Cast it is finished outside
+    together = isinstance(layer, OverTime) or (isinstance(layer, Cast) and rule.holds)
+    inner = EVERY if together or () in shared else shared | _tied(layer)
+    children, opened = [], []
+    for position, child in enumerate(layer.layers):
+        below = inner if () in inner else {path[1:] for path in inner if path[0] == position}
+        name = f"{type(layer).__name__}[{position}]"
+        new, found = _build(child, rule, (*place, name), frozenset(below))
+        children.append(new)
+        opened += [leaf._replace(path=(position, *leaf.path)) for leaf in found]
+    looped = isinstance(layer, (Repeat, ReversibleRepeat))
+    opened = [leaf._replace(stacked=leaf.stacked + looped) for leaf in opened]
+    if looped and opened and (rule.per_example or not rule.like_params):
+        raise LayerError(
+            layer,
+            f"{rule.name} is not defined for stacked parameters that are used several times",
+            "write the repeated layers out: Serial(layer, layer, ...)",
+        )
+    if isinstance(layer, Tied):
+        pairs = layer.pairs
+        if rule.holds:
+            child = layer.layers[0]
+            pairs = tuple(
+                (_beside(child, first), _beside(child, second)) for first, second in pairs
+            )
+        rebuilt: Layer = Tied(*children, pairs=pairs, shared=rule)
+    elif type(layer) is Repeat and rule.in_place and not opened:
+        rebuilt = InPlaceRepeat(*children, length=layer.length)
+    elif isinstance(layer, OverTime):
+        rebuilt = OverTime(*children, shared=rule)
+    else:
+        rebuilt = layer.rebuild(tuple(children))
+    if isinstance(layer, Tied) or together:
+        done = tuple(leaf for leaf in opened if not _meets(shared, leaf.path))
+        opened = [leaf for leaf in opened if leaf not in done]
+        rebuilt = Finishing(rebuilt, rule, done) if done else rebuilt
+    return rebuilt, opened
+
+
+def prepared(layer: Layer, rule: Rule) -> Layer:
+    """The form of a layer, rewired or not, that keeps what the rule needs."""
+    if isinstance(layer, Rewired):
+        return replace(layer, layer=rule.prepare(layer.layer))
+    return rule.prepare(layer)
+
+
+def _build_apart(layer: Composite, rule: Rule, place: Place) -> Layer:
+    """The composite with its leaves exchanged, and a record for every use of a parameter."""
+    children = []
+    for position, child in enumerate(layer.layers):
+        name = f"{type(layer).__name__}[{position}]"
+        children.append(_build(child, rule, (*place, name), frozenset())[0])
+    if isinstance(layer, Tied):
+        return Untied(*children, pairs=layer.pairs)
+    return Stepwise(*children) if isinstance(layer, OverTime) else layer.rebuild(tuple(children))
+
+
+def _tied(layer: Layer) -> frozenset[Path]:
+    """The paths, in its parameters, of what a Tied ties."""
+    if not isinstance(layer, Tied):
+        return frozenset()
+    names = [name for source, target in layer.pairs for name in (transposes(source)[0], target)]
+    return frozenset((0, *parse(layer, name)) for name in names)
+
+
+def _meets(shared: frozenset[Path], path: Path) -> bool:
+    return any(one[: len(path)] == path or path[: len(one)] == one for one in shared)
+
+
+def _beside(layer: Layer, name: str) -> str:
+    """A path into parameters -> the path to the same where layers' parameters are `Held`."""
+    words = re.findall(r"\[\d+\]|\.[^\W\d]\w*", name)
+    at = 0
+    while isinstance(layer, Composite):
+        if at == len(words):
+            raise LayerError(
+                layer,
+                f"a rule that carries something beside the parameters cannot see {name!r} tied",
+                "tie single parameters: a path to a layer's own, such as '[0].w'",
+            )
+        layer, at = layer.layers[int(words[at][1:-1])], at + 1
+    return "".join([*words[:at], ".params", *words[at:]])
+
+
+# --- parameters with something beside them --------------------------------------------------------
+
+
+def _walk(layer: Layer, params: Params, give: Callable[[Layer, Params], Any]) -> Params:
+    """The parameters of a layer that `_build` made, with Held(params, give(leaf, params))."""
+    if isinstance(layer, Finishing):
+        return _walk(layer.layer, params, give)
+    if isinstance(layer, Composite):
+        return tuple(_walk(*row, give) for row in zip(layer.layers, params, strict=True))
+    # tied parameters are None here, and filled in on the way: they are held like all others
+    return params if params == () else Held(params, give(layer, params))
+
+
+def _hold(layer: Layer, params: Params) -> Params:
+    """The same with what every leaf's rule holds at first: under a loop, for every step."""
+    if isinstance(layer, Finishing):
+        return _hold(layer.layer, params)
+    if isinstance(layer, (Repeat, ReversibleRepeat)):
+        return tuple(
+            jax.vmap(functools.partial(_hold, child), axis_size=layer.length)(p)
+            for child, p in zip(layer.layers, params, strict=True)
+        )
+    if isinstance(layer, Composite):
+        return tuple(_hold(*row) for row in zip(layer.layers, params, strict=True))
+    return _walk(layer, params, lambda leaf, p: leaf.rule.hold(leaf.layer, p))  # type: ignore

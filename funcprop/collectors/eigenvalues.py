@@ -1,0 +1,38 @@
+"""EKFAC: the Fisher's diagonal in the eigenbasis of its Kronecker factors (George et al., 2018).
+
+With A = U_A Λ_A U_Aᵀ and G = U_G Λ_G U_Gᵀ, K-FAC says that the gradients g_b of the examples have
+the second moments Λ_A ⊗ Λ_G along the axes of U_A ⊗ U_G. What they really are is a sum of squares:
+
+    F ≈ (U_A ⊗ U_G) diag S (U_A ⊗ U_G)ᵀ        S = Σ_b (U_Aᵀ g_b U_G)²
+
+Of all matrices that are diagonal in that basis it is the nearest to F: never further than A ⊗ G.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+
+from funcprop.collectors.forms import Outer
+from funcprop.collectors.kronecker import Eigen, Kfac, with_one
+from funcprop.layer import Array, widen
+
+
+@dataclass(frozen=True)
+class Ekfac(Kfac):
+    """`Kfac` with an Eigen for every weight: the basis is that of the batch's own factors.
+
+    A table keeps its Kronecker. The price is an eigendecomposition of every A and G in every pass,
+    and there is no average over passes, whose bases differ: `inverses_of` and `precondition` take
+    it, `precondition_by_kfac` does not.
+    """
+
+    def of_rows(self, a: Array, d: Array, bias: bool) -> Eigen:
+        block = super().of_rows(a, d, bias)
+        u_a, u_g = jnp.linalg.eigh(block.a)[1], jnp.linalg.eigh(block.g)[1]
+        a = with_one(widen(a)) if bias else widen(a)
+        return Eigen(u_a, u_g, Outer(a @ u_a, widen(d) @ u_g).squares_summed())
+
+
+ekfac = Ekfac()

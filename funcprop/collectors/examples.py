@@ -1,0 +1,178 @@
+"""Rules that speak of single examples: their gradients, norms, products and moments.
+
+All of them speak of a summed loss, C = Σ_b C_b: g_b = ∂C_b/∂params. A model under one of these
+rules does not form Σ_b g_b at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from funcprop.collectors.closed import per_example, prepared, remember_axes
+from funcprop.collectors.forms import Form, gram, is_form, several
+from funcprop.collectors.generic import Generic
+from funcprop.collectors.record import records
+from funcprop.collectors.rule import Rule
+from funcprop.layer import Array, Context, Layer, LayerError, Params, Residuals, widen
+
+
+class PerExample(Rule):
+    """What these rules share: the forms, and what several uses of a parameter amount to."""
+
+    per_example: ClassVar[bool] = True
+
+    def of_forms(self, layer: Layer, params: Params, forms: Any) -> Any:
+        """A Generic, or a tree like the parameters with forms for leaves -> the record."""
+        raise NotImplementedError(f"{self.name} does not define of_forms")
+
+    def prepare(self, layer: Layer) -> Layer:
+        return prepared(layer)
+
+    def remember(
+        self, layer: Layer, params: Params, x: Any, context: Context, y: Any, residuals: Residuals
+    ) -> Any:
+        return remember_axes(layer, params, x, context, y, residuals)
+
+    def __call__(
+        self, layer: Layer, params: Params, residuals: Residuals, dy: Any
+    ) -> tuple[Any, Any]:
+        dx, forms = per_example(layer, params, residuals, dy)
+        return dx, self.of_forms(layer, params, forms)
+
+    def use(self, layer: Layer, params: Params, residuals: Residuals, dy: Any) -> tuple[Any, Any]:
+        dx, forms = per_example(layer, params, residuals, dy)
+        return dx, forms.parts() if isinstance(forms, Generic) else forms
+
+    def finish(self, layer: Layer, params: Params, use: Any) -> Any:
+        return self.of_forms(layer, params, use)
+
+    def places(self, layer: Layer, uses: tuple[Any, ...]) -> Any:
+        def one(*forms: Any) -> Form:
+            shapes = {form.shape for form in forms}
+            if len(shapes) > 1:
+                raise LayerError(layer, f"the uses of a tied parameter have the shapes {shapes}")
+            return several(forms)
+
+        return jax.tree.map(one, *uses, is_leaf=is_form)
+
+    def steps(
+        self, layer: Layer, step: Callable[[Any], tuple[Any, Any]], each: Any
+    ) -> tuple[Any, Any]:
+        _, (dx, uses) = jax.lax.scan(lambda _, one: (None, step(one)), None, each)
+        return dx, jax.tree.map(lambda form: form.folded(), uses, is_leaf=is_form)
+
+
+def each_form(forms: Any) -> list[Form]:
+    """All forms in a tree like the parameters."""
+    return [form for form in jax.tree.leaves(forms, is_leaf=is_form) if is_form(form)]
+
+
+@dataclass(frozen=True)
+class PerExampleGradients(PerExample):
+    """g_b, [B, *shape] for every parameter: the memory of B gradients."""
+
+    like_params: ClassVar[bool] = True
+
+    def of_forms(self, layer: Layer, params: Params, forms: Any) -> Any:
+        if isinstance(forms, Generic):
+            return forms.mapped(lambda dparams: dparams)
+        return jax.tree.map(lambda form: form.materialise(), forms, is_leaf=is_form)
+
+
+@dataclass(frozen=True)
+class SquaredNorms(PerExample):
+    """‖g_b‖² of a layer's parameters together, [B]; `total` adds up the layers."""
+
+    def of_forms(self, layer: Layer, params: Params, forms: Any) -> Any:
+        if isinstance(forms, Generic):
+            return forms.squared_norms()
+        norms = [form.squared_norms() for form in each_form(forms)]
+        return sum(norms[1:], norms[0]) if norms else ()
+
+
+@dataclass(frozen=True)
+class InnerProducts(PerExample):
+    """⟨g_b, g_c⟩ for all pairs of examples, [B, B]: what a step on c does to the loss of b."""
+
+    def of_forms(self, layer: Layer, params: Params, forms: Any) -> Any:
+        if isinstance(forms, Generic):
+            leaves = jax.tree.leaves(forms.mapped(lambda dparams: dparams))
+            grams = [gram(leaf) for leaf in leaves]
+        else:
+            grams = [form.gram() for form in each_form(forms)]
+        return sum(grams[1:], grams[0]) if grams else ()
+
+
+@dataclass(frozen=True)
+class SecondMoment(PerExample):
+    """Σ_b g_b², elementwise, in the shape of every parameter (in float32 at least)."""
+
+    like_params: ClassVar[bool] = True
+
+    def of_forms(self, layer: Layer, params: Params, forms: Any) -> Any:
+        if isinstance(forms, Generic):
+            forms = forms.parts()
+        return jax.tree.map(lambda form: form.squares_summed(), forms, is_leaf=is_form)
+
+
+gradients = PerExampleGradients()
+squared_norms = SquaredNorms()
+inner_products = InnerProducts()
+second_moment = SecondMoment()
+
+
+def total(collected: Any, name: str | None = None) -> Array:
+    """The sum over all layers of what `squared_norms` or `inner_products` collected: [B] or [B, B].
+
+    name  under `collect_all`, the rule whose records are meant
+
+    Raises ValueError where the layers disagree on the number of examples: then axis 0 was not the
+    example axis everywhere.
+    """
+    parts = []
+    for record in records(collected, name):
+        for value in jax.tree.leaves(record.value):
+            parts.append(value.sum(range(record.stacked)))
+    return added(parts)
+
+
+def added(parts: list[Array]) -> Array:
+    """The sum of the layers' numbers. Raises ValueError for none, or for different examples."""
+    if not parts:
+        raise ValueError("no layer has a parameter with a gradient: there is nothing to add up")
+    shapes = {part.shape for part in parts}
+    if len(shapes) != 1:
+        raise ValueError(
+            f"the layers' records have the shapes {sorted(shapes)}, wanted one: axis 0 must be the "
+            "example axis in every layer"
+        )
+    return sum(parts[1:], parts[0])
+
+
+def variance(gradient: Params, moment: Params, examples: int) -> Params:
+    """Var g = Σ g_b²/B − (Σ g_b/B)² of every parameter, from the two sums of one pass:
+
+    collect_all(gradient=gradient, moment=second_moment).
+    """
+    return jax.tree.map(
+        lambda g, m: m / examples - jnp.square(widen(g) / examples), gradient, moment
+    )
+
+
+def noise_scale(gradient: Params, norms: Array) -> Array:
+    """tr Σ / ‖g‖² (McCandlish et al., 2018): about how many examples a batch is worth having.
+
+    gradient  Σ_b g_b    norms  ‖g_b‖², [B]
+
+    Unbiased: ‖Σ g_b/B‖² is ‖g‖² + tr Σ / B on average, and ‖g_b‖² is ‖g‖² + tr Σ.
+    """
+    size = norms.shape[0]
+    mean = sum(jnp.sum(jnp.square(widen(leaf) / size)) for leaf in jax.tree.leaves(gradient))
+    one = norms.mean()
+    signal = (size * mean - one) / (size - 1)
+    return (one - signal) / signal

@@ -1,0 +1,386 @@
+"""The gradients of single examples, in the form in which they are cheapest.
+
+A parameter's gradient is a sum over the examples, g = Σ_b g_b. A form stands for all g_b of one
+parameter without holding them: [B, *shape] would be B times the parameters. All arrays in a form
+have the example axis first. Rules ask for what they need:
+
+    materialise()     g_b itself, [B, *shape]
+    squared_norms()   ‖g_b‖², [B]
+    inner(other)      ⟨g_b, h_b⟩, [B], for the uses of one parameter in two places
+    gram()            ⟨g_b, g_c⟩ for all pairs, [B, B]
+    squares_summed()  Σ_b g_b², elementwise, the parameter's shape
+    weighted(c)       Σ_b c_b g_b, the parameter's shape
+    folded()          Σ_t of the forms stacked on axis 0: one parameter at many steps
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from funcprop.layer import Array, widen
+
+BUDGET = 1 << 19  # numbers: gradients of so many examples at a time that they fit a cache
+
+
+class Form:
+    """Per-example gradients of one parameter. Subclasses are registered dataclasses."""
+
+    shape: tuple[int, ...]  # of the parameter
+    dtype: Any
+
+    @property
+    def mappable(self) -> bool:
+        """Whether every array in it has the example axis."""
+        return True
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def T(self) -> Form:
+        return Turned(self)
+
+    @property
+    def examples(self) -> int:
+        return jax.tree.leaves(self)[0].shape[0]
+
+    def materialise(self) -> Array:
+        raise NotImplementedError
+
+    def squared_norms(self) -> Array:
+        return by_example(lambda one: squares(one.materialise()), self.numbers, self)
+
+    def inner(self, other: Form) -> Array:
+        def product(pair: tuple[Form, Form]) -> Array:
+            a, b = (widen(one.materialise()) for one in pair)
+            return (a * b).sum(range(1, a.ndim))
+
+        if not (self.mappable and other.mappable):
+            return product((self, other))
+        return by_example(product, self.numbers + other.numbers, (self, other))
+
+    def gram(self) -> Array:
+        return gram(self.materialise())
+
+    def squares_summed(self) -> Array:
+        return jnp.square(widen(self.materialise())).sum(0)
+
+    def weighted(self, c: Array) -> Array:
+        raise NotImplementedError
+
+    def folded(self) -> Form:
+        return several(unstacked(self))
+
+    def picked(self, ids: Array) -> Array | None:
+        """Rows of each g_b, ids [B, M] -> [B, M, D], where they are cheaper than all of it."""
+        return None
+
+    def picked_columns(self, ids: Array) -> Array | None:
+        """Columns of each g_b, likewise."""
+        return None
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers the gradient of one example has."""
+        return math.prod(self.shape)
+
+
+def is_form(value: Any) -> bool:
+    return isinstance(value, Form)
+
+
+def gram(g: Array) -> Array:
+    """g [B, ...] -> ⟨g_b, g_c⟩, [B, B], in float32 at least."""
+    flat = widen(g).reshape(g.shape[0], -1)
+    return flat @ flat.T
+
+
+def by_example(function: Callable[[Any], Any], numbers: int, tree: Any) -> Any:
+    """function(tree), for as many examples at a time as fit a cache."""
+    examples = jax.tree.leaves(tree)[0].shape[0]
+    at_once = max(1, BUDGET // max(1, numbers))
+    if at_once >= examples:
+        return function(tree)
+    at_once = max(n for n in range(1, at_once + 1) if examples % n == 0)
+    parts = jax.tree.map(lambda a: a.reshape(-1, at_once, *a.shape[1:]), tree)
+    found = jax.lax.map(function, parts)
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), found)
+
+
+def squares(g: Array) -> Array:
+    """g [B, ...] -> [B], in float32 at least."""
+    return jnp.square(widen(g)).sum(range(1, g.ndim))
+
+
+def scaled(c: Array, values: Array) -> Array:
+    """c_b · values_b, in the dtype of the values."""
+    return c.astype(values.dtype).reshape(-1, *[1] * (values.ndim - 1)) * values
+
+
+def unstacked(form: Form) -> tuple[Form, ...]:
+    """The forms that a loop stacked."""
+    steps = jax.tree.leaves(form)[0].shape[0]
+    return tuple(jax.tree.map(lambda a, t=t: a[t], form) for t in range(steps))
+
+
+def registered(*meta: str) -> Callable[[type], type]:
+    """A frozen dataclass and pytree whose fields named here are static."""
+
+    def register(cls: type) -> type:
+        made = dataclass(frozen=True)(cls)
+        data = [name for name in made.__dataclass_fields__ if name not in meta]
+        return jax.tree_util.register_dataclass(made, data_fields=data, meta_fields=list(meta))
+
+    return register
+
+
+@registered()
+class Full(Form):
+    """g_b as they are: for biases and gains, which are small."""
+
+    g: Array  # [B, *shape]
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self.g.shape[1:]
+
+    @property
+    def dtype(self) -> Any:  # type: ignore[override]
+        return self.g.dtype
+
+    def materialise(self) -> Array:
+        return self.g
+
+    def weighted(self, c: Array) -> Array:
+        return scaled(c, widen(self.g)).sum(0).astype(self.dtype)
+
+    def folded(self) -> Form:
+        return Full(widen(self.g).sum(0).astype(self.dtype))
+
+
+@registered()
+class Outer(Form):
+    """g_b = Σ_n a_n δ_nᵀ: a matrix that meets N rows of every example.
+
+    ‖g_b‖² is ‖a‖²‖δ‖² where N = 1 (Goodfellow, 2015), and Σ_nm (a_n·a_m)(δ_n·δ_m) beyond, where
+    that is cheaper than g_b itself: N² (in + out) against N · in · out products (Li et al., 2022).
+    """
+
+    a: Array  # [B, N, in]
+    d: Array  # [B, N, out]
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return (self.a.shape[-1], self.d.shape[-1])
+
+    @property
+    def dtype(self) -> Any:  # type: ignore[override]
+        return self.a.dtype
+
+    @property
+    def T(self) -> Form:
+        return Outer(self.d, self.a)
+
+    def materialise(self) -> Array:
+        return product("bni,bno->bio", self.a, self.d)
+
+    def squared_norms(self) -> Array:
+        rows, (wide, high) = self.a.shape[1], self.shape
+        if rows == 1:
+            return squares(self.a) * squares(self.d)
+        if rows * (wide + high) >= wide * high:
+            return super().squared_norms()
+
+        def gram(one: Outer) -> Array:
+            of_a = product("bni,bmi->bnm", one.a, one.a)
+            return (of_a * product("bno,bmo->bnm", one.d, one.d)).sum((1, 2))
+
+        return by_example(gram, 2 * rows * rows, self)
+
+    def gram(self) -> Array:
+        if self.a.shape[1] > 1:
+            return super().gram()
+        return gram(self.a) * gram(self.d)
+
+    def squares_summed(self) -> Array:
+        if self.a.shape[1] > 1:
+
+            def add(total: Array, one: Outer) -> tuple[Array, None]:
+                g = product("ni,no->io", one.a, one.d)
+                return total + jnp.square(g), None
+
+            return jax.lax.scan(add, jnp.zeros(self.shape, widen(self.a).dtype), self)[0]
+        a, d = (jnp.square(widen(part))[:, 0] for part in (self.a, self.d))
+        return a.T @ d
+
+    def weighted(self, c: Array) -> Array:
+        leading = (0, 1)
+        a, d = widen(self.a), scaled(c, widen(self.d))
+        return jnp.tensordot(a, d, (leading, leading)).astype(self.dtype)
+
+    def folded(self) -> Form:
+        return Outer(*(joined(part) for part in (self.a, self.d)))
+
+
+def product(terms: str, a: Array, d: Array) -> Array:
+    """An einsum, summed in float32 at least."""
+    return jnp.einsum(terms, a, d, preferred_element_type=widen(a).dtype)
+
+
+def joined(steps: Array) -> Array:
+    """[T, B, N, ...] -> [B, T N, ...]."""
+    moved = jnp.moveaxis(steps, 0, 1)
+    return moved.reshape(moved.shape[0], -1, *moved.shape[3:])
+
+
+@registered("rows")
+class Rows(Form):
+    """g_b = Σ_n e(id_n) δ_nᵀ: a table, N rows of which an example has read.
+
+    ‖g_b‖² = Σ_nm [id_n = id_m] δ_n·δ_m: a row read twice has the sum of two gradients.
+    """
+
+    ids: Array  # int32 [B, N], `rows` where an id is no row
+    d: Array  # [B, N, D]
+    rows: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return (self.rows, self.d.shape[-1])
+
+    @property
+    def dtype(self) -> Any:  # type: ignore[override]
+        return self.d.dtype
+
+    def materialise(self) -> Array:
+        def one(ids: Array, d: Array) -> Array:
+            zero = jnp.zeros(self.shape, widen(d).dtype)
+            return zero.at[ids].add(widen(d), mode="drop").astype(d.dtype)
+
+        return jax.vmap(one)(self.ids, self.d)
+
+    def squared_norms(self) -> Array:
+        def gram(one: Rows) -> Array:
+            same = (one.ids[:, :, None] == one.ids[:, None]) & (one.ids < self.rows)[:, None]
+            return jnp.where(same, product("bno,bmo->bnm", one.d, one.d), 0).sum((1, 2))
+
+        return by_example(gram, 2 * self.ids.shape[1] ** 2, self)
+
+    def inner(self, other: Form) -> Array:
+        """⟨Σ e(id_n) δ_nᵀ, h⟩ = Σ_n δ_n · h[id_n]: only these rows of the other are made."""
+        known = self.ids < self.rows
+        picked = other.picked(jnp.where(known, self.ids, 0))
+        if picked is None:
+            return super().inner(other)
+        return jnp.where(known[..., None], widen(self.d) * widen(picked), 0).sum((1, 2))
+
+    def picked(self, ids: Array) -> Array:
+        """Rows of each g_b: ids [B, M] -> [B, M, D]."""
+        same = (ids[:, :, None] == self.ids[:, None]).astype(self.d.dtype)
+        return product("bmn,bnd->bmd", same, self.d)
+
+    def weighted(self, c: Array) -> Array:
+        d = scaled(c, widen(self.d)).reshape(-1, self.d.shape[-1])
+        total = jnp.zeros(self.shape, d.dtype).at[self.ids.reshape(-1)].add(d, mode="drop")
+        return total.astype(self.dtype)
+
+    def folded(self) -> Form:
+        return Rows(joined(self.ids[..., None])[..., 0], joined(self.d), self.rows)
+
+
+@registered()
+class Turned(Form):
+    """The transpose of another form."""
+
+    form: Form
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self.form.shape[::-1]
+
+    @property
+    def dtype(self) -> Any:  # type: ignore[override]
+        return self.form.dtype
+
+    @property
+    def T(self) -> Form:
+        return self.form
+
+    @property
+    def mappable(self) -> bool:
+        return self.form.mappable
+
+    def materialise(self) -> Array:
+        return self.form.materialise().mT
+
+    def squared_norms(self) -> Array:
+        return self.form.squared_norms()
+
+    def weighted(self, c: Array) -> Array:
+        return self.form.weighted(c).T
+
+    def folded(self) -> Form:
+        return Turned(self.form.folded())
+
+    def picked(self, ids: Array) -> Array | None:
+        return self.form.picked_columns(ids)
+
+
+@registered()
+class Several(Form):
+    """One parameter used in several places: the sum, with the cross terms of norms.
+
+    ‖Σᵢ gᵢ‖² = Σᵢ ‖gᵢ‖² + 2 Σ_{i<j} ⟨gᵢ, gⱼ⟩
+    """
+
+    uses: tuple[Form, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self.uses[0].shape
+
+    @property
+    def dtype(self) -> Any:  # type: ignore[override]
+        return self.uses[0].dtype
+
+    @property
+    def T(self) -> Form:
+        return several(tuple(use.T for use in self.uses))
+
+    @property
+    def mappable(self) -> bool:
+        return all(use.mappable for use in self.uses)
+
+    def materialise(self) -> Array:
+        return functools.reduce(jnp.add, [use.materialise() for use in self.uses])
+
+    def squared_norms(self) -> Array:
+        total = functools.reduce(jnp.add, [use.squared_norms() for use in self.uses])
+        for i, first in enumerate(self.uses):
+            for second in self.uses[i + 1 :]:
+                rows = isinstance(first, Rows) or not isinstance(second, Rows)
+                cross = first.inner(second) if rows else second.inner(first)
+                total = total + 2 * cross
+        return total
+
+    def weighted(self, c: Array) -> Array:
+        return functools.reduce(jnp.add, [use.weighted(c) for use in self.uses])
+
+    def folded(self) -> Form:
+        return several(tuple(use.folded() for use in self.uses))
+
+
+def several(uses: tuple[Form, ...]) -> Form:
+    """The sum of forms, without sums inside of it."""
+    parts: list[Any] = []
+    for use in uses:
+        parts += getattr(use, "uses", (use,))
+    return parts[0] if len(parts) == 1 else Several(tuple(parts))  # type: ignore[call-arg]

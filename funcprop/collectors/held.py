@@ -1,0 +1,73 @@
+"""What a rule carries beside the parameters, and the loop that writes over both where they lie."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funcprop.composites import Repeat
+from funcprop.composites.repeat import RepeatResiduals, check_like, check_stack, with_mask
+from funcprop.layer import Array, Params, Residuals, inside
+
+
+class Held(NamedTuple):
+    """Parameters, and what a rule carries beside them from step to step."""
+
+    params: Params
+    held: Any
+
+
+def is_held(value: Any) -> bool:
+    return isinstance(value, Held)
+
+
+def without_held(tree: Any) -> Any:
+    """The parameters alone."""
+    return jax.tree.map(lambda h: h.params if is_held(h) else h, tree, is_leaf=is_held)
+
+
+def apart(tree: Any) -> tuple[Params, tuple[Any, ...]]:
+    """A tree with Held in it -> the parameters, and what is held, layer by layer."""
+    found = [leaf.held for leaf in jax.tree.leaves(tree, is_leaf=is_held) if is_held(leaf)]
+    return without_held(tree), tuple(found)
+
+
+class InPlaceRepeat(Repeat):
+    """`Repeat` whose second result is written over the stacked parameters where they lie.
+
+    The records must have the tree of the parameters. XLA updates a loop's carry in place where
+    every write is ordered after the last read of the slice. So each leaf's index depends on an
+    element of the one written before, and the first on dx.
+    """
+
+    def backward(self, params: Params, residuals: RepeatResiduals, dy: Any) -> tuple[Any, Params]:
+        stack = check_stack(self, self.entries("params", params), self.length)[0]
+
+        def step(carry: tuple[Any, Params], each: tuple[Array, Residuals]) -> tuple[Any, None]:
+            (dy, stack), (i, kept) = carry, each
+            p = jax.tree.map(lambda leaf: at(leaf, i), stack)
+            with inside(self, 0):
+                dx, new = self.layers[0].backward(p, with_mask(kept, residuals.mask), dy)
+            check_like(self, "dx of a step", dx, "its dy", dy)
+            check_like(self, "the record of a step", new, "its parameters", p)
+            token = jax.tree.leaves(dx)[0].ravel()[0]
+            written = []
+            for leaf, value in zip(jax.tree.leaves(stack), jax.tree.leaves(new), strict=True):
+                # i is never negative: this is i, and XLA cannot know it before the token is there
+                index = i + ((token > 0) & (i < 0)).astype(i.dtype)
+                leaf = jax.lax.dynamic_update_index_in_dim(leaf, value, index, 0)
+                token = at(leaf, index).ravel()[0]
+                written.append(leaf)
+            return (dx, jax.tree.unflatten(jax.tree.structure(stack), written)), None
+
+        steps = jnp.arange(self.length, dtype=jnp.int32)
+        (dx, stack), _ = jax.lax.scan(
+            step, (dy, stack), (steps, residuals.steps), self.length, reverse=True
+        )
+        return dx, (stack,)
+
+
+def at(stack: Array, i: Array) -> Array:
+    return jax.lax.dynamic_index_in_dim(stack, i, 0, keepdims=False)

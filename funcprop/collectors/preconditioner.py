@@ -1,0 +1,231 @@
+"""K-FAC as an optimiser: gradients and factors from one forward pass, and their use with optax.
+
+gradient = with_factors(model, loss)
+factors = jax.eval_shape(gradient, params, batch, context)[2]
+optimizer = optax.chain(precondition_by_kfac(factors, damping=1e-2), optax.sgd(0.1))
+
+value, grads, factors = gradient(params, batch, context)
+updates, state = optimizer.update(grads, state, params, factors=factors)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from funcprop.collectors.collect import Collected, collect
+from funcprop.collectors.ggn import sampling_key
+from funcprop.collectors.kronecker import BIAS_OF, Diagonal, Eigen, Kfac, Kronecker, is_block, kfac
+from funcprop.collectors.loss_hessian import root, sum_over_columns, weights
+from funcprop.collectors.record import is_record, records, values
+from funcprop.collectors.rule import Rule, collect_all, gradient
+from funcprop.gradient import Objective
+from funcprop.layer import Array, Context, Layer, Params, widen
+
+Fisher = Literal["sampled", "empirical", "exact"]
+
+
+@dataclass(frozen=True)
+class WithFactors:
+    """(params, batch, context) -> value, grads, factors."""
+
+    collected: Collected
+    loss: Layer
+    fisher: Fisher
+
+    def __call__(self, params: Params, batch: Any, context: Context = Context()) -> Any:
+        loss, objective = self.loss, Objective(self.collected, self.loss, has_aux=True)
+        (value, aux), (kept, loss_kept) = objective.forward(params, batch, context)
+        (slope, _), _ = loss.backward((), loss_kept, jnp.ones_like(value))
+
+        def backward(cotangent: Array) -> Any:
+            return self.collected.backward(params, kept, cotangent)[1]
+
+        if self.fisher == "empirical":
+            return value, *self._empirical(backward, loss_kept, slope)
+        # two backward passes: under jit, what is not asked of either is not computed
+        grads = values(backward(slope), "gradient")
+        half = root(loss, loss_kept, aux.prediction, batch[1])
+        if self.fisher == "sampled":
+            return value, grads, named(backward(half.sample(sampling_key(loss, context))))
+        total, columns = sum_over_columns(half, aux.prediction, lambda s: named(backward(s)))
+
+        def once(block: Any) -> Any:  # every column has seen the same inputs
+            return Kronecker(block.a / columns, block.g) if isinstance(block, Kronecker) else block
+
+        return value, grads, jax.tree.map(once, total, is_leaf=is_block)
+
+    def _empirical(self, backward: Any, loss_kept: Any, slope: Array) -> tuple[Params, Any]:
+        """One pass: it is linear, so that each example's cotangent may be given in the scale of
+        the factors, and the sum be taken back to that of the gradient."""
+        if getattr(self.loss, "reduction", "sum") == "sum":
+            found = backward(slope)
+            return values(found, "gradient"), named(found)
+        share = jnp.max(weights(self.loss, loss_kept, slope))
+        found = backward((widen(slope) / share).astype(slope.dtype))
+        grads = jax.tree.map(lambda g: g * share.astype(g.dtype), values(found, "gradient"))
+        return grads, named(found)
+
+
+def named(found: Any) -> Any:
+    """Of the records of both rules, the factors alone."""
+    return jax.tree.map(lambda record: record.named("factors"), found, is_leaf=is_record)
+
+
+def with_factors(
+    model: Layer, loss: Layer, fisher: Fisher = "sampled", rule: Rule = kfac
+) -> WithFactors:
+    """`backprop(model, loss)` that returns K-FAC's factors too: (params, batch, context) -> value,
+    grads, factors.
+
+    sampled    the Fisher: targets are drawn from the model's own distribution with `context.key`,
+               and a second backward pass begins there
+    empirical  the training targets instead, in the pass of the gradient: cheaper, and something
+               else (Kunstner et al., 2019)
+    exact      a backward pass for every output of the model
+
+    The factors approximate the matrix of the loss as it is reduced: A ⊗ G is Σ_b of a summed
+    loss, and the mean over the examples of a mean. Raises LayerError where a layer has no factors,
+    or (but for "empirical") no root of the loss's Hessian is known.
+    """
+    if fisher not in ("sampled", "empirical", "exact"):
+        raise ValueError(f"fisher is {fisher!r}, wanted 'sampled', 'empirical' or 'exact'")
+    if fisher == "exact" and type(rule) is not Kfac:
+        raise ValueError(f"fisher='exact' adds up the factors of Kfac, and was given {rule!r}")
+    return WithFactors(collect(model, collect_all(gradient=gradient, factors=rule)), loss, fisher)
+
+
+# --- optax ----------------------------------------------------------------------------------------
+
+
+class KfacState(NamedTuple):
+    """What the preconditioner keeps from step to step."""
+
+    count: Array  # int32
+    factors: Any  # running averages
+    inverses: Any  # of the damped averages, of the last step at which they were computed
+
+
+def precondition_by_kfac(
+    factors: Any, *, damping: float = 1e-3, decay: float = 0.95, every: int = 1
+) -> optax.GradientTransformationExtraArgs:
+    """Gradients times (A + π√λ I)⁻¹ ⊗ (G + √λ/π I)⁻¹, a layer at a time.
+
+    factors  of any step, or their shapes: what the state will hold
+    damping  λ: the approximation of F + λ I
+    decay    the share of the old value in the running averages of A and G, which begin as plain
+             averages (Martens, Grosse, 2015)
+    every    steps from one inversion to the next
+
+    `update(grads, state, params, factors=factors)`. Where there are no factors the gradient is
+    passed on as it is. To be chained with a learning rate: `optax.sgd(0.1)`.
+    """
+    if not damping > 0:
+        raise ValueError(f"damping is {damping}, wanted a positive number")
+    blocks = jax.tree.leaves(factors, is_leaf=is_block)
+    if not all(isinstance(block, (Kronecker, Diagonal)) for block in blocks) or not blocks:
+        raise ValueError(
+            "precondition_by_kfac wants the factors of Kfac: give what with_factors returns"
+        )
+
+    def init(params: Params) -> KfacState:
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), factors)
+        return KfacState(jnp.zeros((), jnp.int32), zeros, zeros)
+
+    def update(
+        updates: Params, state: KfacState, params: Any = None, *, factors: Any, **others: Any
+    ) -> tuple[Params, KfacState]:
+        def average(past: Array, now: Array) -> Array:
+            number = state.count.astype(now.dtype)
+            share = jnp.minimum(decay, number / (number + 1))
+            return share * past + (1 - share) * now
+
+        averages = jax.tree.map(average, state.factors, factors)
+        inverses = jax.lax.cond(
+            state.count % every == 0,
+            lambda: inverses_of(averages, damping),
+            lambda: state.inverses,
+        )
+        new = KfacState(state.count + 1, averages, inverses)
+        return precondition(updates, inverses), new
+
+    return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
+
+
+def inverses_of(factors: Any, damping: float) -> Any:
+    """The inverse of every block + λ I: what `precondition` multiplies a gradient with."""
+    return jax.tree.map(lambda block: inverse(block, damping), factors, is_leaf=is_block)
+
+
+def inverse(block: Any, damping: float) -> Any:
+    """The inverse of a block + λ I. Of A ⊗ G it is (A + π√λ I)⁻¹ ⊗ (G + √λ/π I)⁻¹ with
+    π² = (tr A / dim A) / (tr G / dim G): the Kronecker product that is nearest in norm (Martens,
+    Grosse, 2015, section 6.3)."""
+    if isinstance(block, Diagonal):
+        return Diagonal(1 / (block.f + damping))
+    if isinstance(block, Eigen):
+        return Eigen(block.u_a, block.u_g, 1 / (block.s + damping))
+    a, g = block.a, block.g
+    apart = a.ndim < g.ndim  # A is a diagonal
+    mean_a = a.mean(-1) if apart else jnp.trace(a, axis1=-2, axis2=-1) / a.shape[-1]
+    mean_g = jnp.trace(g, axis1=-2, axis2=-1) / g.shape[-1]
+    tiny = jnp.finfo(a.dtype).tiny
+    pi = jnp.sqrt(jnp.maximum(mean_a, tiny) / jnp.maximum(mean_g, tiny))
+    root = damping**0.5
+    of_a = 1 / (a + (pi * root)[..., None]) if apart else inverse_of(a, pi * root)
+    return Kronecker(of_a, inverse_of(g, root / pi))
+
+
+def inverse_of(matrix: Array, shift: Array) -> Array:
+    """(M + shift I)⁻¹ of symmetric positive matrices [..., n, n], by Cholesky."""
+    identity = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
+    lower = jnp.linalg.cholesky(matrix + shift[..., None, None] * identity)
+    of_lower = jax.scipy.linalg.solve_triangular(
+        lower, jnp.broadcast_to(identity, lower.shape), lower=True
+    )
+    return of_lower.mT @ of_lower
+
+
+def precondition(grads: Params, inverses: Any) -> Params:
+    """F⁻¹ g at every layer."""
+    structure = jax.tree.structure(inverses, is_leaf=is_record)
+    rows = zip(records(inverses), structure.flatten_up_to(grads), strict=True)
+    return structure.unflatten([of_layer(record.value, grad) for record, grad in rows])
+
+
+def of_layer(inverses: Any, grads: Any) -> Any:
+    """One layer: a tree like its parameters, of inverse blocks, and its gradient."""
+    weight = BIAS_OF.get(type(grads))
+    if weight and grads.b is not None and is_block(getattr(inverses, weight)):
+        block, w = getattr(inverses, weight), getattr(grads, weight)
+        rows = w.reshape(*grads.b.shape[:-1], -1, w.shape[-1])
+        rows = jnp.concatenate([rows, grads.b[..., None, :]], -2)
+        rows = of_weight(block, rows)
+        done = {weight: rows[..., :-1, :].reshape(w.shape), "b": rows[..., -1, :]}
+        grads, inverses = grads._replace(**done), inverses._replace(**{weight: None})
+
+    def is_leaf(value: Any) -> bool:
+        return value is None or is_block(value)
+
+    blocks, structure = jax.tree.flatten(inverses, is_leaf=is_leaf)
+    rows = zip(blocks, structure.flatten_up_to(grads), strict=True)
+    return structure.unflatten([of_weight(block, grad) for block, grad in rows])
+
+
+def of_weight(block: Any, grad: Any) -> Any:
+    """A gradient [*stack, ..., out] times its inverse block; as it is where there is none."""
+    if block is None or grad is None:
+        return grad
+    if isinstance(block, Diagonal):
+        return (block.f * widen(grad)).astype(grad.dtype)
+    of_g = block.u_g if isinstance(block, Eigen) else block.g
+    rows = widen(grad).reshape(*of_g.shape[:-2], -1, of_g.shape[-1]) @ of_g
+    if isinstance(block, Eigen):
+        rows = block.u_a @ (block.s * (block.u_a.mT @ rows)) @ block.u_g.mT
+    else:
+        rows = block.a[..., None] * rows if block.a.ndim < block.g.ndim else block.a @ rows
+    return rows.reshape(grad.shape).astype(grad.dtype)

@@ -1,0 +1,94 @@
+"""Record: what a rule returned at one layer, with the layer's path."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcprop.composites import RewiredParams
+from funcprop.layer import Layer, LayerError, spell
+
+Place = tuple[str, ...]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["value"],
+    meta_fields=["path", "layer", "ranks"],
+)
+@dataclass(frozen=True)
+class Record:
+    """What a rule returned at one layer: a pytree of its value."""
+
+    value: Any
+    path: str  # "Serial[2] Dense"
+    layer: Layer
+    ranks: tuple[int, ...]  # of the value's leaves where it was made: loops add axes in front
+
+    @property
+    def stacked(self) -> int:
+        """How many axes `Repeat` and `jax.vmap` put in front of the value's own."""
+        leaves = jax.tree.leaves(self.value)
+        return leaves[0].ndim - self.ranks[0] if leaves else 0
+
+    def named(self, name: str) -> Record:
+        """The record of one of several rules, by the name `collect_all` gave it."""
+        structure = jax.tree.structure(self.value)
+        ranks = jax.tree.leaves(structure.unflatten(self.ranks)[name])
+        return replace(self, value=self.value[name], ranks=tuple(ranks))
+
+
+def is_record(value: Any) -> bool:
+    return isinstance(value, Record)
+
+
+def recorded(value: Any, place: Place, layer: Layer) -> Record:
+    for leaf in jax.tree.leaves(value):
+        if not isinstance(leaf, (bool, int, float, np.ndarray, jax.Array)):
+            raise LayerError(layer, f"the rule's record holds {spell(leaf)}, wanted arrays")
+    value = jax.tree.map(jnp.asarray, value)
+    ranks = tuple(leaf.ndim for leaf in jax.tree.leaves(value))
+    return Record(value, " ".join((*place, type(layer).__name__)), layer, ranks)
+
+
+def records(collected: Any, name: str | None = None) -> tuple[Record, ...]:
+    """Every record in what a collected model's backward returned, in the order of the layers.
+
+    name  under `collect_all`, the rule whose records are meant
+    """
+    found = tuple(_records_in(collected))
+    return found if name is None else tuple(record.named(name) for record in found)
+
+
+def _records_in(tree: Any) -> Iterator[Record]:
+    ends = (Record, RewiredParams)
+    for leaf in jax.tree.leaves(tree, is_leaf=lambda leaf: isinstance(leaf, ends)):
+        if isinstance(leaf, RewiredParams):  # of a composite: its feedback has no records
+            yield from _records_in(leaf.params)
+            continue
+        if not is_record(leaf):
+            raise TypeError(
+                f"{spell(leaf)} is no record: give what the backward of collect(model, rule) "
+                "returned; that of a rule like `gradient` is a tree like the parameters"
+            )
+        yield leaf
+
+
+def values(collected: Any, name: str | None = None) -> Any:
+    """The records' values where they stand: of `gradient`, a tree like the parameters.
+
+    name  under `collect_all`, the rule whose values are meant
+    """
+
+    def value(record: Any) -> Any:
+        if not is_record(record):
+            return record
+        return record.value if name is None else record.value[name]
+
+    return jax.tree.map(value, collected, is_leaf=is_record)

@@ -1,0 +1,259 @@
+"""Rules: what a leaf's backward puts into its second slot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+
+from funcprop.composites.sharing import Sum
+from funcprop.layer import Context, Layer, LayerError, Params, Residuals
+
+
+class Remembered(NamedTuple):
+    """What a rule that remembers more than the layer keeps is given for residuals."""
+
+    residuals: Residuals  # the layer's own
+    extra: Any  # what `remember` returned
+
+
+def is_empty(extra: Any) -> bool:
+    """Whether a rule remembers nothing."""
+    return isinstance(extra, tuple) and not extra
+
+
+class Rule(Sum):
+    """rule(layer, params, residuals, dy) -> dx, record: asked at every leaf of a model.
+
+    A plain function of that signature is a rule. A subclass may say more:
+
+    prepare    another form of a layer that keeps what the rule needs
+    hold       with `holds`, what travels beside a layer's parameters as `Held(params, held)`
+    remember   what the rule needs of a forward pass beyond the layer's residuals
+
+    Where a parameter is used several times (`Tied`, `OverTime`) no record of one use is enough.
+    There a rule is asked for `use`, a tree like the parameters; `places` and `steps` make one of
+    several uses, and `finish` makes the record of the result. A rule that does not define them
+    raises LayerError. Elsewhere the record is finish(use).
+    """
+
+    like_params: ClassVar[bool] = False  # records are trees like the parameters, without a path
+    per_example: ClassVar[bool] = False  # records speak of single examples of a summed loss
+    separate: ClassVar[bool] = False  # several uses of a parameter have a record each
+    whole: ClassVar[bool] = False  # asked about rewired layers as they are, feedback included
+    holds: ClassVar[bool] = False  # something travels beside the parameters: they come as `Held`
+    in_place: ClassVar[bool] = False  # records are new parameters, written over the old ones
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    def prepare(self, layer: Layer) -> Layer:
+        return layer
+
+    def hold(self, layer: Layer, params: Params) -> Any:
+        return None
+
+    def remember(
+        self, layer: Layer, params: Params, x: Any, context: Context, y: Any, residuals: Residuals
+    ) -> Any:
+        return ()
+
+    def __call__(
+        self, layer: Layer, params: Params, residuals: Residuals, dy: Any
+    ) -> tuple[Any, Any]:
+        dx, use = self.use(layer, params, residuals, dy)
+        return dx, self.finish(layer, params, use)
+
+    def use(self, layer: Layer, params: Params, residuals: Residuals, dy: Any) -> tuple[Any, Any]:
+        """-> dx, a tree like the parameters: one use of them."""
+        if type(self).__call__ is Rule.__call__:
+            raise NotImplementedError(f"{self.name} defines neither use nor __call__")
+        return self._undefined(layer)
+
+    def finish(self, layer: Layer, params: Params, use: Any) -> Any:
+        """The record, once all uses are one."""
+        return use
+
+    def places(self, layer: Layer, records: tuple[Any, ...]) -> Any:
+        return self._undefined(layer)
+
+    def steps(
+        self, layer: Layer, step: Callable[[Any], tuple[Any, Any]], each: Any
+    ) -> tuple[Any, Any]:
+        return self._undefined(layer)
+
+    def _undefined(self, layer: Layer) -> Any:
+        raise LayerError(
+            layer,
+            f"{self.name} is not defined for parameters that are used several times",
+            "untie them, or give the rule `use`, `places`, `steps` and `finish`",
+        )
+
+
+@dataclass(frozen=True)
+class FunctionRule(Rule):
+    """A plain function as a rule."""
+
+    function: Callable[..., tuple[Any, Any]]
+
+    @property
+    def name(self) -> str:
+        return getattr(self.function, "__name__", repr(self.function))
+
+    def __call__(
+        self, layer: Layer, params: Params, residuals: Residuals, dy: Any
+    ) -> tuple[Any, Any]:
+        return self.function(layer, params, residuals, dy)
+
+
+@dataclass(frozen=True)
+class Gradient(Rule):
+    """The default rule: the layer's own backward."""
+
+    like_params: ClassVar[bool] = True
+
+    def use(self, layer: Layer, params: Params, residuals: Residuals, dy: Any) -> tuple[Any, Any]:
+        return layer.backward(params, residuals, dy)
+
+    places = Sum.places
+    steps = Sum.steps
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Both:
+    """One parameter's use under each of several rules."""
+
+    uses: tuple[Any, ...]
+
+    @property
+    def ndim(self) -> int:
+        return self.uses[0].ndim
+
+    @property
+    def T(self) -> Both:
+        return Both(tuple(use.T for use in self.uses))
+
+
+def is_both(value: Any) -> bool:
+    return isinstance(value, Both)
+
+
+def of(number: int, tree: Any) -> Any:
+    """The uses under one of the rules."""
+    return jax.tree.map(lambda both: both.uses[number], tree, is_leaf=is_both)
+
+
+def zipped(params: Params, uses: tuple[Any, ...]) -> Any:
+    """Trees like the parameters -> one, with a `Both` at every parameter."""
+    structure = jax.tree.structure(params)
+    rows = zip(*(structure.flatten_up_to(use) for use in uses), strict=True)
+    return structure.unflatten([Both(row) for row in rows])
+
+
+@dataclass(frozen=True)
+class Together(Rule):
+    """Several rules in one pass: the record of each, by name."""
+
+    names: tuple[str, ...]
+    rules: tuple[Rule, ...]
+
+    @property
+    def per_example(self) -> bool:  # type: ignore[override]
+        return any(rule.per_example for rule in self.rules)
+
+    def prepare(self, layer: Layer) -> Layer:
+        for rule in self.rules:
+            layer = rule.prepare(layer)
+        return layer
+
+    def __post_init__(self) -> None:
+        for name, rule in zip(self.names, self.rules, strict=True):
+            if rule.holds:
+                raise ValueError(
+                    f"{name} carries something beside the parameters, which only one rule can: "
+                    "collect it alone"
+                )
+
+    def remember(
+        self, layer: Layer, params: Params, x: Any, context: Context, y: Any, residuals: Residuals
+    ) -> Any:
+        given = (layer, params, x, context, y, residuals)
+        return tuple(rule.remember(*given) for rule in self.rules)
+
+    def _each(self, function: str, layer: Layer, params: Any, residuals: Any, dy: Any) -> Any:
+        results = []
+        for number, rule in enumerate(self.rules):
+            extra = residuals.extra[number]
+            own = residuals.residuals if is_empty(extra) else Remembered(residuals.residuals, extra)
+            results.append(getattr(rule, function)(layer, params, own, dy))
+        # every rule passes on the layer's own dx: XLA computes it once
+        return results[0][0], tuple(record for _, record in results)
+
+    def __call__(
+        self, layer: Layer, params: Params, residuals: Residuals, dy: Any
+    ) -> tuple[Any, Any]:
+        dx, records = self._each("__call__", layer, params, residuals, dy)
+        return dx, dict(zip(self.names, records, strict=True))
+
+    def use(self, layer: Layer, params: Params, residuals: Residuals, dy: Any) -> tuple[Any, Any]:
+        dx, uses = self._each("use", layer, params, residuals, dy)
+        return dx, zipped(params, uses)
+
+    def finish(self, layer: Layer, params: Params, use: Any) -> Any:
+        rows = enumerate(zip(self.names, self.rules, strict=True))
+        return {name: rule.finish(layer, params, of(i, use)) for i, (name, rule) in rows}
+
+    def places(self, layer: Layer, records: tuple[Any, ...]) -> Any:
+        each = []
+        for number, rule in enumerate(self.rules):
+            each.append(rule.places(layer, tuple(of(number, record) for record in records)))
+        first = jax.tree.structure(records[0], is_leaf=is_both)
+        rows = zip(*(first.flatten_up_to(total) for total in each), strict=True)
+        return first.unflatten([Both(row) for row in rows])
+
+    def steps(
+        self, layer: Layer, step: Callable[[Any], tuple[Any, Any]], each: Any
+    ) -> tuple[Any, Any]:
+        one = jax.tree.map(lambda leaf: leaf[0], each)
+        first = jax.tree.structure(jax.eval_shape(lambda: step(one)[1]), is_leaf=is_both)
+        dxs, totals = [], []
+        for number, rule in enumerate(self.rules):
+
+            def only(slice: Any, number: int = number) -> tuple[Any, Any]:
+                dx, uses = step(slice)
+                return dx, of(number, uses)
+
+            dx, total = rule.steps(layer, only, each)
+            dxs.append(dx)
+            totals.append(total)
+        rows = zip(*(first.flatten_up_to(total) for total in totals), strict=True)
+        return dxs[0], first.unflatten([Both(row) for row in rows])
+
+
+def collect_all(**rules: Any) -> Together:
+    """Several rules in one backward pass: collect_all(gradient=gradient, norms=squared_norms).
+
+    The record of a layer is a dict with the names given here. Raises TypeError where there is no
+    rule at all.
+    """
+    if not rules:
+        raise TypeError("collect_all was given no rule: write collect_all(gradient=gradient)")
+    return Together(tuple(rules), tuple(map(as_rule, rules.values())))
+
+
+def as_rule(rule: Any) -> Rule:
+    """A Rule as it is, a function as a FunctionRule. Raises TypeError for anything else."""
+    if isinstance(rule, Rule):
+        return rule
+    if not callable(rule) or isinstance(rule, type):
+        raise TypeError(
+            f"{rule!r} is no rule: wanted a function (layer, params, residuals, dy) -> dx, record"
+        )
+    return FunctionRule(rule)  # type: ignore[arg-type]
+
+
+gradient = Gradient()

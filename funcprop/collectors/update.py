@@ -1,0 +1,125 @@
+"""update: the optimizer inside the backward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from funcprop.collectors.held import Held
+from funcprop.collectors.rule import Rule
+from funcprop.composites.sharing import Sum
+from funcprop.layer import Layer, Params, Residuals
+
+
+@dataclass(frozen=True)
+class Update(Rule):
+    """New parameters and optimizer state in the place of the gradient: `update(optimizer)`."""
+
+    optimizer: optax.GradientTransformation
+
+    like_params: ClassVar[bool] = True
+    holds: ClassVar[bool] = True
+    in_place: ClassVar[bool] = True
+
+    def hold(self, layer: Layer, params: Params) -> Any:
+        return self.optimizer.init(params)
+
+    def use(self, layer: Layer, params: Params, residuals: Residuals, dy: Any) -> tuple[Any, Any]:
+        own = params.params if isinstance(params, Held) else params
+        return layer.backward(own, residuals, dy)
+
+    def finish(self, layer: Layer, params: Params, use: Any) -> Any:
+        if not isinstance(params, Held):  # a layer without parameters
+            return use
+        own, state = params
+        if use is None:  # frozen
+            return params
+        grads = jax.tree.map(
+            lambda p, g: jnp.zeros_like(p) if g is None and p is not None else g,
+            own, use, is_leaf=is_none,
+        )  # fmt: skip
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
+            changes, state = self.optimizer.update(grads, state, own)
+            new = optax.apply_updates(own, changes)
+        # what has no gradient is frozen, whatever the optimizer makes of zeros
+        kept = jax.tree.map(lambda g, p, n: p if g is None else n, use, own, new, is_leaf=is_none)
+        return Held(kept, state)
+
+    places = Sum.places
+    steps = Sum.steps
+
+
+def update(optimizer: optax.GradientTransformation) -> Update:
+    """A rule that updates every layer as soon as its gradient is there, and forgets the gradient.
+
+    optimizer  of optax, treating every parameter by itself: sgd, momentum, adam, adamw, adafactor,
+               lion, ... Its state travels beside the parameters: `collect(model, rule).init`, or
+               `.hold(params)` for parameters that exist.
+
+    The second result of backward are the new parameters and states, in the same tree. Under
+    `Repeat` the stacks are updated where they lie. All gradients exist for one layer at a time.
+
+    Raises ValueError for an optimizer that needs all gradients at once (a global norm), or that
+    waits for several batches.
+    """
+    check_separable(optimizer)
+    return Update(optimizer)
+
+
+def check_separable(optimizer: optax.GradientTransformation) -> None:
+    """Two parameters together must be treated as each alone. Raises ValueError."""
+    params = {"a": np.array([1, -2], np.float32), "b": np.array([[3, 1], [0.5, 4]], np.float32)}
+    grads = {"a": np.array([100, 30], np.float32), "b": np.array([[1e3, -7], [4, 20]], np.float32)}
+    params, grads = (jax.tree.map(jnp.asarray, tree) for tree in (params, grads))
+    state = optimizer.init(params)
+    waits = [s for s in jax.tree.leaves(state, is_leaf=_waits) if _waits(s)]
+    if waits:
+        raise ValueError(
+            "the optimizer accumulates gradients over several batches (optax.MultiSteps), and in "
+            "a backward pass that updates there is no gradient to keep: take larger batches, or "
+            "train_step(accumulate(backprop(model, loss), parts), optimizer)"
+        )
+
+    # clipping shows in Adam from the second step on, and a global norm only where it is exceeded;
+    # at last one gradient is not finite, which must not keep the other parameter from its step
+    scales = [(1.0, 1.0), (1e-3, 30.0), (1e6, 1e-2), (1.0, np.nan)]
+
+    def changes(names: tuple[str, ...]) -> list[Any]:
+        state, found = optimizer.init({name: params[name] for name in names}), []
+        for scale in scales:
+            given = {name: grads[name] * s for name, s in zip("ab", scale, strict=True)}
+            given = {name: given[name] for name in names}
+            with jax.numpy_dtype_promotion("standard"):
+                step, state = optimizer.update(given, state, {n: params[n] for n in names})
+            found.append(step)
+        return found
+
+    try:
+        together, *alone = changes(("a", "b")), changes(("a",)), changes(("b",))
+    except TypeError as error:
+        raise ValueError(
+            f"the optimizer wants more than gradients, which a backward pass does not have: {error}"
+        ) from error
+    for step, *apart in zip(together, *alone, strict=True):
+        for each in apart:
+            for name, change in each.items():
+                if not np.allclose(step[name], change, rtol=1e-5, atol=1e-12, equal_nan=True):
+                    raise ValueError(
+                        "the optimizer does not treat every parameter by itself (a global norm? "
+                        "noise drawn over all?), and in a backward pass that updates there is one "
+                        "layer at a time: leave clip_by_global_norm out and write "
+                        "update_step(model, loss, optimizer, max_norm=1.0), which takes two passes"
+                    )
+
+
+def is_none(leaf: Any) -> bool:
+    return leaf is None
+
+
+def _waits(state: Any) -> bool:
+    return isinstance(state, optax.MultiStepsState)

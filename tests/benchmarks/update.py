@@ -1,0 +1,100 @@
+"""The optimizer inside the backward pass, against jax.grad and optax under one donated jit.
+
+    python tests/benchmarks/update.py [--width 512 1024] [--json FILE]
+
+24 residual blocks, x + Dense(GELU(Dense(x))), over stacked parameters (`Repeat`) and written out.
+Each line: temporaries and milliseconds of a step, and both over those of the first.
+"""
+
+import argparse
+import json
+import time
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import funcprop as fp
+from funcprop.training import init_update_state, update_step
+
+DEPTH = 24
+OPTIMIZERS = {"sgd": optax.sgd(1e-3), "adam": optax.adam(1e-3)}
+
+
+def model(width, unrolled):
+    block = fp.Skip(fp.Serial(fp.Dense(width), fp.GELU(approximate=True), fp.Dense(width)))
+    return fp.Serial(*[block] * DEPTH) if unrolled else fp.Repeat(block, DEPTH)
+
+
+def sides(name, width, batch, unrolled):
+    net, loss, optimizer = model(width, unrolled), fp.MeanSquaredError(), OPTIMIZERS[name]
+    x = jax.random.normal(jax.random.key(1), (batch, width))
+    key, data = jax.random.key(0), (x, jnp.zeros_like(x))
+    automatic = fp.train_step(jax.value_and_grad(fp.objective(net, loss)), optimizer)
+    by_hand = fp.train_step(fp.backprop(net, loss), optimizer)
+    return {
+        "jax.grad + optax": (automatic, lambda: fp.init_state(net, optimizer, key, x), data),
+        "backprop + optax": (by_hand, lambda: fp.init_state(net, optimizer, key, x), data),
+        "update inside": (
+            update_step(net, loss, optimizer),
+            lambda: init_update_state(net, optimizer, key, x),
+            data,
+        ),
+    }
+
+
+def measured(name, width, batch, unrolled, seconds):
+    programs = {}
+    for side, (step, start, data) in sides(name, width, batch, unrolled).items():
+        state = start()
+        compiled = jax.jit(step, donate_argnums=0).lower(state, data).compile()
+        programs[side] = [compiled, state, data, []]
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        for row in programs.values():
+            compiled, state, data, times = row
+            begin = time.perf_counter()
+            row[1], _ = jax.block_until_ready(compiled(state, data))
+            times.append(time.perf_counter() - begin)
+    found = {}
+    for side, (compiled, _, _, times) in programs.items():
+        memory = compiled.memory_analysis()
+        found[side] = {
+            "temporary": memory.temp_size_in_bytes,
+            "seconds": sorted(times)[len(times) // 4],
+        }
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--width", type=int, nargs="+", default=[512, 1024])
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--json")
+    options = parser.parse_args()
+    report = []
+    for width in options.width:
+        for name in OPTIMIZERS:
+            for unrolled in (False, True):
+                found = measured(name, width, options.batch, unrolled, options.seconds)
+                first = found["jax.grad + optax"]
+                for side, row in found.items():
+                    form = "unrolled" if unrolled else "scanned"
+                    memory, took = row["temporary"], row["seconds"]
+                    print(
+                        f"D {width:5} {name:5} {form:9} {side:17} {memory / 1e6:8.1f} MB "
+                        f"{took * 1e3:7.1f} ms   memory {memory / first['temporary']:.2f} "
+                        f"time {took / first['seconds']:.2f}",
+                        flush=True,
+                    )
+                    report.append(
+                        {"width": width, "optimizer": name, "form": form, "side": side, **row}
+                    )
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump({"jax": jax.__version__, "rows": report}, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""Clipping example by example, and the private gradient."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import funcprop as fp
+from funcprop.collectors import (
+    clipped,
+    collect,
+    collect_all,
+    epsilon,
+    gradient,
+    noise_scale,
+    poisson_batches,
+    private_gradient,
+    second_moment,
+    squared_norms,
+    summed,
+    total,
+    values,
+    variance,
+)
+from funcprop.layer import LayerError
+
+KEY = jax.random.key(0)
+LOSS = fp.SoftmaxCrossEntropy(reduction="sum")
+
+
+def net():
+    return fp.Serial(fp.Conv(3, (3, 3)), fp.Tanh(), fp.Flatten(), fp.Dense(4))
+
+
+def data(batch=6):
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.normal(size=(batch, 5, 5, 2)))
+    return x, jnp.asarray(random.integers(0, 4, batch), jnp.int32)
+
+
+def each_gradient(model, params, batch):
+    def one(example):
+        return jax.grad(fp.objective(model, LOSS))(params, jax.tree.map(lambda a: a[None], example))
+
+    return jax.lax.map(one, batch)
+
+
+def norms_of(each):
+    return jnp.sqrt(sum(jnp.square(g).sum(range(1, g.ndim)) for g in jax.tree.leaves(each)))
+
+
+def test_clipped_gradients_equal_their_definition():
+    with jax.enable_x64(True):
+        model, batch = net(), data()
+        params = model.init(KEY, batch[0])
+        each = each_gradient(model, params, batch)
+        norms = norms_of(each)
+        bound = float(jnp.median(norms))
+        value, given = jax.jit(clipped(model, LOSS, bound))(params, batch)
+        factors = jnp.minimum(1, bound / norms)
+        assert 0 < int((factors < 1).sum()) < 6
+        wanted = jax.tree.map(lambda g: jnp.tensordot(factors, g, 1), each)
+        for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(value, fp.objective(model, LOSS)(params, batch))
+
+
+def test_clipping_a_language_model_with_tied_scanned_layers():
+    with jax.enable_x64(True):
+        model = summed(fp.gpt_objective(fp.gpt(11, 6, 8, 2, 2)))
+        ids = jnp.asarray(np.random.default_rng(0).integers(0, 11, (2, 4, 6)), jnp.int32)
+        params = model.init(KEY, (ids[0], ids[1]))
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+
+        def one(example):
+            batch = tuple(part[None] for part in example)
+            return jax.grad(fp.objective(model))(params, batch)
+
+        each = jax.jit(lambda ids: jax.lax.map(one, (ids[0], ids[1])))(ids)
+        norms = norms_of(each)
+        factors = jnp.minimum(1, 2.0 / norms)
+        _, given = jax.jit(clipped(model, None, 2.0))(params, (ids[0], ids[1]))
+        wanted = jax.tree.map(lambda g: jnp.tensordot(factors, g, 1), each)
+        assert jax.tree.structure(given) == jax.tree.structure(wanted)
+        for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_a_padded_example_counts_for_nothing():
+    model, (x, target) = net(), data()
+    x = x.astype(jnp.float32)
+    params = model.init(KEY, x)
+    mask = jnp.array([True] * 4 + [False] * 2)
+    _, given = clipped(model, LOSS, 0.5)(params, (x, target, mask))
+    _, wanted = clipped(model, LOSS, 0.5)(params, (x[:4], target[:4]))
+    for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_the_noise_is_what_it_is_said_to_be():
+    model, (x, target) = net(), data()
+    x = x.astype(jnp.float32)
+    params = model.init(KEY, x)
+    quiet = private_gradient(model, LOSS, 0.5, 0.0, batch_size=6)
+    noisy = jax.jit(private_gradient(model, LOSS, 0.5, 2.0, batch_size=6))
+    _, base = quiet(params, (x, target), fp.Context(KEY))
+    _, summed_up = clipped(model, LOSS, 0.5)(params, (x, target))
+    np.testing.assert_allclose(base[0].w, summed_up[0].w / 6, rtol=1e-5)
+    draws = []
+    for seed in range(200):
+        _, given = noisy(params, (x, target), fp.Context(jax.random.key(seed)))
+        flat = [jnp.ravel(a - b) for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(base),
+                                                 strict=True)]  # fmt: skip
+        draws.append(jnp.concatenate(flat))
+    draws = np.stack(draws)
+    np.testing.assert_allclose(draws.std(), 2.0 * 0.5 / 6, rtol=0.02)
+    assert abs(draws.mean()) < 0.002
+    again = noisy(params, (x, target), fp.Context(jax.random.key(7)))[1]
+    other = noisy(params, (x, target), fp.Context(jax.random.key(7)))[1]
+    np.testing.assert_array_equal(again[0].w, other[0].w)
+
+
+def test_wrong_arguments():
+    with pytest.raises(LayerError, match="takes a mean"):
+        clipped(net(), fp.SoftmaxCrossEntropy(), 1.0)
+    with pytest.raises(ValueError, match="max_norm is 0"):
+        clipped(net(), LOSS, 0)
+    with pytest.raises(ValueError, match="noise_multiplier is -1"):
+        private_gradient(net(), LOSS, 1.0, -1, 6)
+    with pytest.raises(ValueError, match="no key"):
+        model, (x, target) = net(), data()
+        x = x.astype(jnp.float32)
+        private_gradient(model, LOSS, 1.0, 1.0, 6)(model.init(KEY, x), (x, target))
+    with pytest.raises(ValueError, match="a batch has room for 3"):
+        next(poisson_batches(0, 100, 0.5, 3, 1))
+
+
+def test_poisson_batches():
+    sizes = []
+    for chosen, counts in poisson_batches(1, 1000, 0.05, 100, 200):
+        assert chosen.shape == counts.shape == (100,)
+        sizes.append(counts.sum())
+        assert len(set(chosen[counts])) == counts.sum()
+    assert abs(np.mean(sizes) - 50) < 2 and 5 < np.std(sizes) < 9
+
+
+def test_the_accountant():
+    pytest.importorskip("dp_accounting")
+    # Abadi et al. (2016), section 3.2: q = 0.01, σ = 4, T = 10000, δ = 1e-5 cost ε = 1.26 under the
+    # moments accountant; privacy loss distributions are tighter
+    assert 0.9 < epsilon(4.0, 0.01, 10000, 1e-5) < 1.26
+
+
+def test_moments():
+    with jax.enable_x64(True):
+        model, batch = net(), data(40)
+        params = model.init(KEY, batch[0])
+        rules = collect_all(gradient=gradient, moment=second_moment, norms=squared_norms)
+        _, found = jax.jit(fp.backprop(collect(model, rules), LOSS))(params, batch)
+        each = each_gradient(model, params, batch)
+        given = variance(values(found, "gradient"), values(found, "moment"), 40)
+        for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(each), strict=True):
+            np.testing.assert_allclose(a, b.var(0), rtol=1e-9, atol=1e-12)
+        scale = noise_scale(values(found, "gradient"), total(found, "norms"))
+        flat = jnp.concatenate([g.reshape(40, -1) for g in jax.tree.leaves(each)], 1)
+        spread = flat.var(0, ddof=1).sum()
+        signal = jnp.square(flat.mean(0)).sum() - spread / 40
+        np.testing.assert_allclose(scale, spread / signal, rtol=1e-9)
+
+
+def test_rewired_and_frozen_layers_are_clipped_and_trained_privately():
+    model = fp.Serial(
+        fp.rewire(fp.Serial(fp.Dense(4), fp.Tanh()), {fp.Dense: fp.frozen()}),
+        fp.rewire(
+            fp.Serial(fp.Dense(5), fp.Tanh(), fp.Dense(4)),
+            {fp.Dense: fp.feedback_alignment()},
+        ),
+    )
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.normal(size=(6, 3)), jnp.float32)
+    batch = x, jnp.arange(6) % 4
+    params = model.init(KEY, x)
+
+    def one(example):
+        return fp.backprop(model, LOSS)(params, jax.tree.map(lambda a: a[None], example))[1]
+
+    each = jax.vmap(one)(batch)
+    factors = jnp.minimum(1, 0.5 / norms_of(each))
+    _, given = clipped(model, LOSS, 0.5)(params, batch)
+    wanted = jnp.tensordot(factors, each[1][0].params.w, 1)
+    np.testing.assert_allclose(given[1][0].params.w, wanted, rtol=1e-4, atol=1e-6)
+    optimizer = optax.sgd(0.1)
+    gradient = private_gradient(model, LOSS, 0.5, 0.0, 6)
+    state = fp.init_state(model, optimizer, KEY, x, params)
+    new, _ = fp.train_step(gradient, optimizer)(state, batch)
+    np.testing.assert_array_equal(new.params[0][0].params.w, params[0][0].params.w)
+    assert not np.array_equal(new.params[1][0].params.w, params[1][0].params.w)
+
+
+def test_records_of_direct_feedback():
+    model = fp.rewire(
+        fp.Serial(fp.Dense(5), fp.Tanh(), fp.Dense(4)), {fp.Serial: fp.direct_feedback_alignment()}
+    )
+    x = jnp.ones((6, 3))
+    params = model.init(KEY, x)
+    found = fp.backprop(collect(model, squared_norms), LOSS)(params, (x, jnp.arange(6) % 4))[1]
+    assert total(found).shape == (6,)
+
+
+def test_norms_that_cancel_do_not_spoil_the_sum():
+    model = fp.Tied(
+        fp.Serial(
+            fp.Branch(
+                fp.Dense(6, bias=False),
+                fp.Serial(fp.Dense(6, bias=False), fp.Lambda(negative)),
+                combine="sum",
+            )
+        ),
+        (("[0][0].w", "[0][1][0].w"),),
+    )
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 4)), jnp.float32)
+    params = model.init(KEY, x)
+    loss = fp.QuadraticCost(reduction="sum")
+    _, given = clipped(model, loss, 1.0)(params, (x, jnp.ones((5, 6))))
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(given))
+
+
+negative = fp.Elementwise(lambda z: -z, lambda z: -jnp.ones_like(z))
+
+
+def test_feedback_that_learns_has_no_single_examples():
+    model = fp.rewire(fp.Serial(fp.Dense(4)), {fp.Dense: fp.kolen_pollack()})
+    with pytest.raises(LayerError, match="has feedback that learns"):
+        clipped(model, LOSS, 1.0)

@@ -1,0 +1,173 @@
+"""Per-example rules against their definition, over every row of the table of layers.
+
+The definition: g_b is the gradient by `jax.vjp` of the layer's own forward under a cotangent that
+is zero for every example but b.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import funcprop as fp
+from funcprop.collectors import (
+    book_keeping,
+    collect,
+    collect_all,
+    gradients,
+    inner_products,
+    second_moment,
+    squared_norms,
+    squared_total,
+    total,
+    update,
+    values,
+    weighted_sum,
+)
+from funcprop.collectors.held import without_held
+from funcprop.collectors.record import is_record
+from funcprop.comparison.catalogue import ROWS
+from funcprop.comparison.programs import cast
+from funcprop.layer import LayerError, is_float
+
+KEY = jax.random.key(5)
+ROW = {row.name: row for row in ROWS}
+# what mixes the examples has no gradients of single ones; what is given a single one neither
+UNDEFINED = {
+    "BatchNorm",
+    "BatchNorm on images",
+    "Conv, one image",
+    "Dense, one example",
+    "OverTime, one sequence",
+}
+
+
+def summed(layer):
+    """The layer with every mean in it a sum."""
+    if getattr(layer, "reduction", None) == "mean":
+        return dataclasses.replace(layer, reduction="sum")
+    if isinstance(layer, fp.Composite):
+        return layer.rebuild(tuple(map(summed, layer.layers)))
+    return layer
+
+
+def drawn(row):
+    layer = summed(row.layer)
+    params, x, context = row.arguments(KEY)
+    params, x = cast((params, x), jnp.float64)
+    y = jax.eval_shape(lambda p, x, c: layer.forward(p, x, c)[0], params, x, context)
+    random = np.random.default_rng(3)
+    dy = jax.tree.map(
+        lambda leaf: jnp.asarray(random.normal(size=leaf.shape)) if is_float(leaf) else None, y
+    )
+    return layer, params, x, context, dy
+
+
+def brute_force(row, layer, params, x, context, dy):
+    """g_b of every example, [B, *shape] for every parameter."""
+    examples = jax.tree.leaves(x)[0].shape[0]
+    if getattr(layer, "reduction", None) == "sum":
+        layer = dataclasses.replace(layer, reduction="none")
+        dy = jnp.broadcast_to(dy, layer.forward(params, x, context)[0].shape)
+
+    def floats(params):
+        y = layer.forward(params, x, context)[0]
+        return jax.tree.map(lambda leaf: leaf if is_float(leaf) else None, y)
+
+    if row.automatic:
+        pullback = jax.vjp(floats, params)[1]
+    else:
+        residuals = layer.forward(params, x, context)[1]
+
+        def pullback(dy):
+            return layer.backward(params, residuals, dy)[1:]
+
+    def of_one(b):
+        def only(leaf):
+            chosen = (jnp.arange(examples) == b).reshape(-1, *[1] * (leaf.ndim - 1))
+            return jnp.where(chosen, leaf, 0)
+
+        return pullback(jax.tree.map(only, dy))[0]
+
+    return jax.lax.map(of_one, jnp.arange(examples))
+
+
+def off(given, wanted):
+    given, wanted = np.asarray(given), np.asarray(wanted)
+    assert given.shape == wanted.shape
+    return np.linalg.norm(given - wanted) / max(np.linalg.norm(wanted), 1e-300)
+
+
+def close(given, wanted):
+    """Trees of one structure; the largest difference over the norm of all."""
+    assert jax.tree.structure(given) == jax.tree.structure(wanted)
+    flat = [jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(t)]) for t in (given, wanted)]
+    assert off(*flat) < 1e-9
+
+
+def examples_first(found):
+    """g_b of every layer with the axes that loops put in front behind the examples'."""
+
+    def moved(record):
+        record = record.named("each")
+        return jax.tree.map(lambda g: jnp.moveaxis(g, record.stacked, 0), record.value)
+
+    return jax.tree.map(moved, found, is_leaf=is_record)
+
+
+@pytest.mark.parametrize("name", [row.name for row in ROWS])
+def test_rules_equal_their_definition(name):
+    with jax.enable_x64(True):
+        layer, params, x, context, dy = drawn(ROW[name])
+        if not jax.tree.leaves(params):
+            pytest.skip("no parameters")
+        if name == "Parallel":
+            pytest.skip("its inputs have different numbers of examples")
+        rules = {"norms": squared_norms, "products": inner_products, "moment": second_moment}
+        rule = collect_all(**rules, each=gradients, kept=book_keeping)
+        model = collect(layer, rule)
+
+        updates = name != "Tied layers"
+        if not updates:  # a rule that holds something sees single parameters tied
+            with pytest.raises(LayerError, match="cannot see"):
+                collect(layer, update(optax.sgd(0.5)))
+        updated = collect(layer, update(optax.sgd(0.5))) if updates else layer
+
+        def one_pass(model):
+            def run(params, x, context, dy):
+                _, residuals = model.forward(params, x, context)
+                found = model.backward(params, residuals, dy)[1]
+                if not updates:
+                    return found, None
+                held = updated.hold(params)
+                _, residuals = updated.forward(held, x, context)
+                return found, updated.backward(held, residuals, dy)[1]
+
+            return jax.jit(run)(params, x, context, dy)
+
+        if name in UNDEFINED:
+            with pytest.raises((LayerError, ValueError)):
+                total(one_pass(model)[0], "norms")
+            return
+        found, new = one_pass(model)
+        wanted = jax.jit(brute_force, static_argnums=(0, 1))(
+            ROW[name], layer, params, x, context, dy
+        )
+        flat = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(wanted)]
+        flat = jnp.concatenate(flat, 1)
+        products = flat @ flat.T
+        assert off(total(found, "products"), products) < 1e-9
+        assert off(total(found, "norms"), jnp.diag(products)) < 1e-9
+        close(examples_first(found), wanted)
+        close(values(found, "moment"), jax.tree.map(lambda g: jnp.square(g).sum(0), wanted))
+        if updates:
+            stepped = jax.tree.map(lambda p, g: p - 0.5 * g.sum(0), params, wanted)
+            close(without_held(new), stepped)
+        kept = jax.tree.map(lambda r: r.named("kept"), found, is_leaf=is_record)
+        assert off(squared_total(kept), jnp.diag(products)) < 1e-9
+        c = jnp.linspace(0.1, 2.0, len(products))
+        summed_up = jax.jit(weighted_sum)(kept, c)
+        close(summed_up, jax.tree.map(lambda g: jnp.tensordot(c, g, 1), wanted))
