@@ -2,8 +2,10 @@
 
 import importlib.util
 import os
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
@@ -12,6 +14,11 @@ PRINTED = {
     "mazur": ["E = 0.2983711087600027", "0.291027774", "0.291027924", "2.447562e-06"],
     "own_framework": ["1 NAND 1 = 0.0", "0 NAND 0 = 0.9"],
     "network": ["Epoch 29:", "/ 360"],
+    "per_example": ["75 of 1437 labels are wrong", "of the 75 largest gradients"],
+    "less_memory": ["jax.grad, then optax", "updated on the way back"],
+    "private_training": ["digits: ", "ε = 8.00"],
+    "zero_bubble": ["weight half", "MB", "1F1B: ", "ZB-H1: ", "FFFF", "FFFFFFF"],
+    "kfac": ["step   SGD      K-FAC", " 100   "],
 }
 
 
@@ -24,7 +31,7 @@ def load(name):
 
 
 def test_every_example_is_here():
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(PRINTED)
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*PRINTED, "feedback_alignment"}
 
 
 @pytest.mark.parametrize("name", PRINTED)
@@ -33,6 +40,9 @@ def test_example(name, capsys):
     printed = capsys.readouterr().out
     for words in PRINTED[name]:
         assert words in printed
+    if name == "kfac":
+        sgd, kfac = map(float, printed.split()[-2:])
+        assert kfac < sgd / 4
 
 
 def test_the_network_learns_the_digits(capsys):
@@ -45,6 +55,15 @@ def test_the_network_learns_the_digits(capsys):
     ]
     assert lines[0].startswith("Epoch 0: ")
     assert int(lines[-1].split()[2]) >= 0.94 * 360
+
+
+def test_random_feedback_teaches_and_better_feedback_teaches_better(capsys):
+    load("feedback_alignment").main()
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [line[:14] for line in lines] == ["backpropagatio", "signs of w    ", "random weights"]
+    wrong, before, after = np.array([re.findall(r"[\d.]+", line) for line in lines], float).T
+    assert wrong[0] <= wrong[1] + 2 < wrong[2] < 15
+    assert after[0] == 0 and after[1] < after[2] < before[2] - 5
 
 
 def test_the_network_learns_mnist():
