@@ -24,16 +24,44 @@ if "XLA_FLAGS" not in os.environ:
     del os.environ["XLA_FLAGS"]  # programs that a test starts do train: they are compiled well
 
 
-def pytest_collection_modifyitems(items):
-    """The tests of one row of the catalogue stand together: they share what it takes to compile."""
+def pytest_collection_modifyitems(config, items):
+    """The tests of one row of the catalogue stand together: they share what it takes to compile.
+
+    With FUNCPROP_ROWS=first a layer has its first row alone, and its mutants one seed.
+    """
+    if os.environ.get("FUNCPROP_ROWS") == "first":
+        others = more_rows()
+        out = {item for item in items if row_of(item) in others or parameter(item, "seed") == 1}
+        config.hook.pytest_deselected(items=[item for item in items if item in out])
+        items[:] = [item for item in items if item not in out]
     places = [i for i, item in enumerate(items) if item.path.name == "test_catalogue.py"]
     ours = [items[i] for i in places]
     rows = {}
     for item in ours:
-        name = item.callspec.params.get("name") if hasattr(item, "callspec") else None
+        name = row_of(item)
         item.row = rows.setdefault(name, len(rows))
     for i, item in zip(places, sorted(ours, key=lambda item: item.row), strict=True):
         items[i] = item
+
+
+def parameter(item, name):
+    """What a test was parametrised with, or None."""
+    return item.callspec.params.get(name) if hasattr(item, "callspec") else None
+
+
+def row_of(item):
+    """The row of the catalogue that a test is about, or None."""
+    return parameter(item, "name")
+
+
+def more_rows():
+    """The rows of a layer after its first."""
+    from funcprop.comparison.catalogue import ROWS
+
+    first = {}
+    for row in ROWS:
+        first.setdefault(type(row.layer), row.name)
+    return {row.name for row in ROWS} - set(first.values())
 
 
 def pytest_terminal_summary(terminalreporter):
