@@ -43,10 +43,6 @@ class Softmaxes(Form):
     def mappable(self) -> bool:
         return False
 
-    @property
-    def examples(self) -> int:
-        return self.dvalues.shape[0]
-
     def squared_norms(self) -> Array:
         return self.squared
 
@@ -81,9 +77,6 @@ class Softmaxes(Form):
 
         numbers = ids.shape[1] * (w.shape[0] + 2 * self.dvalues.shape[1])
         return by_example(jax.vmap(one), numbers, (self.each(), ids))
-
-    def folded(self) -> Form:
-        raise NotImplementedError("a loss at every step of OverTime")
 
 
 def of_rows(layer: LinearCrossEntropy, params: Projection, each: Any) -> tuple[Projection, Array]:

@@ -18,7 +18,7 @@ import jax
 from funcprop.collectors.held import Held, InPlaceRepeat, is_held, without_held
 from funcprop.collectors.record import Place, recorded
 from funcprop.collectors.rule import Remembered, Rule, as_rule, is_empty
-from funcprop.collectors.separate import Stepwise, Untied
+from funcprop.collectors.separate import Apart, Untied
 from funcprop.composites import (
     Cast,
     Composite,
@@ -339,7 +339,9 @@ def _build_apart(layer: Composite, rule: Rule, place: Place) -> Layer:
         children.append(_build(child, rule, (*place, name), frozenset())[0])
     if isinstance(layer, Tied):
         return Untied(*children, pairs=layer.pairs)
-    return Stepwise(*children) if isinstance(layer, OverTime) else layer.rebuild(tuple(children))
+    if isinstance(layer, OverTime):
+        return OverTime(*children, shared=Apart())
+    return layer.rebuild(tuple(children))
 
 
 def _tied(layer: Layer) -> frozenset[Path]:

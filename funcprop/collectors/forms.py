@@ -48,12 +48,8 @@ class Form:
     def T(self) -> Form:
         return Turned(self)
 
-    @property
-    def examples(self) -> int:
-        return jax.tree.leaves(self)[0].shape[0]
-
     def materialise(self) -> Array:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define materialise")
 
     def squared_norms(self) -> Array:
         return by_example(lambda one: squares(one.materialise()), self.numbers, self)
@@ -74,7 +70,7 @@ class Form:
         return jnp.square(widen(self.materialise())).sum(0)
 
     def weighted(self, c: Array) -> Array:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define weighted")
 
     def folded(self) -> Form:
         return several(unstacked(self))

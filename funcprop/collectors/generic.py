@@ -29,10 +29,6 @@ class Generic:
     def one(self, residuals: Residuals, dy: Any) -> Params:
         return self.layer.backward(self.params, residuals, dy)[1]
 
-    @property
-    def examples(self) -> int:
-        return jax.tree.leaves(self.dy)[0].shape[0]
-
     def mapped(self, function: Callable[[Params], Any]) -> Any:
         """function(dparams of an example), for every example: [B, ...]."""
         leaves, tree = jax.tree.flatten(self.residuals)
@@ -94,10 +90,6 @@ class Part(Form):
     @property
     def dtype(self) -> Any:  # type: ignore[override]
         return jax.tree.leaves(self.whole.params)[self.index].dtype
-
-    @property
-    def examples(self) -> int:
-        return self.whole.examples
 
     def materialise(self) -> Array:
         return self.whole.mapped(lambda dparams: self.whole.at(dparams, self.index))

@@ -7,17 +7,15 @@ schedules (Qi et al., 2023) fill idle time with the second.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 from jax import lax
 
-from funcprop.collectors.separate import Untied
+from funcprop.collectors.separate import Apart, Untied
 from funcprop.composites import Cast, Composite, OverTime, Repeat, ReversibleRepeat, Tied
 from funcprop.composites.cast import CastResiduals, Precision, cast
-from funcprop.composites.sharing import Sum
 from funcprop.gradient import partition
 from funcprop.layer import Context, Layer, Params, Residuals, inside, two
 
@@ -121,16 +119,6 @@ class Deferred(Layer):
         if all(leaf.ndim < 2 for leaf in jax.tree.leaves(params)):
             return dx, Done(dparams)
         return dx, Kept(residuals, dy)  # nobody uses dparams: the compiler leaves them out
-
-
-@dataclass(frozen=True)
-class Apart(Sum):
-    """What each step leaves, stacked on axis 0 in place of the sum."""
-
-    def steps(
-        self, layer: Layer, step: Callable[[Any], tuple[Any, Any]], each: Any
-    ) -> tuple[Any, Any]:
-        return lax.map(step, each)
 
 
 class Uncast(Cast):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from funcprop.collectors.separate import Stepwise, Untied
+from funcprop.collectors.separate import Apart, Untied
 from funcprop.comparison.truth import Grads
 from funcprop.comparison.verdict import Leaf, broken
 from funcprop.composites import Composite, OverTime, Tied
@@ -141,7 +141,7 @@ def recording(
     if isinstance(layer, Tied):
         rebuilt = Untied(*children, pairs=layer.pairs)
     elif isinstance(layer, OverTime):
-        rebuilt = Stepwise(*children)
+        rebuilt = OverTime(*children, shared=Apart())
     else:
         rebuilt = layer.rebuild(children)
     return Recorder(rebuilt, layer, place) if composites else rebuilt

@@ -68,7 +68,9 @@ def update_step(
             for record in records(norms.backward(state.params, residuals, dy)):
                 squares += sum(leaf.sum() for leaf in jax.tree.leaves(record.value))
             norm = jnp.sqrt(squares)
-            dy = dy * jnp.minimum(1, max_norm / norm).astype(dy.dtype)
+            # not finite: NaN everywhere, rather than a step of zeros that looks like convergence
+            scale = jnp.where(jnp.isfinite(norm), jnp.minimum(1, max_norm / norm), jnp.nan)
+            dy = dy * scale.astype(dy.dtype)
         new = goal.backward(held, residuals, dy)
         params, opt_state = apart(new)
         statistics = averaged(state, aux, momentum)
