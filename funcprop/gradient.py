@@ -230,7 +230,7 @@ def as_function(layer: Layer) -> Callable[..., Any]:
         dx, dparams = layer.backward(params, residuals, without_float0(dy))
         check_gradients(layer, "dx", dx, like.value)
         check_gradients(layer, "dparams", dparams, params)
-        return dparams, dx, None
+        return zeros_where_frozen(dparams, params), dx, None
 
     function.defvjp(forward, backward)
 
@@ -260,7 +260,12 @@ class Like:
 
 
 def check_gradients(layer: Layer, name: str, given: Any, like: Any) -> None:
-    """`given` has the tree, shapes and dtypes of `like`; None at its integer leaves."""
+    """`given` has the tree, shapes and dtypes of `like`; None at its integer leaves.
+
+    None stands for zeros where `given` is dparams.
+    """
+    if name == "dparams":
+        given = zeros_where_frozen(given, like)
     wanted = jax.tree.map(lambda leaf: leaf if is_float(leaf) else None, like)
     given_tree, wanted_tree = jax.tree.structure(given), jax.tree.structure(wanted)
     if given_tree != wanted_tree:
@@ -276,6 +281,23 @@ def check_gradients(layer: Layer, name: str, given: Any, like: Any) -> None:
             raise LayerError(
                 layer, f"backward returned {place} as {spell(leaf)}, wanted {spell(want)}"
             )
+
+
+def zeros_where_frozen(dparams: Any, params: Params) -> Any:
+    """Zeros where dparams is None and params has floats: a layer freezes what it gives no gradient.
+
+    Where the trees do not fit, dparams as it is: whoever checks it says more.
+    """
+
+    def fill(leaf: Any, param: Any) -> Any:
+        if leaf is not None or not any(map(is_float, jax.tree.leaves(param))):
+            return leaf
+        return jax.tree.map(lambda p: jnp.zeros_like(p) if is_float(p) else None, param)
+
+    try:
+        return jax.tree.map(fill, dparams, params, is_leaf=lambda leaf: leaf is None)
+    except ValueError:
+        return dparams
 
 
 def partition(tree: Any) -> tuple[Any, Any]:

@@ -41,6 +41,7 @@ class Case:
         self.row = ROW[name]
         self.layer = self.row.layer
         self.programs, self.found = Programs(), {}
+        self.peer = self.row.peer
         self.arguments = drawn(self.row, KEY, programs=self.programs)
         floats = jax.tree.leaves(partition(self.arguments[:2])[0])
         dys = cotangents(self.layer, *self.arguments, PROBES, KEY)
@@ -52,7 +53,7 @@ class Case:
             given = drawn(self.row, KEY, dtype, self.programs)
             dys = cotangents(self.layer, *given, PROBES, KEY)
             programs = self.programs
-            found = observe(self.layer, self.layer, *given, dys, KEY, quick=True, programs=programs)
+            found = observe(self.layer, self.peer, *given, dys, KEY, quick=True, programs=programs)
             self.found[dtype] = found
         return self.found[dtype]
 
@@ -62,7 +63,7 @@ class Case:
 
     def rounded_rows(self, dtype):
         given = drawn(self.row, KEY, dtype, self.programs)
-        trial = trials.Case(self.layer, *given, key=KEY, peer=self.layer)
+        trial = trials.Case(self.layer, *given, key=KEY, peer=self.peer)
         return trials.judged_in_working_dtype(
             trial, self.evidence(dtype), self.row.floor, self.programs, quick=True
         )
@@ -243,8 +244,8 @@ def test_a_step_along_the_gradient_compiles_nothing_anew(name):
         _, residuals = c.layer.forward(params, x, context)
         _, dparams = c.layer.backward(params, residuals, dy)
         return jax.tree.map(
-            lambda leaf, d: leaf if d is None else leaf - d,
-            params, dparams, is_leaf=lambda leaf: leaf is None,
+            lambda d, leaf: leaf if d is None else leaf - d,
+            dparams, params, is_leaf=lambda d: d is None,
         )  # fmt: skip
 
     params = c.arguments[0]
@@ -265,8 +266,9 @@ def test_compare_accuses_no_right_row_and_catches_every_mutant(name, seed, recor
     ]
     given = drawn(c.row, key, programs=c.programs)
     score = mutation_score(
-        c.layer, *given, mutants=c.row.mutants, probes=PROBES, key=key, programs=c.programs
-    )
+        c.layer, *given, mutants=c.row.mutants, probes=PROBES, key=key, programs=c.programs,
+        against=c.row.surrogate,
+    )  # fmt: skip
     record_property("right", sum(len(each.rows) for each in found))
     record_property("accused", sum(len(each.wrong) for each in found))
     record_property("mutants", score.mutants)

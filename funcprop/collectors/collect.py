@@ -283,6 +283,12 @@ def _build(
             layer = prepared(layer, rule)
         leaf = Collecting(layer, rule, place, bool(shared))
         return leaf, [Open((), leaf.layer, place)] if shared else []
+    if layer.owns and rule.holds:
+        raise LayerError(
+            layer,
+            f"has parameters of its own, of which {rule.name} knows nothing",
+            "train it by fp.train_step",
+        )
     if rule.separate:
         return _build_apart(layer, rule, place), []
     # what a rule holds must not be rounded: in a Cast it is finished outside

@@ -39,6 +39,8 @@ class Record:
 
     def named(self, name: str) -> Record:
         """The record of one of several rules, by the name `collect_all` gave it."""
+        if self.value is None:  # of a frozen layer
+            return self
         structure = jax.tree.structure(self.value)
         ranks = jax.tree.leaves(structure.unflatten(self.ranks)[name])
         return replace(self, value=self.value[name], ranks=tuple(ranks))
@@ -89,6 +91,6 @@ def values(collected: Any, name: str | None = None) -> Any:
     def value(record: Any) -> Any:
         if not is_record(record):
             return record
-        return record.value if name is None else record.value[name]
+        return record.value if name is None else record.named(name).value
 
     return jax.tree.map(value, collected, is_leaf=is_record)

@@ -14,7 +14,15 @@ import jax
 from jax import lax
 
 from funcprop.collectors.separate import Apart, Untied
-from funcprop.composites import Cast, Composite, OverTime, Repeat, ReversibleRepeat, Tied
+from funcprop.composites import (
+    Cast,
+    Composite,
+    OverTime,
+    Repeat,
+    ReversibleRepeat,
+    RewiredParams,
+    Tied,
+)
 from funcprop.composites.cast import CastResiduals, Precision, cast
 from funcprop.gradient import partition
 from funcprop.layer import Context, Layer, Params, Residuals, inside, two
@@ -185,6 +193,9 @@ def gradients(layer: Layer, params: Params, kept: Any) -> Params:
     if isinstance(layer, Cast):
         residuals = CastResiduals(kept[0], Precision(layer.dtype))
         return layer.rebuild((Ready(*layer.layers),)).backward(params, residuals, ())[1]
+    if isinstance(kept, RewiredParams):  # of a composite that goes other ways back
+        own = gradients_each(layer, params.params, kept.params)
+        return RewiredParams(own, kept.feedback)
     return gradients_each(layer, params, kept)
 
 

@@ -24,6 +24,7 @@ from funcprop.comparison.rows.losses import MORE_LOSSES
 from funcprop.comparison.rows.normalization import NORMALIZATION
 from funcprop.comparison.rows.pooling import POOLING
 from funcprop.comparison.rows.recurrence import RECURRENCE
+from funcprop.comparison.rows.rewiring import REWIRING
 from funcprop.comparison.rows.shape import MORE_SHAPES, MORE_STOCHASTIC
 from funcprop.layer import Array, Context, Layer, Params
 
@@ -332,4 +333,5 @@ ROWS: tuple[Row, ...] = (
     *RECURRENCE,
     *LOSSES,
     *MORE_LOSSES,
+    *REWIRING,
 )

@@ -12,7 +12,7 @@ from funcprop.comparison.gradients import compare_gradients, nearby
 from funcprop.comparison.profile import profile_functions, profile_layer
 from funcprop.comparison.programs import is_key
 from funcprop.comparison.report import Comparison
-from funcprop.comparison.targets import adapted, has_no_rule, layer_arguments
+from funcprop.comparison.targets import adapted, has_no_rule, layer_arguments, surrogate_of
 from funcprop.comparison.trial import Case, compare_case
 from funcprop.comparison.verdict import FLOOR
 from funcprop.gradient import Backprop
@@ -35,7 +35,9 @@ def compare(
     target, args
       layer, params, x             a Layer, a loss or a model: its backward against `jax.vjp` of its
                                    forward. The parameters are moved a little: fresh zeros and ones
-                                   would hide mistakes
+                                   would hide mistakes. A backward that is no derivative of it on
+                                   purpose is compared with that of the layer `against`, which
+                                   takes the same: Binarise() with against=HardTanh()
       function, *args              a `jax.custom_vjp` function, or any other that has derivative
                                    rules in it: what `jax.vjp` makes of it, against what it makes
                                    with the rules taken out, or of the function `against`
@@ -89,13 +91,14 @@ def compare(
         return found
     params, x, context = layer_arguments(target, args, context)
     if isinstance(target, Layer):
-        if against is not None:
+        if against is not None and not isinstance(against, Layer):
             raise TypeError(
-                "a layer is compared with jax.vjp of its own forward, and `against` was given: "
-                "leave it out, or compare two functions"
+                f"`against` is {spell(against)}, and a layer is compared with jax.vjp of its own "
+                "forward, or of another layer's: leave `against` out, or give a Layer"
             )
         moved = jax.tree.map(lambda leaf: leaf[1], nearby(params, 2, key))
-        case = Case(target, moved, x, context, key, target)
+        peer = target if against is None else surrogate_of(target, against, moved, x, context)
+        case = Case(target, moved, x, context, key, peer)
         return _of_case(case, probes, floor, quick, profile)
     if against is None:
         has_aux = target.objective.has_aux

@@ -14,10 +14,10 @@ from funcprop.comparison.programs import cast, generator, measured
 from funcprop.comparison.records import Broken, recording, with_reason
 from funcprop.comparison.slopes import Slope, along
 from funcprop.comparison.trial import explained_inside
-from funcprop.comparison.truth import Grads
+from funcprop.comparison.truth import Grads, frozen_leaves
 from funcprop.comparison.verdict import Leaf, broken, judge_exact, judge_rounded, judge_slopes
 from funcprop.composites import Parallel, Serial
-from funcprop.gradient import Backprop, GradientFunction, unpack
+from funcprop.gradient import Backprop, GradientFunction, unpack, zeros_where_frozen
 from funcprop.layer import Array, Context, Layer, Params, is_float, spell
 from funcprop.layers import Identity
 
@@ -43,6 +43,8 @@ def compare_gradients(
             wanted = value_and_grads(against(params, batch, context))
             if rows := broken("", {"dparams": wanted["dparams"]}, {"dparams": params}):
                 raise TypeError(f"against does not give the gradient of params: {rows[0].rule}")
+            for grads in (given, wanted):
+                grads["dparams"] = zeros_where_frozen(grads["dparams"], params)
             return given, wanted
 
         return jax.lax.map(at, points)
@@ -114,7 +116,10 @@ def slopes_of_value(
 
     grads = {"dx": (), "dparams": jax.tree.map(lambda leaf: leaf[-1:], exact["dparams"])}
     one = np.ones((1, *exact["value"].shape[1:]))
-    return along(Value(), Value(), params, (), context, one, grads, key, each=False)[0]
+    _, dparams = jax.eval_shape(gradient, params, batch, context)
+    frozen = frozen_leaves(dparams, params)
+    value = Value()
+    return along(value, value, params, (), context, one, grads, key, False, frozen=frozen)[0]
 
 
 def objective_layer(

@@ -18,7 +18,7 @@ import numpy as np
 from funcprop.comparison.programs import Programs, cast, named_leaves
 from funcprop.comparison.row import Mutant
 from funcprop.comparison.slopes import inner
-from funcprop.comparison.targets import adapted, layer_arguments
+from funcprop.comparison.targets import adapted, layer_arguments, surrogate_of
 from funcprop.comparison.truth import Evidence, Grads, cotangents, observe, pulled
 from funcprop.comparison.verdict import judge_exact, judge_slopes
 from funcprop.gradient import combine, partition
@@ -215,6 +215,7 @@ def mutation_score(
     probes: int = 5,
     key: Array | None = None,
     programs: Programs | None = None,
+    against: Layer | None = None,
 ) -> Score:
     """How many systematically wrong versions of a backward `compare` tells from the right one.
 
@@ -222,14 +223,16 @@ def mutation_score(
                   rule in it, and its arguments: as in `compare`
     mutants       further ones of a layer: functions (layer, params, residuals, dy) -> dx, dparams
     probes        random cotangents; key draws them, as in `compare`
+    against       the layer whose derivative the backward of a layer is, as in `compare`
 
     Every mutant is judged in float64 by each witness alone: automatic differentiation, finite
     differences, forward-mode. One is killed where some witness objects.
     Raises ValueError where the backward itself is wrong: `compare` says how.
     """
     if isinstance(target, Layer):
-        layer = peer = target
+        layer = target
         params, x, context = layer_arguments(target, args, context)
+        peer = layer if against is None else surrogate_of(layer, against, params, x, context)
     else:
         layer, x, peer = adapted(target, args)
         params, context = (), Context()
@@ -237,7 +240,7 @@ def mutation_score(
     run = Programs() if programs is None else programs
     dys = cotangents(layer, params, x, context, probes, key)
     evidence = observe(layer, peer, params, x, context, dys, key, quick=True, programs=run)
-    if witnesses := against(evidence.exact[0].given, evidence, key):
+    if witnesses := objections(evidence.exact[0].given, evidence, key):
         raise ValueError(
             f"the backward of {describe(layer)} is wrong itself, says {witnesses[0]}: "
             "see compare with the same arguments"
@@ -246,7 +249,7 @@ def mutation_score(
     for name, grads in all_mutants(layer, params, x, context, evidence, mutants, run):
         if same(grads, evidence.exact[0].given, evidence.exact[0].truth):
             equivalent.append(name)
-        elif witnesses := against(grads, evidence, key):
+        elif witnesses := objections(grads, evidence, key):
             killed[name] = witnesses
         else:
             survivors.append(name)
@@ -307,7 +310,7 @@ def same(grads: Grads, right: Grads, truth: Grads) -> bool:
     )
 
 
-def against(grads: Grads, evidence: Evidence, key: Array) -> tuple[str, ...]:
+def objections(grads: Grads, evidence: Evidence, key: Array) -> tuple[str, ...]:
     """The witnesses that object to these gradients."""
     truth = evidence.exact[0].truth
     if jax.tree.map(np.shape, grads) != jax.tree.map(np.shape, truth):

@@ -19,7 +19,7 @@ from funcprop.collectors.separate import Apart, Untied
 from funcprop.comparison.truth import Grads
 from funcprop.comparison.verdict import Leaf, broken
 from funcprop.composites import Composite, OverTime, Tied
-from funcprop.gradient import autodiff
+from funcprop.gradient import autodiff, zeros_where_frozen
 from funcprop.layer import Array, Context, Layer, Params, Residuals, two
 
 Place = tuple[str, ...]
@@ -115,6 +115,8 @@ class Recorder(Layer):
         rows = broken(place, given, {"dx": x, "dparams": params})
         if rows and self.strict:
             raise Broken(rows)
+        if self.layer is self.original:
+            dparams = zeros_where_frozen(dparams, params)
         ranks = tuple(leaf.ndim for leaf in jax.tree.leaves((params, x, context, dy, dx, dparams)))
         return dx, Record(params, x, context, dy, dx, dparams, self.original, place, ranks)
 

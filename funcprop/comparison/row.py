@@ -12,6 +12,7 @@ import numpy as np
 
 from funcprop.comparison.inputs import draw
 from funcprop.comparison.programs import generator
+from funcprop.comparison.slopes import Surrogate
 from funcprop.layer import Array, Context, Layer, Params, is_float
 
 Promise = Literal["time", "memory", "enables", "parity"]
@@ -45,6 +46,8 @@ class Row:
     floor      float32 errors below this many eps of the summed absolute terms count as rounding
     reason     why, where a default was changed
     mutants    wrong backward passes beyond the systematic ones
+    surrogate  the layer whose derivative backward is, where it is not that of the layer's forward:
+               of the same params and x, with an output of the same shape and dtype
     """
 
     name: str
@@ -59,6 +62,12 @@ class Row:
     floor: float = 8.0
     reason: str = ""
     mutants: tuple[Mutant, ...] = ()
+    surrogate: Layer | None = None
+
+    @property
+    def peer(self) -> Layer:
+        """The layer whose forward JAX differentiates for the truth."""
+        return self.layer if self.surrogate is None else Surrogate(self.surrogate)
 
     def inputs(self, key: Array, dtype: Any = jnp.float32) -> tuple[Any, Context]:
         """x and a context with a key, drawn from `key`."""

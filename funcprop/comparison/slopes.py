@@ -6,6 +6,7 @@ pass: finite differences of ⟨dy, y⟩ make it from the forward alone, `jax.jvp
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +22,20 @@ OFFSETS = (1.0, -1.0, 2.0, -2.0)
 NUMBERS = 10_000_000  # that the directions may hold; where they would be more, leaves are not
 # looked at one by one
 COTANGENTS = 2  # that slopes are taken for
+
+
+@dataclass(frozen=True)
+class Surrogate(Layer):
+    """A layer in whose derivative's place another's backward stands; its values are its own."""
+
+    layer: Layer
+
+    def forward(self, params: Params, x: Any, context: Context = Context()) -> Any:
+        return self.layer.forward(params, x, context)
+
+    def stops(self, params: Params, x: Any, context: Context) -> bool:
+        """Whether finite differences would see more than its derivative."""
+        return "stop_gradient" in str(jax.make_jaxpr(self.layer.forward)(params, x, context))
 
 
 class Slope(NamedTuple):
@@ -63,6 +78,7 @@ def along(
     key: Array,
     each: bool = True,
     run: Programs | None = None,
+    frozen: frozenset[str] = frozenset(),
 ) -> tuple[tuple[Slope, ...], Any]:
     """-> slopes, and the directions as a tree of leaves [directions, ...].
 
@@ -71,11 +87,15 @@ def along(
     `dys` [probes, ...].
 
     by_hand  the gradients {"dx": ..., "dparams": ...} under `dys`
+    frozen   names of leaves that do not move, since forward hides them from a gradient
+
+    The forward is the layer's, but for a peer that is no function like it (`Surrogate`).
     """
     run = Programs() if run is None else run
+    moving = peer if isinstance(peer, Surrogate) else layer
     floats, rest = partition({"dx": x, "dparams": params})
     dys = jax.tree.map(lambda leaf: leaf[:COTANGENTS], dys)
-    names, moves = directions(floats, key, each)
+    names, moves = directions(floats, key, each, frozen)
 
     def output(layer: Layer, floats: Any, rest: Any, context: Context) -> Any:
         given = combine(floats, rest)
@@ -83,14 +103,14 @@ def along(
 
     def differences(floats: Any, rest: Any, context: Context, dys: Any, moves: Any) -> Any:
         """-> Σ |dy y| [cotangents]; near, far, left, right and most [directions, cotangents]."""
-        start = output(layer, floats, rest, context)
+        start = output(moving, floats, rest, context)
         here = products(dys, start)
         steps = jnp.asarray([step * offset for step in (NEAR, FAR) for offset in OFFSETS])
 
         def of(v: Any) -> tuple[Array, ...]:
             def at(step: Array) -> tuple[Array, Array]:
                 moved = jax.tree.map(lambda leaf, by: leaf + step * by, floats, v)
-                y = output(layer, moved, rest, context)
+                y = output(moving, moved, rest, context)
                 away = jax.tree.map(jnp.subtract, y, start)
                 return products(dys, y), products(dys, away, size=True)
 
@@ -120,6 +140,8 @@ def along(
     except (TypeError, NotImplementedError, ValueError):  # a jax.custom_vjp function in it, say
         forward = None
     exact, size = inner(by_hand, moves)
+    if isinstance(peer, Surrogate) and peer.stops(params, x, context):
+        found = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), found)
     near, far, left, right, most = found
     slopes = tuple(
         Slope(
@@ -150,13 +172,17 @@ def inner(grads: dict[str, Any], moves: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(exact), np.asarray(size)
 
 
-def directions(floats: Any, key: Array, each: bool) -> tuple[list[str], Any]:
+def directions(
+    floats: Any, key: Array, each: bool, frozen: frozenset[str] = frozenset()
+) -> tuple[list[str], Any]:
     """Names, and a tree of leaves [directions, ...], of the size of each leaf's own numbers."""
     random = generator(key)
     leaves, tree = jax.tree.flatten(floats)
     sizes = [
         float(np.sqrt(np.mean(np.square(leaf)))) or 1.0 if leaf.size else 1.0 for leaf in leaves
     ]
+    for i, (name, _) in enumerate(named_leaves(floats)):
+        sizes[i] *= name not in frozen
 
     def noise(i: int) -> np.ndarray:
         return sizes[i] * random.normal(size=leaves[i].shape)
@@ -165,6 +191,8 @@ def directions(floats: Any, key: Array, each: bool) -> tuple[list[str], Any]:
     rows = [[noise(i) for i in range(len(leaves))] for _ in names]
     if each and (2 + 2 * len(leaves)) * sum(leaf.size for leaf in leaves) <= NUMBERS:
         for i, (name, leaf) in enumerate(named_leaves(floats)):
+            if name in frozen:
+                continue
             alone = np.zeros(leaf.size)
             if leaf.size:
                 alone[random.integers(leaf.size)] = sizes[i]

@@ -140,7 +140,7 @@ def compare_row(
     """One row of the catalogue, at arguments drawn from `key`."""
     key = jax.random.key(0) if key is None else key
     params, x, context = drawn(row, key, dtype, programs)
-    case = Case(row.layer, params, x, context, key, row.layer)
+    case = Case(row.layer, params, x, context, key, row.peer)
     return compare_case(case, probes, row.floor, quick, programs)
 
 

@@ -20,9 +20,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcprop.comparison.slopes import Surrogate
 from funcprop.comparison.without_rules import count_rules, without_rules
 from funcprop.gradient import Like, combine, partition, without_float0
-from funcprop.layer import Context, Layer, LayerError, Params, Residuals, is_float, spell, two
+from funcprop.layer import (
+    Context,
+    Layer,
+    LayerError,
+    Params,
+    Residuals,
+    describe,
+    is_float,
+    spell,
+    two,
+)
 
 PROMOTION = functools.partial(jax.numpy_dtype_promotion, "standard")
 
@@ -179,6 +190,23 @@ def layer_arguments(
             "write compare(layer, params, x, Context(key=jax.random.key(0)))"
         )
     return args[0], args[1], context
+
+
+def surrogate_of(
+    layer: Layer, against: Layer, params: Params, x: Any, context: Context
+) -> Surrogate:
+    """The peer of a layer whose backward is the derivative of another: of the same output."""
+    outputs = [
+        jax.eval_shape(lambda *given, one=one: two(one, "forward", one.forward(*given))[0],
+                       params, x, context)
+        for one in (layer, against)
+    ]  # fmt: skip
+    if spell(outputs[0]) != spell(outputs[1]):
+        raise TypeError(
+            f"{describe(layer)} returns {spell(outputs[0])} and `against`, {describe(against)}, "
+            f"{spell(outputs[1])}: they must agree in shape and dtype"
+        )
+    return Surrogate(against)
 
 
 def arrays(args: Sequence[Any]) -> tuple[Any, ...]:

@@ -18,7 +18,7 @@ from funcprop.comparison.programs import Programs, cast, measured
 from funcprop.comparison.records import Broken, name_of, recording
 from funcprop.comparison.report import Comparison
 from funcprop.comparison.rounding import looked_at_again
-from funcprop.comparison.slopes import Slope, along
+from funcprop.comparison.slopes import Slope, Surrogate, along
 from funcprop.comparison.targets import Function
 from funcprop.comparison.truth import (
     SCALES,
@@ -26,6 +26,7 @@ from funcprop.comparison.truth import (
     Found,
     Point,
     cotangents,
+    frozen_leaves,
     gradients,
     observe,
     times,
@@ -43,10 +44,15 @@ from funcprop.composites import Composite
 from funcprop.gradient import autodiff, combine, partition
 from funcprop.layer import Array, Context, Layer, Params, describe
 
+FROZEN = "backward returned None, which freezes it, and forward lets jax.vjp see it"
+
 
 @dataclass(frozen=True)
 class Case:
-    """A layer, what it is tried on, and a peer: the layer whose forward JAX differentiates."""
+    """A layer, what it is tried on, and a peer: the layer whose forward JAX differentiates.
+
+    A peer that is a `Surrogate` has other values than the layer.
+    """
 
     layer: Layer
     params: Params
@@ -67,7 +73,8 @@ class Case:
     @property
     def name(self) -> str:
         """How rows call it: a target that is no layer of ours has one gradient and no name."""
-        return name_of(self.layer, ()) if self.peer is self.layer else ""
+        own = self.peer is self.layer or isinstance(self.peer, Surrogate)
+        return name_of(self.layer, ()) if own else ""
 
 
 def compare_case(
@@ -194,7 +201,7 @@ def other_values(case: Case, narrow: Any = None) -> list[Leaf]:
     A derivative rule replaces the function's own values by those of its forward, and nothing in JAX
     holds the two together.
     """
-    if case.peer is case.layer:
+    if case.peer is case.layer or isinstance(case.peer, Surrogate):
         return []
 
     def values(layer: Layer, params: Params, x: Any, context: Context) -> Any:
@@ -309,10 +316,23 @@ def explained(rows: list[Leaf], case: Case, dys: Any, found: Found) -> list[Leaf
         words = diagnose(
             case.layer, *given, dys=dys, given=found.given, truth=found.truth, peer=case.peer
         )
+    words |= dict.fromkeys(words.keys() & frozen_in(case, dys), FROZEN)
     return [
         replace(row, words=words.get(row.path, "")) if row.place == place and not row.ok else row
         for row in rows
     ]
+
+
+def frozen_in(case: Case, dys: Any) -> frozenset[str]:
+    """The names of the leaves to which the layer gives no gradient but None."""
+
+    def backward(*given: Any) -> Any:
+        dy = jax.tree.map(lambda leaf: leaf[0], dys)
+        return case.layer.backward(case.params, case.layer.forward(*given)[1], dy)[1]
+
+    with jax.enable_x64(True):
+        given = wide(*case.given)
+        return frozen_leaves(jax.eval_shape(backward, *given), given[0])
 
 
 def explained_inside(

@@ -13,9 +13,9 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 
-from funcprop.comparison.programs import Programs, cast, generator, shapes
+from funcprop.comparison.programs import Programs, cast, generator, named_leaves, shapes
 from funcprop.comparison.slopes import Slope, along
-from funcprop.gradient import autodiff, combine, partition
+from funcprop.gradient import autodiff, combine, partition, zeros_where_frozen
 from funcprop.layer import Array, Context, Layer, Params, is_float, is_integer
 
 Grads = dict[str, Any]  # {"dx": ..., "dparams": ...}; leaves [probes, ...] where there are probes
@@ -96,13 +96,22 @@ def spread(dys: Any, key: Array) -> Any:
 
 
 def pulled(layer: Layer, params: Params, residuals: Any, dys: Any) -> Grads:
-    """The layer's own backward of every cotangent."""
+    """The layer's own backward of every cotangent, with zeros for what it freezes."""
 
     def back(dy: Any) -> Grads:
         dx, dparams = layer.backward(params, residuals, dy)
-        return {"dx": dx, "dparams": dparams}
+        return {"dx": dx, "dparams": zeros_where_frozen(dparams, params)}
 
     return jax.vmap(back)(dys)
+
+
+def frozen_leaves(dparams: Any, params: Params) -> frozenset[str]:
+    """The names of the leaves, as `named_leaves` has them, that have no gradient but None."""
+    names = [
+        {name for name, _ in named_leaves({"dparams": tree})}
+        for tree in (zeros_where_frozen(dparams, params), dparams)
+    ]
+    return frozenset(names[0] - names[1])
 
 
 def gradients(layer: Layer, params: Params, x: Any, context: Context, dys: Any) -> Grads:
@@ -277,9 +286,12 @@ def observe(
             )
             for scale in SCALES
         )
+        one = jax.tree.map(lambda dy: dy[0], more)
+        _, dparams = jax.eval_shape(layer.backward, wide_params, kept[0], one)
         slopes, moves = along(
-            layer, peer, wide_params, *wide[0], dys=more, by_hand=exact[0].given, key=key, run=run
-        )
+            layer, peer, wide_params, *wide[0], dys=more, by_hand=exact[0].given, key=key, run=run,
+            frozen=frozen_leaves(dparams, wide_params),
+        )  # fmt: skip
     found = Evidence(exact, scaled, None, None, slopes, moves, more, not by_jax, shapes(kept[0]))
     if all(leaf.dtype == jnp.float64 for leaf in floats):
         return found

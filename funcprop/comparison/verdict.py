@@ -16,6 +16,7 @@ import numpy as np
 
 from funcprop.comparison.programs import named_leaves
 from funcprop.comparison.slopes import Slope
+from funcprop.gradient import zeros_where_frozen
 from funcprop.layer import is_float, spell
 
 EXACT = 1e-10  # relative norm in float64: forty times the square root of eps would be 6e-7
@@ -76,10 +77,13 @@ class Leaf:
 def broken(place: str, grads: dict[str, Any], like: dict[str, Any]) -> list[Leaf]:
     """A failed row for every leaf that lacks the tree, shape or dtype the contract asks for.
 
-    `like` holds what was differentiated. Integer leaves of it have the cotangent None.
+    `like` holds what was differentiated. Integer leaves of it have the cotangent None, and so may
+    parameters that are frozen.
     """
     rows = []
     for name, tree in grads.items():
+        if name == "dparams":
+            tree = zeros_where_frozen(tree, like[name])
         wanted = jax.tree.map(lambda leaf: leaf if is_float(leaf) else None, like[name])
         given_tree, wanted_tree = jax.tree.structure(tree), jax.tree.structure(wanted)
         if given_tree != wanted_tree:

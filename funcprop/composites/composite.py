@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,8 @@ class Composite(Layer):
     """A layer made of layers. Parameters, residuals and statistics: a tuple, one entry a child."""
 
     layers: tuple[Layer, ...]
+
+    owns: ClassVar[bool] = False  # whether it has parameters besides those of its children
 
     def __init__(self, *layers: Layer) -> None:
         object.__setattr__(self, "layers", layers)

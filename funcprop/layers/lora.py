@@ -104,7 +104,8 @@ class LoRA(Layer):
         self, params: LowRank, x: Array, context: Context = Context()
     ) -> tuple[Array, LoRAResiduals]:
         check_params(self, params, LowRank, like=x)
-        z, _ = self.dense.forward(Affine(params.w, params.b), x)
+        frozen = jax.lax.stop_gradient(Affine(params.w, params.b))  # for jax.grad, as backward
+        z, _ = self.dense.forward(frozen, x)
         h = x @ params.a
         return z + self.scale * (h @ params.c), LoRAResiduals(x, h)
 

@@ -23,7 +23,7 @@ class Binarise(Layer):
 
     The derivative is zero everywhere but at 0. What is sent back is not it, but a straight-through
     estimate: dy where |x| ≤ 1, and nothing beyond, where x would only grow. `compare`, which knows
-    the derivative, says so.
+    the derivative, says so; with against=HardTanh() it checks the estimate.
 
     forward   x [...] -> y [...]
     keeps     |x| ≤ 1: bool [...], one byte an element

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,8 @@ class DirectFeedback(Composite):
     backward  dyᵢ = dy Bᵢ for every block i but the last, which gets dy; dx is the first block's
               dB = 0
     """
+
+    owns: ClassVar[bool] = True
 
     @property
     def serial(self) -> Serial:

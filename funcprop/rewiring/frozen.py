@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import jax
+
 from funcprop.composites import Rewired, RewiredParams
 from funcprop.composites.rewired import checked
-from funcprop.layer import Residuals
+from funcprop.gradient import partition
+from funcprop.layer import Context, Residuals, is_float
 from funcprop.rewiring.rewire import Rewiring
 
 
@@ -16,6 +19,7 @@ class Frozen(Rewired):
     """A layer, or a whole composite, whose parameters have no gradient: not zeros, but None.
 
     Under `jit` nothing of them is computed, and the train step keeps no optimizer state for them.
+    `jax.grad` of the forward gives them zeros.
 
     forward   x -> y, the layer's
     keeps     what the layer keeps
@@ -24,13 +28,19 @@ class Frozen(Rewired):
 
     trained: ClassVar[bool] = False
 
+    def forward(
+        self, params: RewiredParams, x: Any, context: Context = Context()
+    ) -> tuple[Any, Residuals]:
+        return super().forward(jax.lax.stop_gradient(params), x, context)
+
     def send(self, params: RewiredParams, residuals: Residuals, dy: Any) -> Any:
         return self.layer.backward(params.params, residuals, dy)[0]
 
     def backward(
         self, params: RewiredParams, residuals: Residuals, dy: Any
     ) -> tuple[Any, RewiredParams | None]:
-        return self.send(checked(self, params), residuals, dy), None
+        floats = any(map(is_float, jax.tree.leaves(checked(self, params))))
+        return self.send(params, residuals, dy), None if floats else partition(params)[0]
 
 
 def frozen() -> Rewiring:

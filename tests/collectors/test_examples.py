@@ -31,6 +31,7 @@ from funcprop.collectors.held import without_held
 from funcprop.collectors.record import is_record
 from funcprop.comparison.catalogue import ROWS
 from funcprop.comparison.programs import cast
+from funcprop.composites import RewiredParams
 from funcprop.layer import LayerError, is_float
 
 KEY = jax.random.key(5)
@@ -69,6 +70,7 @@ def drawn(row):
 def brute_force(row, layer, params, x, context, dy):
     """g_b of every example, [B, *shape] for every parameter."""
     examples = jax.tree.leaves(x)[0].shape[0]
+    layer = row.surrogate or layer
     if getattr(layer, "reduction", None) == "sum":
         layer = dataclasses.replace(layer, reduction="none")
         dy = jnp.broadcast_to(dy, layer.forward(params, x, context)[0].shape)
@@ -108,6 +110,18 @@ def close(given, wanted):
     assert off(*flat) < 1e-9
 
 
+def seen(given, wanted):
+    """`wanted` without what `given` has not: frozen parameters, and feedback that is no layer's."""
+    if not isinstance(given, RewiredParams):  # the records of a rewired layer are the inner one's
+        wanted = jax.tree.map(
+            lambda w: w.params if isinstance(w, RewiredParams) else w,
+            wanted, is_leaf=lambda w: isinstance(w, RewiredParams),
+        )  # fmt: skip
+    return jax.tree.map(
+        lambda g, w: None if g is None else w, given, wanted, is_leaf=lambda g: g is None
+    )
+
+
 def examples_first(found):
     """g_b of every layer with the axes that loops put in front behind the examples'."""
 
@@ -126,13 +140,19 @@ def test_rules_equal_their_definition(name):
             pytest.skip("no parameters")
         if name == "Parallel":
             pytest.skip("its inputs have different numbers of examples")
+        if name == "KolenPollack":
+            with pytest.raises(LayerError, match="feedback that learns"):
+                collect(layer, squared_norms)
+            return
         rules = {"norms": squared_norms, "products": inner_products, "moment": second_moment}
         rule = collect_all(**rules, each=gradients, kept=book_keeping)
         model = collect(layer, rule)
 
-        updates = name != "Tied layers"
-        if not updates:  # a rule that holds something sees single parameters tied
-            with pytest.raises(LayerError, match="cannot see"):
+        # a rule that holds something sees single parameters tied, and a layer's
+        raised = {"Tied layers": "cannot see", "DirectFeedback": "parameters of its own"}
+        updates = name not in raised
+        if not updates:
+            with pytest.raises(LayerError, match=raised[name]):
                 collect(layer, update(optax.sgd(0.5)))
         updated = collect(layer, update(optax.sgd(0.5))) if updates else layer
 
@@ -156,6 +176,16 @@ def test_rules_equal_their_definition(name):
         wanted = jax.jit(brute_force, static_argnums=(0, 1))(
             ROW[name], layer, params, x, context, dy
         )
+        every = wanted
+        if isinstance(found, RewiredParams):  # a composite's, with feedback that is no record
+            found, every = found.params, every.params
+        wanted = seen(examples_first(found), every)
+        sizes = [
+            sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(tree)) for tree in (every, wanted)
+        ]
+        np.testing.assert_allclose(*sizes)
+        if not jax.tree.leaves(wanted):
+            return  # all of it is frozen
         flat = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(wanted)]
         flat = jnp.concatenate(flat, 1)
         products = flat @ flat.T
@@ -164,10 +194,11 @@ def test_rules_equal_their_definition(name):
         close(examples_first(found), wanted)
         close(values(found, "moment"), jax.tree.map(lambda g: jnp.square(g).sum(0), wanted))
         if updates:
-            stepped = jax.tree.map(lambda p, g: p - 0.5 * g.sum(0), params, wanted)
+            stepped = jax.tree.map(lambda p, g: p - 0.5 * g.sum(0), params, every)
             close(without_held(new), stepped)
         kept = jax.tree.map(lambda r: r.named("kept"), found, is_leaf=is_record)
         assert off(squared_total(kept), jnp.diag(products)) < 1e-9
         c = jnp.linspace(0.1, 2.0, len(products))
         summed_up = jax.jit(weighted_sum)(kept, c)
-        close(summed_up, jax.tree.map(lambda g: jnp.tensordot(c, g, 1), wanted))
+        every = jax.tree.map(lambda g: jnp.tensordot(c, g, 1), every)
+        close(summed_up, seen(summed_up, every))

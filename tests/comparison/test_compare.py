@@ -257,6 +257,48 @@ def test_float64_and_bfloat16_are_working_dtypes_too():
     assert found.ok and {row.dtype for row in found.rows} == {"float64", "bfloat16"}
 
 
+@dataclass(frozen=True)
+class HalfFrozen(fp.Dense):
+    """A Dense layer that gives w no gradient; forward shows it to `jax.vjp`, or does not."""
+
+    hidden: bool = True
+
+    def forward(self, params, x, context=fp.Context()):
+        stopped = params._replace(w=jax.lax.stop_gradient(params.w))
+        return super().forward(stopped if self.hidden else params, x, context)
+
+    def backward(self, params, x, dz):
+        dx, dparams = super().backward(params, x, dz)
+        return dx, dparams._replace(w=None)
+
+
+def test_a_gradient_of_none_is_right_where_forward_hides_the_parameter():
+    x = jax.random.normal(jax.random.key(1), (5, 4))
+    for model in (lambda layer: layer, lambda layer: fp.Serial(layer, fp.Tanh())):
+        right, wrong = model(HalfFrozen(3)), model(HalfFrozen(3, hidden=False))
+        params = right.init(jax.random.key(0), x)
+        found = fp.compare(right, params, x)
+        assert found.ok and any(row.path == "dw" for row in found.rows)
+        found = fp.compare(wrong, params, x)
+        assert {row.path.rsplit(".")[-1].removeprefix("d") for row in found.wrong} == {"w"}
+        assert "backward returned None" in found.wrong[0].words
+        gradient = fp.backprop(right, fp.QuadraticCost())
+        assert fp.compare(gradient, params, (x, jnp.ones((5, 3)))).ok
+        by_jax = jax.grad(lambda p, f=fp.as_function(right): f(p, x).sum())(params)
+        assert not jax.tree.leaves(by_jax)[0].any() and jax.tree.leaves(by_jax)[1].any()
+    assert not fp.compare(fp.backprop(wrong, fp.QuadraticCost()), params, (x, jnp.ones((5, 3)))).ok
+
+
+def test_a_layer_against_the_one_whose_derivative_its_backward_is():
+    x = jax.random.normal(jax.random.key(1), (5, 4))
+    assert not fp.compare(fp.Binarise(), (), x).ok
+    found = fp.compare(fp.Binarise(), (), x, against=fp.HardTanh())
+    assert found.ok and found.target == "Binarise()"
+    assert not fp.compare(fp.Binarise(), (), x, against=fp.Identity()).ok
+    with pytest.raises(TypeError, match=r"Flatten.*\(20,\)|Flatten.*must agree"):
+        fp.compare(fp.Binarise(), (), x, against=fp.Flatten(2))
+
+
 def test_where_nothing_is_differentiable_the_note_says_so():
     found = fp.compare(fp.Identity(), (), jnp.ones(2, int))
     assert found.ok and found.rows == () and "only the gradients' trees" in found.notes[0]
@@ -277,7 +319,7 @@ def test_truth_that_is_nowhere_finite_is_not_called_right():
         (lambda: fp.compare(fp.Tanh(), (), jnp.ones(2), probes=0), ValueError, "probes is 0"),
         (lambda: fp.compare(fp.Tanh(), (), jnp.ones(2), jax.random.key(0)), TypeError, "Context"),
         (lambda: fp.compare(fp.Tanh(), (), jnp.ones(2, int)), fp.LayerError, "floats"),
-        (lambda: fp.compare(fp.Tanh(), (), jnp.ones(2), against=abs), TypeError, "leave it out"),
+        (lambda: fp.compare(fp.Tanh(), (), jnp.ones(2), against=abs), TypeError, "give a Layer"),
     ],
 )
 def test_targets_that_cannot_be_compared(call, error, words):

@@ -1,5 +1,4 @@
-"""LoRA: gradients of the small factors alone. Its w and b are frozen, so it is in no catalogue row:
-`compare` asks for the gradient of every float."""
+"""LoRA: gradients of the small factors alone."""
 
 import jax
 import jax.numpy as jnp
