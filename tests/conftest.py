@@ -27,11 +27,11 @@ if "XLA_FLAGS" not in os.environ:
 def pytest_collection_modifyitems(config, items):
     """The tests of one row of the catalogue stand together: they share what it takes to compile.
 
-    With FUNCPROP_ROWS=first a layer has its first row alone, and its mutants one seed.
+    With FUNCPROP_ROWS=first a layer has its first row alone.
     """
     if os.environ.get("FUNCPROP_ROWS") == "first":
         others = more_rows()
-        out = {item for item in items if row_of(item) in others or parameter(item, "seed") == 1}
+        out = {item for item in items if row_of(item) in others}
         config.hook.pytest_deselected(items=[item for item in items if item in out])
         items[:] = [item for item in items if item not in out]
     places = [i for i, item in enumerate(items) if item.path.name == "test_catalogue.py"]
@@ -44,14 +44,9 @@ def pytest_collection_modifyitems(config, items):
         items[i] = item
 
 
-def parameter(item, name):
-    """What a test was parametrised with, or None."""
-    return item.callspec.params.get(name) if hasattr(item, "callspec") else None
-
-
 def row_of(item):
     """The row of the catalogue that a test is about, or None."""
-    return parameter(item, "name")
+    return item.callspec.params.get("name") if hasattr(item, "callspec") else None
 
 
 def more_rows():

@@ -49,11 +49,20 @@ def program(function: Callable[..., Any], *arguments: Any, quick: bool = False) 
 class Programs:
     """Programs by name, each compiled once: for other values of the same shapes and dtypes.
 
+    Beside them what is found out of shapes and dtypes alone, by tracing: `once`.
+
     A comparison makes its own, so that a backward edited in place is never met in its old form.
     """
 
     def __init__(self) -> None:
         self.made: dict[str, Any] = {}
+        self.known: dict[str, Any] = {}
+
+    def once(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """`function(*arguments)`, or what it was when last asked by that name."""
+        if name not in self.known:
+            self.known[name] = function(*arguments)
+        return self.known[name]
 
     def __call__(
         self, name: str, function: Callable[..., Any], *arguments: Any, quick: bool = False
@@ -99,6 +108,11 @@ def arrays(tree: Any) -> Any:
 def is_key(leaf: Any) -> bool:
     """Whether a leaf is an array of random keys."""
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def dtypes(tree: Any) -> str:
+    """Those of the floats: "float32", or "bfloat16/float32"."""
+    return "/".join(sorted({str(leaf.dtype) for leaf in jax.tree.leaves(tree) if is_float(leaf)}))
 
 
 def shapes(tree: Any) -> Any:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from funcprop.comparison.catalogue import ROWS
 from funcprop.comparison.profile import Costs
-from funcprop.comparison.programs import Programs
+from funcprop.comparison.programs import Programs, cast
 from funcprop.comparison.report import Comparison, aligned
 from funcprop.comparison.row import Row
 from funcprop.comparison.trial import Case, compare_case
@@ -147,12 +147,17 @@ def compare_row(
 def drawn(
     row: Row, key: jax.Array, dtype: Any = jnp.float32, programs: Programs | None = None
 ) -> tuple[Params, Any, Context]:
-    """The row's arguments, its parameters by one small program: op by op they would take longer."""
+    """The row's arguments, its parameters by one small program: op by op they would take longer.
+
+    One for all dtypes: in float32, and rounded.
+    """
     run = Programs() if programs is None else programs
     layer = row.layer
 
     def init(key: jax.Array, x: Any) -> Params:
-        return run.on_device(f"init in {jnp.dtype(dtype)}", layer.init, key, x, quick=True)
+        wanted = run.once(f"params in {jnp.dtype(dtype)}", jax.eval_shape, layer.init, key, x)
+        made = run.on_device("init", layer.init, key, cast(x, jnp.float32), quick=True)
+        return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), made, wanted)
 
     return row.arguments(key, dtype, init)
 

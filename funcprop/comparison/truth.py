@@ -13,7 +13,14 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 
-from funcprop.comparison.programs import Programs, cast, generator, named_leaves, shapes
+from funcprop.comparison.programs import (
+    Programs,
+    cast,
+    dtypes,
+    generator,
+    named_leaves,
+    shapes,
+)
 from funcprop.comparison.slopes import Slope, along
 from funcprop.gradient import autodiff, combine, partition, zeros_where_frozen
 from funcprop.layer import Array, Context, Layer, Params, is_float, is_integer
@@ -103,6 +110,11 @@ def pulled(layer: Layer, params: Params, residuals: Any, dys: Any) -> Grads:
         return {"dx": dx, "dparams": zeros_where_frozen(dparams, params)}
 
     return jax.vmap(back)(dys)
+
+
+def frozen_by(layer: Layer, params: Params, residuals: Any, dy: Any) -> frozenset[str]:
+    """The names of the leaves that a layer freezes; by tracing."""
+    return frozen_leaves(jax.eval_shape(layer.backward, params, residuals, dy)[1], params)
 
 
 def frozen_leaves(dparams: Any, params: Params) -> frozenset[str]:
@@ -246,7 +258,7 @@ def observe(
     compiler's optimisations out in the working dtype too. `programs` serve again where they fit.
     """
     run = Programs() if programs is None else programs
-    by_jax = differentiable(peer, params, x, context)
+    by_jax = run.once("differentiable", differentiable, peer, params, x, context)
     floats = jax.tree.leaves(partition((params, x))[0])
     # finite differences visit every coordinate: once is enough
     places = points(x, context)[: None if by_jax else 1]
@@ -287,10 +299,9 @@ def observe(
             for scale in SCALES
         )
         one = jax.tree.map(lambda dy: dy[0], more)
-        _, dparams = jax.eval_shape(layer.backward, wide_params, kept[0], one)
         slopes, moves = along(
             layer, peer, wide_params, *wide[0], dys=more, by_hand=exact[0].given, key=key, run=run,
-            frozen=frozen_leaves(dparams, wide_params),
+            frozen=run.once("frozen", frozen_by, layer, wide_params, kept[0], one),
         )  # fmt: skip
     found = Evidence(exact, scaled, None, None, slopes, moves, more, not by_jax, shapes(kept[0]))
     if all(leaf.dtype == jnp.float64 for leaf in floats):
@@ -319,9 +330,7 @@ def in_working_dtype(
     def both(*given: Any) -> tuple[Grads, Grads | None]:
         return gradients(layer, *given), truth_of(peer, True)(*given) if by_jax else None
 
-    floats = jax.tree.leaves(partition(given[:2])[0])
-    name = f"both in {'/'.join(sorted({str(leaf.dtype) for leaf in floats}))}"
-    return run(name, both, *given, quick=quick)
+    return run(f"both in {dtypes(given[:2])}", both, *given, quick=quick)
 
 
 def all_finite(tree: Any) -> bool:

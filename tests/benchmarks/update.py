@@ -1,6 +1,6 @@
 """The optimizer inside the backward pass, against jax.grad and optax under one donated jit.
 
-    python tests/benchmarks/update.py [--width 512 1024] [--json FILE]
+    python tests/benchmarks/update.py [--width 512 1024] [--batch 64] [--remat] [--json FILE]
 
 24 residual blocks, x + Dense(GELU(Dense(x))), over stacked parameters (`Repeat`) and written out.
 Each line: temporaries and milliseconds of a step, and both over those of the first.
@@ -21,19 +21,31 @@ DEPTH = 24
 OPTIMIZERS = {"sgd": optax.sgd(1e-3), "adam": optax.adam(1e-3)}
 
 
-def model(width, unrolled):
+class Checkpointed(fp.Remat):
+    """`Remat` whose forward is under jax.checkpoint too: for jax.grad."""
+
+    def forward(self, params, x, context=fp.Context()):
+        _, residuals = super().forward(params, x, context)
+        run = jax.checkpoint(lambda p, v: self.layers[0].forward(p[0], v, context)[0])
+        return run(params, x), residuals
+
+
+def model(width, unrolled, remat=None):
     block = fp.Skip(fp.Serial(fp.Dense(width), fp.GELU(approximate=True), fp.Dense(width)))
+    block = block if remat is None else remat(block)
     return fp.Serial(*[block] * DEPTH) if unrolled else fp.Repeat(block, DEPTH)
 
 
-def sides(name, width, batch, unrolled):
-    net, loss, optimizer = model(width, unrolled), fp.MeanSquaredError(), OPTIMIZERS[name]
+def sides(name, width, batch, unrolled, remat):
+    net = model(width, unrolled, fp.Remat if remat else None)
+    plain = model(width, unrolled, Checkpointed if remat else None)
+    loss, optimizer = fp.MeanSquaredError(), OPTIMIZERS[name]
     x = jax.random.normal(jax.random.key(1), (batch, width))
     key, data = jax.random.key(0), (x, jnp.zeros_like(x))
-    automatic = fp.train_step(jax.value_and_grad(fp.objective(net, loss)), optimizer)
+    automatic = fp.train_step(jax.value_and_grad(fp.objective(plain, loss)), optimizer)
     by_hand = fp.train_step(fp.backprop(net, loss), optimizer)
     return {
-        "jax.grad + optax": (automatic, lambda: fp.init_state(net, optimizer, key, x), data),
+        "jax.grad + optax": (automatic, lambda: fp.init_state(plain, optimizer, key, x), data),
         "backprop + optax": (by_hand, lambda: fp.init_state(net, optimizer, key, x), data),
         "update inside": (
             update_step(net, loss, optimizer),
@@ -43,9 +55,9 @@ def sides(name, width, batch, unrolled):
     }
 
 
-def measured(name, width, batch, unrolled, seconds):
+def measured(name, width, batch, unrolled, remat, seconds):
     programs = {}
-    for side, (step, start, data) in sides(name, width, batch, unrolled).items():
+    for side, (step, start, data) in sides(name, width, batch, unrolled, remat).items():
         state = start()
         compiled = jax.jit(step, donate_argnums=0).lower(state, data).compile()
         programs[side] = [compiled, state, data, []]
@@ -70,14 +82,18 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--width", type=int, nargs="+", default=[512, 1024])
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--remat", action="store_true")
+    parser.add_argument("--scanned", action="store_true", help="nothing written out")
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--json")
     options = parser.parse_args()
     report = []
     for width in options.width:
         for name in OPTIMIZERS:
-            for unrolled in (False, True):
-                found = measured(name, width, options.batch, unrolled, options.seconds)
+            for unrolled in (False,) if options.scanned else (False, True):
+                found = measured(
+                    name, width, options.batch, unrolled, options.remat, options.seconds
+                )
                 first = found["jax.grad + optax"]
                 for side, row in found.items():
                     form = "unrolled" if unrolled else "scanned"
