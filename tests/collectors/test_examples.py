@@ -29,15 +29,18 @@ from funcprop.collectors import (
 )
 from funcprop.collectors.held import without_held
 from funcprop.collectors.record import is_record
+from funcprop.comparison import table
 from funcprop.comparison.catalogue import ROWS
-from funcprop.comparison.programs import cast
+from funcprop.comparison.programs import cast, measured
 from funcprop.composites import RewiredParams
 from funcprop.layer import LayerError, is_float
 
 KEY = jax.random.key(5)
 ROW = {row.name: row for row in ROWS}
-# what mixes the examples has no gradients of single ones; what is given a single one neither
+# what mixes the examples has no gradients of single ones; what is given a single one neither, nor
+# what is frozen
 UNDEFINED = {
+    "Frozen",
     "BatchNorm",
     "BatchNorm on images",
     "Conv, one image",
@@ -57,8 +60,8 @@ def summed(layer):
 
 def drawn(row):
     layer = summed(row.layer)
-    params, x, context = row.arguments(KEY)
-    params, x = cast((params, x), jnp.float64)
+    given = table.drawn(dataclasses.replace(row, layer=layer), KEY)
+    params, x, context = (cast(tree, jnp.float64) for tree in given)
     y = jax.eval_shape(lambda p, x, c: layer.forward(p, x, c)[0], params, x, context)
     random = np.random.default_rng(3)
     dy = jax.tree.map(
@@ -97,6 +100,11 @@ def brute_force(row, layer, params, x, context, dy):
     return jax.lax.map(of_one, jnp.arange(examples))
 
 
+def weights(x):
+    """Weights of the examples."""
+    return np.linspace(0.1, 2.0, jax.tree.leaves(x)[0].shape[0])
+
+
 def off(given, wanted):
     given, wanted = np.asarray(given), np.asarray(wanted)
     assert given.shape == wanted.shape
@@ -106,7 +114,7 @@ def off(given, wanted):
 def close(given, wanted):
     """Trees of one structure; the largest difference over the norm of all."""
     assert jax.tree.structure(given) == jax.tree.structure(wanted)
-    flat = [jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(t)]) for t in (given, wanted)]
+    flat = [np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(t)]) for t in (given, wanted)]
     assert off(*flat) < 1e-9
 
 
@@ -127,7 +135,7 @@ def examples_first(found):
 
     def moved(record):
         record = record.named("each")
-        return jax.tree.map(lambda g: jnp.moveaxis(g, record.stacked, 0), record.value)
+        return jax.tree.map(lambda g: np.moveaxis(g, record.stacked, 0), record.value)
 
     return jax.tree.map(moved, found, is_leaf=is_record)
 
@@ -156,49 +164,44 @@ def test_rules_equal_their_definition(name):
                 collect(layer, update(optax.sgd(0.5)))
         updated = collect(layer, update(optax.sgd(0.5))) if updates else layer
 
-        def one_pass(model):
-            def run(params, x, context, dy):
-                _, residuals = model.forward(params, x, context)
-                found = model.backward(params, residuals, dy)[1]
-                if not updates:
-                    return found, None
+        def run(params, x, context, dy):
+            _, residuals = model.forward(params, x, context)
+            found = model.backward(params, residuals, dy)[1]
+            norms = total(found, "norms")
+            # a composite's feedback is no record
+            own = found.params if isinstance(found, RewiredParams) else found
+            new, kept = None, jax.tree.map(lambda r: r.named("kept"), own, is_leaf=is_record)
+            if updates:
                 held = updated.hold(params)
                 _, residuals = updated.forward(held, x, context)
-                return found, updated.backward(held, residuals, dy)[1]
-
-            return jax.jit(run)(params, x, context, dy)
+                new = without_held(updated.backward(held, residuals, dy)[1])
+            wanted = brute_force(ROW[name], layer, params, x, context, dy)
+            combined = weighted_sum(kept, weights(x))
+            sums = total(found, "products"), norms, squared_total(kept), combined
+            return found, new, wanted, sums
 
         if name in UNDEFINED:
             with pytest.raises((LayerError, ValueError)):
-                total(one_pass(model)[0], "norms")
+                jax.eval_shape(run, params, x, context, dy)
             return
-        found, new = one_pass(model)
-        wanted = jax.jit(brute_force, static_argnums=(0, 1))(
-            ROW[name], layer, params, x, context, dy
-        )
-        every = wanted
-        if isinstance(found, RewiredParams):  # a composite's, with feedback that is no record
+        found, new, every, sums = measured(run, params, x, context, dy, quick=True)
+        if updates:
+            stepped = jax.tree.map(lambda p, g: p - 0.5 * g.sum(0), params, every)
+            close(new, stepped)
+        if isinstance(found, RewiredParams):
             found, every = found.params, every.params
         wanted = seen(examples_first(found), every)
         sizes = [
-            sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(tree)) for tree in (every, wanted)
+            sum(np.abs(leaf).sum() for leaf in jax.tree.leaves(tree)) for tree in (every, wanted)
         ]
         np.testing.assert_allclose(*sizes)
-        if not jax.tree.leaves(wanted):
-            return  # all of it is frozen
         flat = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(wanted)]
-        flat = jnp.concatenate(flat, 1)
-        products = flat @ flat.T
-        assert off(total(found, "products"), products) < 1e-9
-        assert off(total(found, "norms"), jnp.diag(products)) < 1e-9
+        flat = np.concatenate(flat, 1)
+        dots, norms, kept_norms, summed_up = sums
+        assert off(dots, flat @ flat.T) < 1e-9
+        assert off(norms, np.square(flat).sum(1)) < 1e-9
+        assert off(kept_norms, np.square(flat).sum(1)) < 1e-9
         close(examples_first(found), wanted)
-        close(values(found, "moment"), jax.tree.map(lambda g: jnp.square(g).sum(0), wanted))
-        if updates:
-            stepped = jax.tree.map(lambda p, g: p - 0.5 * g.sum(0), params, every)
-            close(without_held(new), stepped)
-        kept = jax.tree.map(lambda r: r.named("kept"), found, is_leaf=is_record)
-        assert off(squared_total(kept), jnp.diag(products)) < 1e-9
-        c = jnp.linspace(0.1, 2.0, len(products))
-        summed_up = jax.jit(weighted_sum)(kept, c)
-        every = jax.tree.map(lambda g: jnp.tensordot(c, g, 1), every)
+        close(values(found, "moment"), jax.tree.map(lambda g: np.square(g).sum(0), wanted))
+        every = jax.tree.map(lambda g: np.tensordot(weights(x), g, 1), every)
         close(summed_up, seen(summed_up, every))
