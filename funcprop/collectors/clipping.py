@@ -18,7 +18,7 @@ from funcprop.collectors.record import is_record, records
 from funcprop.composites import Rewired, RewiredParams
 from funcprop.extras import require
 from funcprop.gradient import GradientFunction, objective
-from funcprop.layer import Array, Context, Layer, Params, widen
+from funcprop.layer import Array, Context, Layer, Params, spell, widen
 
 
 class Kept(NamedTuple):
@@ -56,13 +56,28 @@ def squared_total(collected: Any) -> Array:
 
 
 def weighted_sum(collected: Any, c: Array) -> Params:
-    """Σ_b c_b g_b, a tree like the parameters, of what `book_keeping` collected."""
+    """Σ_b c_b g_b, a tree like the parameters, of what `book_keeping` collected.
+
+    c  [examples]. Raises ValueError for another number of them, TypeError for other records.
+    """
 
     def of_layer(record: Any) -> Any:
         if not is_record(record):
             return record
         if record.value is None:  # frozen
             return None
+
+        if not isinstance(record.value, Kept):
+            raise TypeError(
+                f"{record.path}: its record is {spell(record.value)}, wanted that of book_keeping: "
+                "collect(model, book_keeping), or one of several by record.named(name)"
+            )
+        for norms in jax.tree.leaves(record.value.squared):
+            if c.shape != norms.shape[record.stacked :]:
+                raise ValueError(
+                    f"{record.path}: c is {spell(c)}, wanted one number for each of the "
+                    f"{norms.shape[-1]} examples"
+                )
 
         def one(forms: Any) -> Any:
             if isinstance(forms, Generic):

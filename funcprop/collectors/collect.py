@@ -30,7 +30,17 @@ from funcprop.composites import (
     Tied,
 )
 from funcprop.composites.tied import parse, put, transposes
-from funcprop.layer import Array, Context, Layer, LayerError, Params, Residuals, spell, two
+from funcprop.layer import (
+    Array,
+    Context,
+    Layer,
+    LayerError,
+    Params,
+    Residuals,
+    describe,
+    spell,
+    two,
+)
 
 Path = tuple[Any, ...]  # "[0].w" is (0, "w")
 EVERY: frozenset[Path] = frozenset([()])  # all parameters of a layer
@@ -252,6 +262,10 @@ def collect(model: Layer, rule: Any) -> Collected:
     """
     if not isinstance(model, Layer):
         raise TypeError(f"collect wants a layer first, and was given {spell(model)}")
+    if isinstance(model, Collected):
+        raise TypeError(
+            f"{describe(model)} collects already: collect(model, collect_all(a=rule, b=other))"
+        )
     rule = as_rule(rule)
     return Collected(model, rule, _build(model, rule, (), frozenset())[0])
 

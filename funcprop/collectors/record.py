@@ -41,6 +41,12 @@ class Record:
         """The record of one of several rules, by the name `collect_all` gave it."""
         if self.value is None:  # of a frozen layer
             return self
+        if not isinstance(self.value, dict) or name not in self.value:
+            there = f"of {', '.join(self.value)}" if isinstance(self.value, dict) else "of one rule"
+            raise ValueError(
+                f"{self.path}: no record is called {name!r}, this is one {there}: the names are "
+                "those of collect_all(name=rule)"
+            )
         structure = jax.tree.structure(self.value)
         ranks = jax.tree.leaves(structure.unflatten(self.ranks)[name])
         return replace(self, value=self.value[name], ranks=tuple(ranks))

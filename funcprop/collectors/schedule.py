@@ -137,6 +137,10 @@ def simulate_pipeline(
 
     where it is not negative and m fills the pipeline: m ≥ p, for ZB-H2 m ≥ 2p − 1.
     """
+    if not all(isinstance(each, StageTimes) for each in times):
+        raise TypeError(
+            f"times is {times!r}, wanted StageTimes, one a stage: [StageTimes(1.0, 1.0, 1.0)] * 4"
+        )
     p = len(times)
     if p < 1 or microbatches < 1 or chunks < 1:
         raise ValueError(

@@ -25,7 +25,7 @@ from funcprop.composites import (
 )
 from funcprop.composites.cast import CastResiduals, Precision, cast
 from funcprop.gradient import partition
-from funcprop.layer import Context, Layer, Params, Residuals, inside, two
+from funcprop.layer import Context, Layer, Params, Residuals, inside, spell, two
 
 
 class Kept(NamedTuple):
@@ -83,6 +83,8 @@ def split_backward(layer: Layer) -> SplitBackward:
     What dx and dparams of a single layer have in common is computed in both halves: nothing in
     Dense and Conv, but a recurrent layer walks back through time twice.
     """
+    if not isinstance(layer, Layer):
+        raise TypeError(f"split_backward wants a layer, and was given {spell(layer)}")
     return SplitBackward(InputHalf(layer), WeightHalf(layer))
 
 

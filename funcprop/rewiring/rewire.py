@@ -22,6 +22,11 @@ def rewire(model: Layer, rules: Mapping[type[Layer], Rewiring]) -> Layer:
 
     Raises LayerError where a type occurs nowhere in the model, TypeError for other rules.
     """
+    if not isinstance(rules, Mapping):
+        raise TypeError(
+            f"rewire wants a dict of layer types, and was given {rules!r}: "
+            "write rewire(model, {Dense: feedback_alignment()})"
+        )
     for kind, rule in rules.items():
         if not isinstance(kind, type) or not issubclass(kind, Layer) or not callable(rule):
             raise TypeError(
@@ -39,7 +44,15 @@ def rewire(model: Layer, rules: Mapping[type[Layer], Rewiring]) -> Layer:
             layer = layer.rebuild(tuple(walk(child, inside) for child in layer.layers))
         if rule is None:
             return layer
-        new = rule(layer)
+        try:
+            new = rule(layer)
+        except TypeError as error:
+            if "positional argument" not in str(error):
+                raise
+            raise TypeError(
+                f"{rule!r} is no function of a layer ({error}): write feedback_alignment(), "
+                "with its brackets"
+            ) from error
         if not isinstance(new, Layer):
             raise LayerError(layer, f"the rewiring of {kind.__name__} returned {spell(new)}")
         return new

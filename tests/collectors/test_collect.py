@@ -16,6 +16,8 @@ from funcprop.collectors import (
     Full,
     Outer,
     Rule,
+    StageTimes,
+    book_keeping,
     closed_form,
     collect,
     collect_all,
@@ -23,11 +25,13 @@ from funcprop.collectors import (
     gradients,
     records,
     second_moment,
+    simulate_pipeline,
     squared_norms,
     summed,
     total,
     trace,
     values,
+    weighted_sum,
 )
 from funcprop.collectors.rule import Together
 from funcprop.comparison.catalogue import ROWS
@@ -276,6 +280,32 @@ def test_a_layer_and_a_rule_from_outside():
     np.testing.assert_allclose(norms(), brute, rtol=1e-5)
     assert asked == [Slope()]
     assert issubclass(Outer, Form)
+
+
+def test_what_does_not_fit_is_told_in_words():
+    model, x = net(), jnp.ones((5, 4))
+    params = model.init(KEY, x)
+
+    def found(rule):
+        collecting = collect(model, rule)
+        y, residuals = collecting.forward(params, x)
+        return collecting.backward(params, residuals, y)[1]
+
+    kept = found(book_keeping)
+    calls = [
+        (lambda: total(found(collect_all(a=squared_norms)), "b"), ValueError, "this is one of a"),
+        (lambda: total(found(squared_norms), "a"), ValueError, "this is one of one rule"),
+        (lambda: weighted_sum(found(squared_norms), x[:, 0]), TypeError, "book_keeping"),
+        (lambda: weighted_sum(kept, x[:4, 0]), ValueError, "each of the 5 examples"),
+        (lambda: collect(collect(model, gradient), gradient), TypeError, "collects already"),
+        (lambda: fp.split_backward(params), TypeError, "wants a layer"),
+        (lambda: fp.rewire(model, {fp.Dense: fp.frozen}), TypeError, "with its brackets"),
+        (lambda: fp.rewire(model, fp.frozen()), TypeError, "a dict of layer types"),
+        (lambda: simulate_pipeline("1F1B", StageTimes(1, 1, 1), 4), TypeError, "one a stage"),
+    ]  # fmt: skip
+    for call, error, words in calls:
+        with pytest.raises(error, match=words):
+            call()
 
 
 def test_what_is_no_rule_is_refused():

@@ -79,49 +79,49 @@ def heard_directly(params: RewiredParams, x: Array) -> Array:
     return y + slope_of(first @ stop_gradient(b).T) + slope_of(second @ stop_gradient(c).T)
 
 
-def through_beyond(layer: Layer, params: Params, inside: Array, dy: Array) -> Any:
+def through_beyond(layer: Any, params: Params, inside: Array, dy: Array) -> Any:
     """dx = dy: what lies outside grows for ever."""
     return dy, ()
 
 
-def learning(layer: Layer, params: RewiredParams, residuals: Any, dy: Any) -> Any:
+def learning(layer: Any, params: RewiredParams, residuals: Any, dy: Any) -> Any:
     """A frozen layer with the gradient that it would have."""
     dx, dparams = layer.layer.backward(params.params, residuals, dy)
     return dx, RewiredParams(dparams, ())
 
 
-def w_learning(layer: Layer, params: Any, residuals: Any, dz: Array) -> Any:
+def w_learning(layer: Any, params: Any, residuals: Any, dz: Array) -> Any:
     """LoRA with the gradient of the large matrix."""
     dx, dparams = layer.backward(params, residuals, dz)
     return dx, dparams._replace(w=jnp.tensordot(residuals.x, dz, (0, 0)))
 
 
-def not_scaled(layer: Layer, params: Any, residuals: Any, dz: Array) -> Any:
+def not_scaled(layer: Any, params: Any, residuals: Any, dz: Array) -> Any:
     """dc without s = alpha / rank."""
     dx, dparams = layer.backward(params, residuals, dz)
     return dx, dparams._replace(c=dparams.c / layer.scale)
 
 
-def by_w(layer: Layer, params: RewiredParams, residuals: Any, dy: Any) -> Any:
+def by_w(layer: Any, params: RewiredParams, residuals: Any, dy: Any) -> Any:
     """The layer's own dx."""
     _, dparams = layer.backward(params, residuals, dy)
     return layer.layer.backward(params.params, residuals, dy)[0], dparams
 
 
-def by_signs_alone(layer: Layer, params: RewiredParams, residuals: Any, dy: Any) -> Any:
+def by_signs_alone(layer: Any, params: RewiredParams, residuals: Any, dy: Any) -> Any:
     """V = sign(w), which is of another norm than w."""
     _, dparams = layer.backward(params, residuals, dy)
     own = params.params
     return layer.layer.backward(own._replace(w=jnp.sign(own.w)), residuals, dy)[0], dparams
 
 
-def feedback_still(layer: Layer, params: RewiredParams, residuals: Any, dy: Any) -> Any:
+def feedback_still(layer: Any, params: RewiredParams, residuals: Any, dy: Any) -> Any:
     """dB = 0: B never becomes w."""
     dx, dparams = layer.backward(params, residuals, dy)
     return dx, dparams._replace(feedback=jnp.zeros_like(params.feedback))
 
 
-def in_chain(layer: Layer, params: RewiredParams, residuals: Any, dy: Any) -> Any:
+def in_chain(layer: Any, params: RewiredParams, residuals: Any, dy: Any) -> Any:
     """The chain rule in the place of direct feedback."""
     _, dparams = layer.backward(params, residuals, dy)
     dx, own = layer.serial.backward(params.params, residuals, dy)
