@@ -110,7 +110,8 @@ def compare_case(
         rows, said = judged(case, evidence, floor, run, quick, narrow)
     if others:  # excuses speak of the target's own forward
         return report([*others, *rows], [], bytes_of(evidence.residuals))
-    if isinstance(layer, Composite) and not notes:
+    # a surrogate speaks of the whole: what inside it is no derivative on purpose is not known
+    if isinstance(layer, Composite) and not isinstance(case.peer, Surrogate) and not notes:
         inner, notes = inside(
             layer, all(row.ok for row in rows), *case.given, dy=dy, programs=programs
         )
@@ -330,7 +331,7 @@ def frozen_in(case: Case, dys: Any) -> frozenset[str]:
 
     def backward(*given: Any) -> Any:
         dy = jax.tree.map(lambda leaf: leaf[0], dys)
-        return case.layer.backward(case.params, case.layer.forward(*given)[1], dy)[1]
+        return case.layer.backward(given[0], case.layer.forward(*given)[1], dy)[1]
 
     with jax.enable_x64(True):
         given = wide(*case.given)

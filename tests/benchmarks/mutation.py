@@ -36,7 +36,7 @@ from funcprop.comparison.profile import machine
 from funcprop.comparison.programs import Programs
 from funcprop.comparison.row import Row
 from funcprop.comparison.table import ROWS, chosen, compare_row, drawn
-from funcprop.gradient import combine, partition
+from funcprop.gradient import combine, partition, zeros_where_frozen
 
 DTYPES = ("float32", "bfloat16")  # float64 is judged with each of them
 
@@ -57,7 +57,10 @@ def score_of(name: str, seeds: int) -> dict[str, Any]:
         given = drawn(row, key, programs=programs)
         if not jax.tree.leaves(partition(given[:2])[0]):
             continue
-        score = mutation_score(row.layer, *given, mutants=row.mutants, key=key, programs=programs)
+        score = mutation_score(
+            row.layer, *given, mutants=row.mutants, key=key, programs=programs,
+            against=row.surrogate,
+        )  # fmt: skip
         total, equivalent = total + score.mutants, equivalent + len(score.equivalent)
         survivors += [f"{name}, seed {seed}: {mutant}" for mutant in score.survivors]
         killed["some witness"] += len(score.killed)
@@ -140,6 +143,7 @@ def with_backwards(row: Row, given: Any) -> tuple[Any, Any, int]:
     def backward(kept: Any, dy: Any) -> tuple[None, Any]:
         which, *kept = kept
         dx, dparams = row.layer.backward(*kept, dy)
+        dparams = zeros_where_frozen(dparams, kept[0])
         grads = jax.tree.leaves(partition({"dx": dx, "dparams": dparams})[0])
         return None, jax.tree.unflatten(tree, jax.pure_callback(wrong, grads, which, *grads))
 
@@ -177,7 +181,8 @@ def outcomes(checker: str, name: str) -> list[bool] | str:
 
 def foreign(rows: list[Row]) -> dict[str, Any]:
     """What the other checkers make of the wrong leaves, and of the right ones."""
-    first = list({type(row.layer): row.name for row in reversed(rows) if row.automatic}.values())
+    rows = [row for row in rows if row.automatic and row.surrogate is None]
+    first = list({type(row.layer): row.name for row in reversed(rows)}.values())
     found: dict[str, Any] = {}
     with pool() as workers:
         for checker in foreign_checkers():

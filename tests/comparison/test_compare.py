@@ -295,6 +295,10 @@ def test_a_layer_against_the_one_whose_derivative_its_backward_is():
     found = fp.compare(fp.Binarise(), (), x, against=fp.HardTanh())
     assert found.ok and found.target == "Binarise()"
     assert not fp.compare(fp.Binarise(), (), x, against=fp.Identity()).ok
+    models = [fp.Serial(fp.Dense(3), middle) for middle in (fp.Binarise(), fp.HardTanh())]
+    params = models[0].init(jax.random.key(0), x)
+    assert fp.compare(models[0], params, x, against=models[1]).wrong == ()
+    assert fp.compare(models[0], params, x).wrong[0].place == "Serial[1] Binarise"
     with pytest.raises(TypeError, match=r"Flatten.*\(20,\)|Flatten.*must agree"):
         fp.compare(fp.Binarise(), (), x, against=fp.Flatten(2))
 
