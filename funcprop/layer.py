@@ -107,7 +107,11 @@ class Layer:
         raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
     def backward(self, params: Params, residuals: Residuals, dy: Any) -> tuple[Any, Params]:
-        """-> dx, dparams: the trees, shapes and dtypes of x and params; None for integer leaves."""
+        """-> dx, dparams: the trees, shapes and dtypes of x and params; None for integer leaves.
+
+        None in dparams for a float, or for all below, freezes it: forward then reads it through
+        `lax.stop_gradient`.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not define backward")
 
     def statistics(self, residuals: Residuals) -> Any:
