@@ -26,7 +26,7 @@ from funcprop.comparison.truth import (
     Found,
     Point,
     cotangents,
-    frozen_leaves,
+    frozen_by,
     gradients,
     observe,
     times,
@@ -328,14 +328,11 @@ def explained(rows: list[Leaf], case: Case, dys: Any, found: Found) -> list[Leaf
 
 def frozen_in(case: Case, dys: Any) -> frozenset[str]:
     """The names of the leaves to which the layer gives no gradient but None."""
-
-    def backward(*given: Any) -> Any:
-        dy = jax.tree.map(lambda leaf: leaf[0], dys)
-        return case.layer.backward(given[0], case.layer.forward(*given)[1], dy)[1]
-
     with jax.enable_x64(True):
         given = wide(*case.given)
-        return frozen_leaves(jax.eval_shape(backward, *given), given[0])
+        residuals = jax.eval_shape(lambda *given: case.layer.forward(*given)[1], *given)
+        dy = jax.tree.map(lambda leaf: leaf[0], dys)
+        return frozen_by(case.layer, given[0], residuals, dy)
 
 
 def explained_inside(

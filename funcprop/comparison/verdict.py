@@ -204,6 +204,7 @@ def judge_slopes(
 ) -> tuple[list[Leaf], list[str]]:
     """-> rows for the directions in which a witness disagrees; and how far they agree, in words."""
     rows, kinks, unknown, worst_of = [], 0, 0, {"finite differences": 0.0, "jax.jvp": 0.0}
+    agreed = dict.fromkeys(worst_of, 0)
     for slope in slopes:
         if slope.kink:
             kinks += 1
@@ -228,6 +229,7 @@ def judge_slopes(
                 continue
             error = abs(said - slope.by_hand)
             if error <= allowed:
+                agreed[name] += 1
                 limit = FORWARD if name == "jax.jvp" else DIFFERENCES
                 worst_of[name] = max(worst_of[name], limit * error / allowed)
                 continue
@@ -235,12 +237,14 @@ def judge_slopes(
             path = slope.leaf or "all leaves"
             rows.append(Leaf(place, path, (), "float64", False, rule, error, error / size, (),
                              slope.by_hand, said))  # fmt: skip
-    seen = len(slopes) - kinks - unknown
-    told = [f"finite differences agree along {seen} directions "
-            f"({worst_of['finite differences']:.0e})"]  # fmt: skip
-    if any(slope.forward is not None for slope in slopes):
-        told.append(f"jax.jvp too ({worst_of['jax.jvp']:.0e})")
-    notes = [] if rows or not seen else [", ".join(told)]
+    told = [
+        f"{name} agree{'s' * (name == 'jax.jvp')} along {count} directions ({worst_of[name]:.0e})"
+        for name, count in agreed.items()
+        if count
+    ]
+    if len(told) > 1:
+        told[1] = f"jax.jvp too ({worst_of['jax.jvp']:.0e})"
+    notes = [] if rows or not told else [", ".join(told)]
     if unknown and not rows:
         notes.append(f"along {unknown} directions no slope is finite: nothing was seen there")
     if kinks:
