@@ -2,7 +2,7 @@
 
 Nearly all of the suite's time is compilation, half of which is LLVM making code faster that runs
 once. So XLA is told to leave that out; its own passes, on which memory, flops and rounding depend,
-all run. With XLA_FLAGS set (`XLA_FLAGS=" " python -m pytest`) it is left as it is.
+all run. With XLA_FLAGS set (`XLA_FLAGS= python -m pytest`) it is left as it is.
 """
 
 import os

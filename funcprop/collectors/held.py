@@ -38,8 +38,10 @@ class InPlaceRepeat(Repeat):
     """`Repeat` whose second result is written over the stacked parameters where they lie.
 
     The records must have the tree of the parameters. XLA updates a loop's carry in place where
-    every write is ordered after the last read of the slice. So each leaf's index depends on an
-    element of the one written before, and the first on dx.
+    every write is ordered after the last read of the slice. So what is written to each leaf depends
+    on an element of the one written before, and the first on dx. And it writes over a slice without
+    a copy of it where one index reads and writes, and nothing between both reshapes: what is written
+    keeps the axis of the stack.
     """
 
     def backward(self, params: Params, residuals: RepeatResiduals, dy: Any) -> tuple[Any, Params]:
@@ -55,10 +57,11 @@ class InPlaceRepeat(Repeat):
             token = jax.tree.leaves(dx)[0].ravel()[0]
             written = []
             for leaf, value in zip(jax.tree.leaves(stack), jax.tree.leaves(new), strict=True):
-                # i is never negative: this is i, and XLA cannot know it before the token is there
-                index = i + ((token > 0) & (i < 0)).astype(i.dtype)
-                leaf = jax.lax.dynamic_update_index_in_dim(leaf, value, index, 0)
-                token = at(leaf, index).ravel()[0]
+                # i is never negative, and XLA cannot know it before the token is there
+                never = (token > 0) & (i < 0)
+                value = jnp.where(never, jnp.zeros_like(value)[None], value[None])
+                leaf = jax.lax.dynamic_update_slice_in_dim(leaf, value, i, 0)
+                token = at(leaf, i + never.astype(i.dtype)).ravel()[0]
                 written.append(leaf)
             return (dx, jax.tree.unflatten(jax.tree.structure(stack), written)), None
 

@@ -43,9 +43,15 @@ class Update(Rule):
             lambda p, g: jnp.zeros_like(p) if g is None and p is not None else g,
             own, use, is_leaf=is_none,
         )  # fmt: skip
-        with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
-            changes, state = self.optimizer.update(grads, state, own)
-            new = optax.apply_updates(own, changes)
+
+        def one_step(own: Params, grads: Any, state: Any) -> tuple[Params, Any]:
+            with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
+                changes, state = self.optimizer.update(grads, state, own)
+                return optax.apply_updates(own, changes), state
+
+        # along an axis of one, which InPlaceRepeat's slices have: no reshape, and so no copy
+        given = jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), (own, grads, state))
+        new, state = jax.tree.map(lambda leaf: leaf[0], jax.vmap(one_step)(*given))
         # what has no gradient is frozen, whatever the optimizer makes of zeros
         kept = jax.tree.map(lambda g, p, n: p if g is None else n, use, own, new, is_leaf=is_none)
         return Held(kept, state)

@@ -12,11 +12,12 @@ from funcprop.training import init_update_state, update_step
 
 KEY = jax.random.key(0)
 OPTIMIZERS = {
-    "sgd": optax.sgd(0.1),
-    "momentum": optax.sgd(0.05, momentum=0.9),
+    "sgd": optax.sgd(1e-2),  # at 0.1 a rounding error of 1e-15 grows to 1e-2 in a hundred steps
+    "momentum": optax.sgd(1e-2, momentum=0.9),
     "adam": optax.adam(1e-2),
     "adamw": optax.adamw(1e-2),
     "lion": optax.lion(1e-3),
+    "scheduled": optax.inject_hyperparams(optax.adam)(optax.linear_schedule(1e-2, 1e-3, 9)),
     "adafactor": optax.adafactor(1e-2, min_dim_size_to_factor=4),
 }
 
@@ -73,7 +74,7 @@ def test_the_parameters_after_a_hundred_steps(name, optimizer):
         check_equal(states(models()[name], OPTIMIZERS[optimizer], 100))
 
 
-@pytest.mark.parametrize("optimizer", ["momentum", "adamw", "lion"])
+@pytest.mark.parametrize("optimizer", ["momentum", "adamw", "lion", "scheduled"])
 def test_optimizers(optimizer):
     with jax.enable_x64(True):
         check_equal(states(models()["repeated"], OPTIMIZERS[optimizer], 5))
@@ -108,7 +109,7 @@ def test_memory_is_that_of_one_layer(optimizer):
         memory = compiled.memory_analysis()
         assert memory is not None
         sizes.append(memory.temp_size_in_bytes)
-    assert sizes[1] <= 0.3 * sizes[0]
+    assert sizes[1] <= 0.25 * sizes[0]
 
 
 def test_what_needs_all_gradients_is_refused():
