@@ -38,10 +38,10 @@ class InPlaceRepeat(Repeat):
     """`Repeat` whose second result is written over the stacked parameters where they lie.
 
     The records must have the tree of the parameters. XLA updates a loop's carry in place where
-    every write is ordered after the last read of the slice. So what is written to each leaf depends
-    on an element of the one written before, and the first on dx. And it writes over a slice without
-    a copy of it where one index reads and writes, and nothing between both reshapes: what is written
-    keeps the axis of the stack.
+    every write is ordered after the last read of the slice. So what is written to each leaf
+    depends on an element of the one written before, and the first on dx. And a slice is computed
+    into its place, without a copy, where one index reads and writes it and nothing between
+    reshapes: so what is written keeps the axis of the stack.
     """
 
     def backward(self, params: Params, residuals: RepeatResiduals, dy: Any) -> tuple[Any, Params]:
@@ -57,7 +57,8 @@ class InPlaceRepeat(Repeat):
             token = jax.tree.leaves(dx)[0].ravel()[0]
             written = []
             for leaf, value in zip(jax.tree.leaves(stack), jax.tree.leaves(new), strict=True):
-                # i is never negative, and XLA cannot know it before the token is there
+                # i is never negative, which XLA cannot know before the token is there; an element
+                # read at i alone it would know without this write
                 never = (token > 0) & (i < 0)
                 value = jnp.where(never, jnp.zeros_like(value)[None], value[None])
                 leaf = jax.lax.dynamic_update_slice_in_dim(leaf, value, i, 0)
