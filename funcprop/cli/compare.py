@@ -13,7 +13,8 @@ from funcprop.cli.errors import FailedRun, UsageError
 from funcprop.cli.markers import Positional, UseAppendAction
 from funcprop.cli.target import Subject, subject
 from funcprop.comparison.catalogue import ROWS
-from funcprop.comparison.profile import Costs, profile_rows
+from funcprop.comparison.costs import Costs
+from funcprop.comparison.profile import profile_rows
 from funcprop.comparison.row import Row
 from funcprop.comparison.table import (
     HEADINGS,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from funcprop.comparison import table as catalogue
-from funcprop.comparison.profile import Costs
+from funcprop.comparison.costs import Costs
 from funcprop.comparison.report import HEADINGS, Comparison, cells
 
 # Colours of the page are the page's; a report alone takes those of the notebook around it.

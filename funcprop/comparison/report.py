@@ -13,7 +13,7 @@ from funcprop.comparison.verdict import NO_PATTERN, Leaf
 from funcprop.extras import require
 
 if TYPE_CHECKING:
-    from funcprop.comparison.profile import Costs
+    from funcprop.comparison.costs import Costs
 
 HEADINGS = (
     "where", "shape", "dtype", "max error", "relative", "ulps", "cosine",

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from funcprop.comparison.catalogue import ROWS
-from funcprop.comparison.profile import Costs
+from funcprop.comparison.costs import Costs
 from funcprop.comparison.programs import Programs, cast
 from funcprop.comparison.report import Comparison, aligned
 from funcprop.comparison.row import Row

@@ -41,7 +41,8 @@ import optax
 from jax import lax
 
 import funcprop as fp
-from funcprop.comparison.profile import cost_of, machine, timed
+from funcprop.comparison.costs import machine
+from funcprop.comparison.profile import cost_of, timed
 from funcprop.models import gpt, gpt_objective, lstm_classifier, mlp
 
 RATE, MOMENTUM = 0.05, 0.9

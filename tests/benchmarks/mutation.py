@@ -31,8 +31,8 @@ import jax
 import numpy as np
 from jax.test_util import check_grads
 
+from funcprop.comparison.costs import machine
 from funcprop.comparison.mutants import LEAVES, mutation_score
-from funcprop.comparison.profile import machine
 from funcprop.comparison.programs import Programs
 from funcprop.comparison.row import Row
 from funcprop.comparison.table import ROWS, chosen, compare_row, drawn

@@ -10,19 +10,9 @@ import pytest
 
 import funcprop as fp
 from funcprop.comparison.catalogue import ROWS
+from funcprop.comparison.costs import LARGER, Cost, Costs, Profile, geometric_mean
 from funcprop.comparison.inputs import Normal
-from funcprop.comparison.profile import (
-    LARGER,
-    Cost,
-    Costs,
-    Profile,
-    by_hand,
-    by_jax,
-    cost_of,
-    geometric_mean,
-    profile_row,
-    sizes,
-)
+from funcprop.comparison.profile import by_hand, by_jax, cost_of, profile_row, sizes
 from funcprop.comparison.row import Row
 
 LARGE = [row for row in ROWS if row.large is not None]
