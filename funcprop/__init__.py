@@ -148,6 +148,7 @@ from funcprop.rewiring import noisy_cotangent as noisy_cotangent
 from funcprop.rewiring import rewire as rewire
 from funcprop.rewiring import sign_symmetry as sign_symmetry
 from funcprop.rewiring import straight_through as straight_through
+from funcprop.rewiring import warm_start as warm_start
 from funcprop.training import Evaluation as Evaluation
 from funcprop.training import Metrics as Metrics
 from funcprop.training import TrainState as TrainState
@@ -158,5 +159,7 @@ from funcprop.training import epoch as epoch
 from funcprop.training import evaluate as evaluate
 from funcprop.training import init_state as init_state
 from funcprop.training import init_update_state as init_update_state
+from funcprop.training import load_checkpoint as load_checkpoint
+from funcprop.training import save_checkpoint as save_checkpoint
 from funcprop.training import train_step as train_step
 from funcprop.training import update_step as update_step

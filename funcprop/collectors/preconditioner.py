@@ -137,8 +137,14 @@ def precondition_by_kfac(
         return KfacState(jnp.zeros((), jnp.int32), zeros, zeros)
 
     def update(
-        updates: Params, state: KfacState, params: Any = None, *, factors: Any, **others: Any
+        updates: Params, state: KfacState, params: Any = None, *, factors: Any = None, **others: Any
     ) -> tuple[Params, KfacState]:
+        if factors is None:
+            raise ValueError(
+                "precondition_by_kfac wants the factors of this step: write "
+                "optimizer.update(grads, state, params, factors=factors)"
+            )
+
         def average(past: Array, now: Array) -> Array:
             number = state.count.astype(now.dtype)
             share = jnp.minimum(decay, number / (number + 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -162,6 +163,11 @@ class Together(Rule):
     rules: tuple[Rule, ...]
 
     @property
+    def name(self) -> str:
+        names = [rule.name for rule in self.rules if rule.per_example]
+        return " and ".join(names or [rule.name for rule in self.rules])
+
+    @property
     def per_example(self) -> bool:  # type: ignore[override]
         return any(rule.per_example for rule in self.rules)
 
@@ -253,6 +259,14 @@ def as_rule(rule: Any) -> Rule:
         raise TypeError(
             f"{rule!r} is no rule: wanted a function (layer, params, residuals, dy) -> dx, record"
         )
+    try:
+        inspect.signature(rule).bind(*"four")
+    except TypeError as error:
+        raise TypeError(
+            f"{rule!r} cannot be called with (layer, params, residuals, dy): {error}"
+        ) from error
+    except ValueError:  # a builtin without a signature
+        pass
     return FunctionRule(rule)  # type: ignore[arg-type]
 
 

@@ -117,9 +117,11 @@ def check_separable(optimizer: optax.GradientTransformation) -> None:
                 if not np.allclose(step[name], change, rtol=1e-5, atol=1e-12, equal_nan=True):
                     raise ValueError(
                         "the optimizer does not treat every parameter by itself (a global norm? "
-                        "noise drawn over all?), and in a backward pass that updates there is one "
-                        "layer at a time: leave clip_by_global_norm out and write "
-                        "update_step(model, loss, optimizer, max_norm=1.0), which takes two passes"
+                        "noise drawn over all? a look at whether all are finite?), and in a "
+                        "backward pass that updates there is one layer at a time. In the place of "
+                        "clip_by_global_norm write update_step(model, loss, optimizer, "
+                        "max_norm=1.0), which takes two passes; of anything else, "
+                        "train_step(backprop(model, loss), optimizer)"
                     )
 
 

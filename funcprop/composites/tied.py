@@ -20,11 +20,11 @@ class Tied(Composite):
     """f with parameters that stand in several places: each target is a copy of its source.
 
     A pair is (source, target), two paths in the parameters of f as they are printed: "[2]" is the
-    third entry of a tuple, ".w" a field. "[0].table.T" is a source that its target transposes. A
+    third entry of a tuple, ".w" a field. "[0].w.T" is a source that its target transposes. A
     path may also name a whole layer's parameters: ("[0]", "[2]"). The parameters hold the source,
     and None at the target. A language model whose embedding is its output projection:
 
-        Tied(Serial(Embedding(V, D), body, Dense(V, bias=False)), (("[0].table.T", "[2].w"),))
+        Tied(Serial(Embedding(V, D), body, Dense(V, bias=False)), (("[0].w.T", "[2].w"),))
 
     forward   x -> y: f, with the targets filled in
     keeps     what f keeps
@@ -48,7 +48,7 @@ class Tied(Composite):
             raise LayerError(
                 self,
                 f"pairs is {pairs!r}, wanted a tuple of (source, target), both paths",
-                'write Tied(layer, (("[0].table.T", "[2].w"),))',
+                'write Tied(layer, (("[0].w.T", "[2].w"),))',
             )
         sources = {parse(self, transposes(source)[0]) for source, _ in pairs}
         for one in sources:
@@ -160,7 +160,7 @@ class Tied(Composite):
             try:
                 found = found[entry] if isinstance(entry, int) else getattr(found, entry)
             except (IndexError, AttributeError, TypeError):
-                leaves = jax.tree.leaves_with_path(params, is_leaf=lambda leaf: leaf is None)
+                leaves = jax.tree.leaves_with_path(params)
                 names = [jax.tree_util.keystr(leaf_path) for leaf_path, _ in leaves]
                 raise LayerError(
                     self,

@@ -21,3 +21,4 @@ from funcprop.rewiring.frozen import Frozen as Frozen
 from funcprop.rewiring.frozen import frozen as frozen
 from funcprop.rewiring.rewire import Rewiring as Rewiring
 from funcprop.rewiring.rewire import rewire as rewire
+from funcprop.rewiring.warm_start import warm_start as warm_start

@@ -1,5 +1,8 @@
 """Training: an immutable state, pure steps, and what is made of them."""
 
+from funcprop.training.checkpoint import CheckpointError as CheckpointError
+from funcprop.training.checkpoint import load_checkpoint as load_checkpoint
+from funcprop.training.checkpoint import save_checkpoint as save_checkpoint
 from funcprop.training.in_backward import init_update_state as init_update_state
 from funcprop.training.in_backward import update_step as update_step
 from funcprop.training.loop import Evaluation as Evaluation

@@ -77,8 +77,9 @@ def trainable(params: Params, grads: Any) -> Params:
         if str(error).startswith("the gradient of"):
             raise
         raise ValueError(
-            f"the gradient function returned {jax.tree.structure(grads)}, and the parameters are "
-            f"{jax.tree.structure(params)}: give train_step one that returns gradients"
+            f"the gradient function returned {spell(grads)}, whose tree is not that of the "
+            f"parameters, {spell(params)}: give train_step one that returns gradients, as "
+            "backprop(model, loss) does for a model that collects nothing"
         ) from error
 
 

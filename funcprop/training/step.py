@@ -37,8 +37,8 @@ def train_step(
     The context holds a fresh key, folded from the state's key and its step. Statistics are
     averaged with the bias of their start corrected, so they can be used after the first step.
 
-    Raises ValueError where a gradient does not fit its parameter, or the state holds statistics
-    and the gradient function returns none.
+    Raises ValueError where a gradient does not fit its parameter, the state is another
+    optimizer's, or it holds statistics and the gradient function returns none.
     """
     if not callable(gradient):
         raise TypeError(
@@ -55,11 +55,27 @@ def train_step(
         statistics = averaged(state, aux, momentum)
         params = trainable(state.params, grads)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
-            updates, opt_state = optimizer.update(grads, state.opt_state, params)
+            try:
+                updates, opt_state = optimizer.update(grads, state.opt_state, params)
+            except Exception as error:
+                check_opt_state(optimizer, state, params, error)
+                raise
             params = untouched(state.params, optax.apply_updates(params, updates))
         return TrainState(params, opt_state, statistics, state.key, state.step + 1), Metrics(value)
 
     return step
+
+
+def check_opt_state(
+    optimizer: optax.GradientTransformation, state: TrainState, params: Any, error: Exception
+) -> None:
+    """Raises ValueError from `error` where the optimizer would have started from another tree."""
+    wanted = jax.eval_shape(optimizer.init, params)
+    if jax.tree.structure(state.opt_state) != jax.tree.structure(wanted):
+        raise ValueError(
+            "state.opt_state is not of this optimizer, or of update_step, which holds one for "
+            "each layer: start from init_state(model, optimizer, key, x)"
+        ) from error
 
 
 def averaged(state: TrainState, aux: Any, momentum: float) -> Any:
@@ -98,7 +114,10 @@ def accumulate(gradient: GradientFunction, parts: int) -> GradientFunction:
     if getattr(model, "rule", None) is not None:
         raise ValueError(f"accumulate adds gradients, and {model!r} collects something else")
     loss = getattr(goal, "loss", None)
-    if getattr(loss, "reduction", "mean") != "mean" or getattr(loss, "ignore_index", None):
+    if (
+        getattr(loss, "reduction", "mean") != "mean"
+        or getattr(loss, "ignore_index", None) is not None
+    ):
         raise ValueError(
             f"accumulate takes the mean over its parts, which {loss!r} is not: "
             "use reduction='mean' without ignored targets"

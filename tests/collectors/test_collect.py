@@ -311,6 +311,8 @@ def test_what_does_not_fit_is_told_in_words():
 def test_what_is_no_rule_is_refused():
     with pytest.raises(TypeError, match="is no rule"):
         collect(net(), "gradient")
+    with pytest.raises(TypeError, match=r"with \(layer, params, residuals, dy\): too many"):
+        fp.collect(fp.Dense(2), lambda layer, params, residuals: None)
     with pytest.raises(TypeError, match="wants a layer first"):
         collect(gradient, net())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="was given no rule"):

@@ -184,3 +184,35 @@ def test_errors_tell_the_place():
     params = model.init(KEY, X)
     with pytest.raises(fp.LayerError, match=r"Serial\[1\] Dense\(4\): x is"), inside(model, 0):
         model.forward(params, jnp.ones((2, 5)))
+
+
+@every_place
+def test_lora_begins_where_training_ended(wrap):
+    plain = fp.Serial(wrap(fp.Dense(4)), fp.Dense(2, bias=False))
+    trained = plain.init(KEY, X)
+    adapted = fp.rewire(plain, {fp.Dense: lambda d: fp.LoRA(d.features, 2, bias=d.bias)})
+    params = fp.warm_start(adapted.init(jax.random.key(1), X), trained)
+    close(adapted.forward(params, X)[0], plain.forward(trained, X)[0])
+    back, merged = fp.inference(adapted, params)
+    assert back == plain
+    close(merged, trained)
+
+
+@every_rule
+def test_a_rewired_model_begins_where_training_ended(rule):
+    plain = fp.Serial(fp.Repeat(fp.Skip(fp.Dense(4)), 2), fp.Tanh(), fp.Dense(4))
+    trained, rewired = plain.init(KEY, X), fp.rewire(plain, {fp.Dense: rule})
+    fresh = rewired.init(jax.random.key(1), X)
+    params = fp.warm_start(fresh, trained)
+    assert jax.tree.structure(params) == jax.tree.structure(fresh)
+    close(rewired.forward(params, X)[0], plain.forward(trained, X)[0])
+
+
+def test_a_warm_start_from_another_model():
+    model = fp.Serial(fp.Dense(3), fp.Skip(fp.Dense(3)))
+    biasless = fp.Serial(fp.Dense(3), fp.Skip(fp.Dense(3, bias=False)))
+    fresh, wider = model.init(KEY, X), model.init(KEY, jnp.ones((1, 7)))
+    with pytest.raises(ValueError, match=r"params\[1\]\[0\]\.b is float32\[3\], and .* None"):
+        fp.warm_start(fresh, biasless.init(KEY, X))
+    with pytest.raises(ValueError, match=r"params\[0\]\.w is float32\[4, 3\], .*float32\[7, 3\]"):
+        fp.warm_start(fresh, wider)

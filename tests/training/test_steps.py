@@ -217,3 +217,11 @@ def test_accumulation_refuses_losses_that_are_no_means():
     for loss in (fp.QuadraticCost(reduction="sum"), fp.SoftmaxCrossEntropy(ignore_index=-1)):
         with pytest.raises(ValueError, match="mean over its parts"):
             fp.accumulate(fp.backprop(MODEL, loss), 2)
+
+
+def test_a_state_of_update_step_is_told_apart():
+    model, optimizer, x = fp.Dense(1), optax.adam(0.1), jnp.ones((2, 3))
+    state = fp.init_update_state(model, optimizer, KEY, x)
+    step = fp.train_step(fp.backprop(model, fp.MeanSquaredError()), optimizer)
+    with pytest.raises(ValueError, match=r"or of update_step.*start from init_state"):
+        step(state, (x, jnp.ones((2, 1))))

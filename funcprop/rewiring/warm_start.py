@@ -1,0 +1,50 @@
+"""warm_start: trained numbers for a model whose layers were exchanged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from funcprop.composites.rewired import RewiredParams
+from funcprop.layer import Params, spell
+from funcprop.layers.dense import Affine
+from funcprop.layers.lora import LowRank
+
+
+def warm_start(params: Params, trained: Params) -> Params:
+    """`params` with the trained numbers where they have a place: for a model that was rewired.
+
+    params   of the new model, freshly drawn: rewired.init(key, x)
+    trained  of the model that it was made of, under any composites, stacked ones too
+
+    `LoRA` takes the trained w and b, and its a and c stay as drawn, so that it computes what was
+    trained; a rewired layer takes the trained parameters, and its feedback stays as drawn.
+
+    Raises ValueError, with the path, where the two differ in any other way.
+    """
+    return _merged(params, trained, "params")
+
+
+def _merged(new: Any, old: Any, path: str) -> Any:
+    if isinstance(new, LowRank) and isinstance(old, Affine):
+        w, b = (_merged(getattr(new, n), getattr(old, n), f"{path}.{n}") for n in ("w", "b"))
+        return new._replace(w=w, b=b)
+    if isinstance(new, RewiredParams) and not isinstance(old, RewiredParams):
+        return new._replace(params=_merged(new.params, old, path))
+    parts, tree = _children(new)
+    others, like = _children(old)
+    if tree != like:
+        raise ValueError(f"{path} is {spell(new)}, and what was trained {spell(old)}")
+    if jax.tree_util.all_leaves([new]):
+        if (new.shape, new.dtype) != (old.shape, old.dtype):
+            raise ValueError(f"{path} is {spell(new)}, and what was trained {spell(old)}")
+        return old
+    pairs = zip(parts, others, strict=True)
+    found = [_merged(a, b, path + jax.tree_util.keystr(where)) for (where, a), (_, b) in pairs]
+    return jax.tree.unflatten(tree, found)
+
+
+def _children(tree: Any) -> tuple[Any, Any]:
+    """What lies directly in a tree, with paths, and the tree of that one level."""
+    return jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: node is not tree)
