@@ -28,6 +28,7 @@ from funcprop.composites import (
     Rewired,
     RewiredParams,
     Tied,
+    rewirings,
 )
 from funcprop.composites.tied import parse, put, transposes
 from funcprop.layer import (
@@ -38,6 +39,7 @@ from funcprop.layer import (
     Params,
     Residuals,
     describe,
+    inside,
     spell,
     two,
 )
@@ -149,12 +151,14 @@ class Finishing(Layer):
         for path, layer, place, stacked in self.leaves:
             use = read(tree, path)
             use = use.params if is_held(use) else use
-            if use is None:  # tied as a whole: its record is that of the source
+            given = read(params, path)
+            if use is None:  # frozen, or tied as a whole: its record is that of the source
+                tree = put(tree, path, given) if self.rule.holds else tree
                 continue
             finish = functools.partial(self.rule.finish, layer)
-            for _ in range(stacked):
+            for _ in range(stacked if jax.tree.leaves((given, use)) else 0):
                 finish = jax.vmap(finish)
-            value = finish(read(params, path), use)
+            value = finish(given, use)
             if not self.rule.like_params:
                 value = recorded(value, place, layer)
             tree = put(tree, path, value)
@@ -191,7 +195,11 @@ class Collected(Layer):
     def hold(self, params: Params) -> Params:
         """The model's parameters with what the rule carries beside them: `Held` at every layer
         that has any; the parameters themselves for a rule that carries nothing."""
-        return _hold(self.inner, params) if self.rule.holds else params
+        if not self.rule.holds:
+            return params
+        held = _hold(self.inner, params)
+        self.rule.check_held(params, held)
+        return held
 
     def join(self, params: Params, held: tuple[Any, ...]) -> Params:
         """The inverse of `apart`."""
@@ -205,7 +213,13 @@ class Collected(Layer):
                 )
             return rest.pop(0)
 
-        return _walk(self.inner, params, give)
+        joined = _walk(self.inner, params, give)
+        if rest:
+            raise ValueError(
+                f"the state holds {len(rest)} more than the model has layers, or is of another "
+                "step: start from init_update_state(model, optimizer, key, x)"
+            )
+        return joined
 
     def forward(
         self, params: Params, x: Any, context: Context = Context()
@@ -236,6 +250,18 @@ def check_summed(loss: Layer, rule: Rule) -> None:
             "sum instead: reduction='sum', or summed(model) of funcprop.collectors for a loss "
             "inside; divide by the number of examples afterwards",
         )
+
+
+def check_apart_backward(layer: Layer, rule: Rule) -> None:
+    """An example's gradient must not depend on the others in its batch."""
+    for rewired in rewirings(layer):
+        if rewired.mixes:
+            raise LayerError(
+                rewired,
+                f"sends back to one example what depends on the others, and {rule.name} speaks of "
+                "each example's own gradient",
+                "limit each number instead: clip_cotangent(max_abs=1.0)",
+            )
 
 
 def summed(model: Layer) -> Layer:
@@ -280,6 +306,7 @@ def _build(
     if not isinstance(layer, Composite):
         if rule.per_example:
             check_summed(layer, rule)
+            check_apart_backward(layer, rule)
         if isinstance(layer, Rewired) and layer.learns and rule.per_example:
             raise LayerError(
                 layer,
@@ -312,7 +339,8 @@ def _build(
     for position, child in enumerate(layer.layers):
         below = inner if () in inner else {path[1:] for path in inner if path[0] == position}
         name = f"{type(layer).__name__}[{position}]"
-        new, found = _build(child, rule, (*place, name), frozenset(below))
+        with inside(layer, position):
+            new, found = _build(child, rule, (*place, name), frozenset(below))
         children.append(new)
         opened += [leaf._replace(path=(position, *leaf.path)) for leaf in found]
     looped = isinstance(layer, (Repeat, ReversibleRepeat))
@@ -356,7 +384,8 @@ def _build_apart(layer: Composite, rule: Rule, place: Place) -> Layer:
     children = []
     for position, child in enumerate(layer.layers):
         name = f"{type(layer).__name__}[{position}]"
-        children.append(_build(child, rule, (*place, name), frozenset())[0])
+        with inside(layer, position):
+            children.append(_build(child, rule, (*place, name), frozenset())[0])
     if isinstance(layer, Tied):
         return Untied(*children, pairs=layer.pairs)
     if isinstance(layer, OverTime):
@@ -401,7 +430,8 @@ def _walk(layer: Layer, params: Params, give: Callable[[Layer, Params], Any]) ->
     if isinstance(layer, Composite):
         return tuple(_walk(*row, give) for row in zip(layer.layers, params, strict=True))
     # tied parameters are None here, and filled in on the way: they are held like all others
-    return params if params == () else Held(params, give(layer, params))
+    empty = isinstance(params, tuple) and params == ()
+    return params if empty else Held(params, give(layer, params))
 
 
 def _hold(layer: Layer, params: Params) -> Params:

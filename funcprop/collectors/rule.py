@@ -57,6 +57,9 @@ class Rule(Sum):
     def hold(self, layer: Layer, params: Params) -> Any:
         return None
 
+    def check_held(self, params: Params, held: Any) -> None:
+        pass
+
     def remember(
         self, layer: Layer, params: Params, x: Any, context: Context, y: Any, residuals: Residuals
     ) -> Any:

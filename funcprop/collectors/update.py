@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from funcprop.collectors.held import Held
+from funcprop.collectors.held import Held, is_held
 from funcprop.collectors.rule import Rule
 from funcprop.composites.sharing import Sum
-from funcprop.layer import Layer, Params, Residuals
+from funcprop.layer import Array, Layer, Params, Residuals
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,9 @@ class Update(Rule):
 
     def hold(self, layer: Layer, params: Params) -> Any:
         return self.optimizer.init(params)
+
+    def check_held(self, params: Params, held: Any) -> None:
+        check_by_layer(self.optimizer, params, held)
 
     def use(self, layer: Layer, params: Params, residuals: Residuals, dy: Any) -> tuple[Any, Any]:
         own = params.params if isinstance(params, Held) else params
@@ -71,8 +74,11 @@ def update(optimizer: optax.GradientTransformation) -> Update:
     `Repeat` the stacks are updated where they lie. All gradients exist for one layer at a time.
 
     Raises ValueError for an optimizer that needs all gradients at once (a global norm), or that
-    waits for several batches.
+    waits for several batches; and `hold`, for one that goes by paths into the whole model's
+    parameters, which a layer's do not have.
     """
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(f"update wants an optimizer of optax, and was given {optimizer!r}")
     check_separable(optimizer)
     return Update(optimizer)
 
@@ -82,7 +88,14 @@ def check_separable(optimizer: optax.GradientTransformation) -> None:
     params = {"a": np.array([1, -2], np.float32), "b": np.array([[3, 1], [0.5, 4]], np.float32)}
     grads = {"a": np.array([100, 30], np.float32), "b": np.array([[1e3, -7], [4, 20]], np.float32)}
     params, grads = (jax.tree.map(jnp.asarray, tree) for tree in (params, grads))
-    state = optimizer.init(params)
+    try:
+        state = optimizer.init(params)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "the optimizer was made for one tree of parameters (a mask or labels as a tree?), and "
+            "in a backward pass that updates it meets each layer's: give it a function of the "
+            f"parameters, or write train_step(backprop(model, loss), optimizer): {error}"
+        ) from error
     waits = [s for s in jax.tree.leaves(state, is_leaf=_waits) if _waits(s)]
     if waits:
         raise ValueError(
@@ -123,6 +136,36 @@ def check_separable(optimizer: optax.GradientTransformation) -> None:
                         "max_norm=1.0), which takes two passes; of anything else, "
                         "train_step(backprop(model, loss), optimizer)"
                     )
+
+
+def check_by_layer(optimizer: optax.GradientTransformation, params: Params, held: Any) -> None:
+    """Each layer's parameters alone must be treated as all together: nothing goes by their paths.
+
+    Tried with two numbers along each axis. Raises ValueError.
+    """
+
+    def small(leaf: Any) -> Array:
+        shape = (2,) * leaf.ndim
+        return jnp.asarray(np.linspace(1, 2, 2**leaf.ndim, dtype=np.float32).reshape(shape))
+
+    def change(params: Params) -> list[Array]:
+        with jax.numpy_dtype_promotion("standard"):
+            grads = jax.tree.map(lambda p: 1e3 * p, params)
+            return jax.tree.leaves(optimizer.update(grads, optimizer.init(params), params)[0])
+
+    layers = [h.params for h in jax.tree.leaves(held, is_leaf=is_held) if is_held(h)]
+    with jax.ensure_compile_time_eval():
+        together = change(jax.tree.map(small, params))
+        alone = [leaf for layer in layers for leaf in change(jax.tree.map(small, layer))]
+        names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
+        for name, a, b in zip(names, together, alone, strict=True):
+            if not np.allclose(a, b, rtol=1e-5, atol=1e-12, equal_nan=True):
+                raise ValueError(
+                    f"the optimizer treats params{name} otherwise among all parameters than in its "
+                    "layer: it goes by their paths, or takes a norm over several, and a backward "
+                    "pass that updates shows it one layer at a time: write "
+                    "train_step(backprop(model, loss), optimizer), or freeze layers by fp.frozen()"
+                )
 
 
 def is_none(leaf: Any) -> bool:

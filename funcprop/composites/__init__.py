@@ -12,6 +12,7 @@ from funcprop.composites.reversible import Reversible as Reversible
 from funcprop.composites.reversible import ReversibleRepeat as ReversibleRepeat
 from funcprop.composites.rewired import Rewired as Rewired
 from funcprop.composites.rewired import RewiredParams as RewiredParams
+from funcprop.composites.rewired import rewirings as rewirings
 from funcprop.composites.serial import Serial as Serial
 from funcprop.composites.skip import Skip as Skip
 from funcprop.composites.stochastic_depth import StochasticDepth as StochasticDepth

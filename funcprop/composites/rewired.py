@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from funcprop.composites.composite import Composite
 from funcprop.layer import (
     Array,
     Context,
@@ -44,6 +46,12 @@ class Rewired(Layer):
 
     trained: ClassVar[bool] = True  # whether the layer's own parameters have a gradient
     learns: ClassVar[bool] = False  # whether the feedback has one that is not zero
+    linear: ClassVar[bool] = True  # whether `send` is linear in dy
+
+    @property
+    def mixes(self) -> bool:
+        """Whether what one example is sent depends on the others in the batch."""
+        return False
 
     def feedback(self, key: Array, params: Params, x: Any) -> Any:
         """What the rewiring owns, given the layer's new parameters: arrays, or ()."""
@@ -101,3 +109,13 @@ def checked(layer: Layer, params: Any) -> RewiredParams:
 def zeros(feedback: Any) -> Any:
     """Zeros for floats, None for anything else."""
     return jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if is_float(leaf) else None, feedback)
+
+
+def rewirings(layer: Layer) -> Iterator[Rewired]:
+    """Every rewired layer of a model, outer ones first."""
+    if isinstance(layer, Rewired):
+        yield layer
+        yield from rewirings(layer.layer)
+    elif isinstance(layer, Composite):
+        for child in layer.layers:
+            yield from rewirings(child)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +87,12 @@ class Clipped(Rewired):
     max_norm: float | None = None
     max_abs: float | None = None
 
+    linear: ClassVar[bool] = False
+
+    @property
+    def mixes(self) -> bool:
+        return self.max_norm is not None
+
     def __post_init__(self) -> None:
         if (self.max_norm is None) == (self.max_abs is None):
             raise LayerError(
@@ -125,6 +131,12 @@ class Noisy(Rewired):
     """
 
     stddev: float
+
+    linear: ClassVar[bool] = False
+
+    @property
+    def mixes(self) -> bool:
+        return True
 
     def __post_init__(self) -> None:
         check_number(self, "stddev", self.stddev, 0)

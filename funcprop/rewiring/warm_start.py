@@ -34,11 +34,10 @@ def _merged(new: Any, old: Any, path: str) -> Any:
         return new._replace(params=_merged(new.params, old, path))
     parts, tree = _children(new)
     others, like = _children(old)
-    if tree != like:
+    leaf = jax.tree_util.all_leaves([new])
+    if tree != like or (leaf and spell(new) != spell(old)):
         raise ValueError(f"{path} is {spell(new)}, and what was trained {spell(old)}")
-    if jax.tree_util.all_leaves([new]):
-        if (new.shape, new.dtype) != (old.shape, old.dtype):
-            raise ValueError(f"{path} is {spell(new)}, and what was trained {spell(old)}")
+    if leaf:
         return old
     pairs = zip(parts, others, strict=True)
     found = [_merged(a, b, path + jax.tree_util.keystr(where)) for (where, a), (_, b) in pairs]

@@ -10,16 +10,17 @@ import jax.numpy as jnp
 import optax
 
 from funcprop.collectors import Rule, apart, collect, records, update
+from funcprop.composites import rewirings
 from funcprop.composites.sharing import Sum
 from funcprop.gradient import objective
-from funcprop.layer import Array, Context, Layer, Params, Residuals, widen
+from funcprop.layer import Array, Context, Layer, LayerError, Params, Residuals
 from funcprop.training.state import TrainState, init_state
-from funcprop.training.step import Metrics, Step, averaged
+from funcprop.training.step import Metrics, Step, averaged, norm_of
 
 
 @dataclass(frozen=True)
 class GradientNorm(Rule):
-    """‖∂C/∂params‖² of a layer: the gradient is formed, measured and forgotten."""
+    """‖∂C/∂params‖ of a layer: the gradient is formed, measured and forgotten."""
 
     whole: ClassVar[bool] = True
 
@@ -27,8 +28,7 @@ class GradientNorm(Rule):
         return layer.backward(params, residuals, dy)
 
     def finish(self, layer: Layer, params: Params, use: Any) -> Any:
-        parts = [jnp.square(widen(leaf)).sum() for leaf in jax.tree.leaves(use)]
-        return sum(parts[1:], parts[0]) if parts else ()
+        return norm_of(use) if jax.tree.leaves(use) else ()
 
     places = Sum.places
     steps = Sum.steps
@@ -50,10 +50,18 @@ def update_step(
     max_norm  scale the gradient down to at most this norm, over all parameters together; the norm
               is known only after a backward pass, so there are two
 
-    Raises ValueError for an optimizer that needs more than one layer's gradient at a time.
+    Raises ValueError for an optimizer that needs more than one layer's gradient at a time, or a
+    state of another step, and LayerError for max_norm where a scaled dy is not a scaled gradient.
     """
     if max_norm is not None and not max_norm > 0:
         raise ValueError(f"max_norm is {max_norm}, wanted a positive number")
+    for rewired in rewirings(model) if max_norm is not None else ():
+        if not rewired.linear:
+            raise LayerError(
+                rewired,
+                "is not linear in dy, and max_norm scales the gradient by scaling dy",
+                "train_step(clip_by_norm(backprop(model, loss), max_norm), optimizer)",
+            )
     collected = collect(model, update(optimizer))
     norms = None if max_norm is None else objective(collect(model, GradientNorm()), loss)
     goal = objective(collected, loss, has_aux=True)
@@ -64,14 +72,20 @@ def update_step(
         (value, aux), residuals = goal.forward(held, batch, context)
         dy = jnp.ones_like(value)
         if norms is not None and max_norm is not None:
-            squares = 0.0
-            for record in records(norms.backward(state.params, residuals, dy)):
-                squares += sum(leaf.sum() for leaf in jax.tree.leaves(record.value))
-            norm = jnp.sqrt(squares)
+            norm = norm_of([r.value for r in records(norms.backward(state.params, residuals, dy))])
             # not finite: NaN everywhere, rather than a step of zeros that looks like convergence
             scale = jnp.where(jnp.isfinite(norm), jnp.minimum(1, max_norm / norm), jnp.nan)
             dy = dy * scale.astype(dy.dtype)
-        new = goal.backward(held, residuals, dy)
+        try:
+            new = goal.backward(held, residuals, dy)
+        except Exception as error:
+            wanted = jax.eval_shape(lambda p: apart(collected.hold(p))[1], state.params)
+            if jax.tree.structure(state.opt_state) != jax.tree.structure(wanted):
+                raise ValueError(
+                    "state.opt_state is not of this update_step: "
+                    "start from init_update_state(model, optimizer, key, x)"
+                ) from error
+            raise
         params, opt_state = apart(new)
         statistics = averaged(state, aux, momentum)
         return (

@@ -170,15 +170,20 @@ def clip_by_norm(gradient: GradientFunction, max_norm: float) -> GradientFunctio
 
     def clipped(params: Any, batch: Any, context: Context = Context()) -> Any:
         value, grads = gradient(params, batch, context)
-        # scaled by the largest entry first: the squares of large float32 or float16 would overflow
-        wide = [widen(leaf) for leaf in jax.tree.leaves(grads)]
-        peak = sum((jnp.max(jnp.abs(leaf), initial=0) for leaf in wide), 1e-30)
-        norm = peak * jnp.sqrt(sum(jnp.sum(jnp.square(leaf / peak)) for leaf in wide))
+        norm = norm_of(grads)
         # not finite: NaN everywhere, rather than zeros that look like convergence
         scale = jnp.where(jnp.isfinite(norm), jnp.minimum(1, max_norm / norm), jnp.nan)
         return value, jax.tree.map(lambda leaf: (widen(leaf) * scale).astype(leaf.dtype), grads)
 
     return clipped
+
+
+def norm_of(tree: Any) -> Array:
+    """‖all leaves together‖, in float32 or wider."""
+    # scaled by the largest entry first: the squares of large float32 or float16 would overflow
+    wide = [widen(leaf) for leaf in jax.tree.leaves(tree)]
+    peak = sum((jnp.max(jnp.abs(leaf), initial=0) for leaf in wide), 1e-30)
+    return peak * jnp.sqrt(sum(jnp.sum(jnp.square(leaf / peak)) for leaf in wide))
 
 
 def ensemble(step: Step) -> Step:

@@ -233,3 +233,16 @@ def test_feedback_that_learns_has_no_single_examples():
     model = fp.rewire(fp.Serial(fp.Dense(4)), {fp.Dense: fp.kolen_pollack()})
     with pytest.raises(LayerError, match="has feedback that learns"):
         clipped(model, LOSS, 1.0)
+
+
+@pytest.mark.parametrize("mixing", [fp.noisy_cotangent(0.1), fp.clip_cotangent(max_norm=1.0)])
+def test_a_backward_that_mixes_the_examples_is_refused(mixing):
+    """Clipped gradients would add up to more than their bound allows."""
+    for rewired in (mixing(fp.Dense(4)), fp.frozen()(mixing(fp.Serial(fp.Dense(4))))):
+        model = fp.Serial(fp.Dense(4), fp.Skip(rewired), fp.Dense(4))
+        words = r"Serial\[1\] Skip\[0\].*depends on the others"
+        with pytest.raises(LayerError, match=words):
+            clipped(model, LOSS, 1.0)
+        with pytest.raises(LayerError, match=words):
+            collect(model, squared_norms)
+    collect(fp.clip_cotangent(max_abs=1.0)(fp.Dense(4)), squared_norms)

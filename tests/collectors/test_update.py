@@ -168,3 +168,83 @@ def test_a_state_belongs_to_its_step():
     state = fp.init_state(model, optax.sgd(0.1), KEY, x)._replace(opt_state=())
     with pytest.raises(ValueError, match="start from init_update_state"):
         update_step(model, loss, optax.sgd(0.1))(state, (x, x))
+    state = fp.init_state(model, optax.adam(0.1), KEY, x)
+    with pytest.raises(ValueError, match="start from init_update_state"):
+        update_step(model, loss, optax.adam(0.1))(state, (x, x))
+    deeper = init_update_state(fp.Serial(model, model), optax.sgd(0.1), KEY, x)
+    with pytest.raises(ValueError, match="holds 1 more than the model has layers"):
+        update_step(fp.Serial(model), loss, optax.sgd(0.1))(
+            deeper._replace(params=deeper.params[:1]), (x, x)
+        )
+
+
+def by_path(ending, optimizer):
+    def mask(params):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: jax.tree_util.keystr(path).endswith(ending), params
+        )
+
+    return optax.chain(optax.masked(optimizer, mask), optax.sgd(0.1))
+
+
+def test_what_goes_by_paths_is_refused():
+    model, loss = fp.Serial(fp.Dense(4), fp.Tanh(), fp.Dense(2)), fp.MeanSquaredError()
+    x = jnp.ones((5, 4))
+    head_alone = by_path("[2].w", optax.set_to_zero())
+    norm_of_all = by_path(".w", optax.clip_by_global_norm(0.05))
+    for optimizer in (head_alone, norm_of_all):
+        with pytest.raises(ValueError, match=r"treats params\[.\]\.w otherwise among all"):
+            init_update_state(model, optimizer, KEY, x)
+    one_tree = jax.tree.map(lambda leaf: True, jax.eval_shape(model.init, KEY, x))
+    with pytest.raises(ValueError, match="made for one tree of parameters"):
+        update_step(model, loss, optax.adamw(1e-3, mask=one_tree))
+    with pytest.raises(TypeError, match="wants an optimizer of optax"):
+        update(0.1)  # type: ignore[arg-type]
+    for fine in (by_path(".w", optax.scale(0.5)), optax.adamw(1e-3, mask=by_rank)):
+        jax.vmap(lambda key, fine=fine: init_update_state(model, fine, key, x))(
+            jax.random.split(KEY, 2)
+        )
+
+
+def by_rank(params):
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def test_max_norm_wants_a_backward_that_is_linear():
+    model = fp.Serial(fp.Dense(4), fp.clip_cotangent(max_abs=0.1)(fp.Dense(2)))
+    with pytest.raises(fp.LayerError, match=r"is not linear in dy.*\n.*train_step\(clip_by_norm"):
+        update_step(model, fp.MeanSquaredError(), optax.sgd(1.0), max_norm=0.1)
+    update_step(model, fp.MeanSquaredError(), optax.sgd(1.0))
+
+
+def test_the_norm_of_large_gradients_is_finite():
+    model, loss, x = fp.Dense(2), fp.MeanSquaredError(), jnp.full((5, 3), 1e12)
+    state = init_update_state(model, optax.sgd(1.0), KEY, x)
+    new, _ = update_step(model, loss, optax.sgd(1.0), 1.0)(state, (x, jnp.zeros((5, 2))))
+    change = jax.tree.map(jnp.subtract, new.params, state.params)
+    norm = sum(float(jnp.square(leaf).sum()) for leaf in jax.tree.leaves(change)) ** 0.5
+    np.testing.assert_allclose(norm, 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cast", "over time", "frozen", "tied as a whole", "both"])
+def test_layers_without_a_gradient_among_shared_ones(name):
+    block = fp.Serial(fp.Dense(4), fp.Tanh())
+    tied = fp.Tied(fp.Serial(fp.Dense(4), fp.Tanh(), fp.Dense(4)), (("[0]", "[2]"),))
+    model = {
+        "cast": fp.Cast(fp.Repeat(block, 2), jnp.float32),
+        "over time": fp.OverTime(fp.Repeat(block, 2)),
+        "frozen": fp.OverTime(fp.Serial(fp.frozen()(fp.Dense(4)), fp.LoRA(4, 2))),
+        "tied as a whole": tied,
+        "both": fp.Repeat(tied, 2),
+    }[name]
+    model, loss, optimizer = fp.Serial(model, fp.Dense(2)), fp.MeanSquaredError(), optax.adam(1e-3)
+    data = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), batch())
+    ends = []
+    for step, start in (
+        (fp.train_step(fp.backprop(model, loss), optimizer), fp.init_state),
+        (update_step(model, loss, optimizer), init_update_state),
+    ):
+        state = start(model, optimizer, KEY, data[0])
+        ends.append(jax.lax.scan(lambda s, _, f=step: (f(s, data)[0], None), state, None, 3)[0])
+    for a, b in zip(*(jax.tree.leaves(end.params) for end in ends), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

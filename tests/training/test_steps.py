@@ -214,7 +214,8 @@ def test_predictions_that_are_not_numbers_are_not_right():
 
 
 def test_accumulation_refuses_losses_that_are_no_means():
-    for loss in (fp.QuadraticCost(reduction="sum"), fp.SoftmaxCrossEntropy(ignore_index=-1)):
+    ignoring = [fp.SoftmaxCrossEntropy(ignore_index=i) for i in (-1, 0)]
+    for loss in (fp.QuadraticCost(reduction="sum"), *ignoring):
         with pytest.raises(ValueError, match="mean over its parts"):
             fp.accumulate(fp.backprop(MODEL, loss), 2)
 
