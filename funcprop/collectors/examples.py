@@ -170,8 +170,11 @@ def noise_scale(gradient: Params, norms: Array) -> Array:
     gradient  Σ_b g_b    norms  ‖g_b‖², [B]
 
     Unbiased: ‖Σ g_b/B‖² is ‖g‖² + tr Σ / B on average, and ‖g_b‖² is ‖g‖² + tr Σ.
+    Raises ValueError for fewer than two examples, which say nothing of their scatter.
     """
     size = norms.shape[0]
+    if size < 2:
+        raise ValueError(f"noise_scale wants two examples or more, and the norms are of {size}")
     mean = sum(jnp.sum(jnp.square(widen(leaf) / size)) for leaf in jax.tree.leaves(gradient))
     one = norms.mean()
     signal = (size * mean - one) / (size - 1)

@@ -167,6 +167,8 @@ def test_moments():
         spread = flat.var(0, ddof=1).sum()
         signal = jnp.square(flat.mean(0)).sum() - spread / 40
         np.testing.assert_allclose(scale, spread / signal, rtol=1e-9)
+    with pytest.raises(ValueError, match="two examples or more"):
+        noise_scale((), jnp.ones(1))
 
 
 def test_rewired_and_frozen_layers_are_clipped_and_trained_privately():
