@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -278,3 +279,11 @@ def check_choice(layer: Layer, name: str, value: Any, choices: Sequence[Any]) ->
 def widen(x: Array) -> Array:
     """float32 for 16-bit floats, everything else unchanged: the dtype sums are accumulated in."""
     return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
+
+
+def norm_of(tree: Any) -> Array:
+    """‖all leaves together‖, in float32 or wider."""
+    # scaled by the largest entry first: the squares of large ones would overflow
+    wide = [widen(leaf) for leaf in jax.tree.leaves(tree)]
+    peak = functools.reduce(jnp.maximum, [jnp.abs(leaf).max(initial=0) for leaf in wide], 1e-30)
+    return peak * jnp.sqrt(sum(jnp.sum(jnp.square(leaf / peak)) for leaf in wide))

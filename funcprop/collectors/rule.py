@@ -58,7 +58,7 @@ class Rule(Sum):
         return None
 
     def check_held(self, params: Params, held: Any) -> None:
-        pass
+        """Raises where the parts of a whole model, in `held`, cannot be treated apart."""
 
     def remember(
         self, layer: Layer, params: Params, x: Any, context: Context, y: Any, residuals: Residuals

@@ -17,6 +17,7 @@ from funcprop.layer import (
     Residuals,
     check_number,
     is_float,
+    norm_of,
     spell,
     widen,
 )
@@ -108,12 +109,8 @@ class Clipped(Rewired):
         dx, _ = self.layer.backward(params.params, residuals, dy)
         if (limit := self.max_abs) is not None:
             return jax.tree.map(lambda leaf: leaf.clip(-limit, limit), dx)
-        # by the largest number first: squares of large ones would overflow
-        wide = [widen(leaf) for leaf in jax.tree.leaves(dx)]
-        peak = functools.reduce(jnp.maximum, [jnp.abs(leaf).max(initial=0) for leaf in wide], 1e-30)
-        norm = peak * jnp.sqrt(sum(jnp.sum(jnp.square(leaf / peak)) for leaf in wide))
         assert self.max_norm is not None
-        scale = jnp.minimum(1, self.max_norm / norm)
+        scale = jnp.minimum(1, self.max_norm / norm_of(dx))
         return jax.tree.map(lambda leaf: (widen(leaf) * scale).astype(leaf.dtype), dx)
 
 

@@ -13,9 +13,9 @@ from funcprop.collectors import Rule, apart, collect, records, update
 from funcprop.composites import rewirings
 from funcprop.composites.sharing import Sum
 from funcprop.gradient import objective
-from funcprop.layer import Array, Context, Layer, LayerError, Params, Residuals
+from funcprop.layer import Array, Context, Layer, LayerError, Params, Residuals, norm_of
 from funcprop.training.state import TrainState, init_state
-from funcprop.training.step import Metrics, Step, averaged, norm_of
+from funcprop.training.step import Metrics, Step, averaged, check_opt_state, scale_to
 
 
 @dataclass(frozen=True)
@@ -73,18 +73,12 @@ def update_step(
         dy = jnp.ones_like(value)
         if norms is not None and max_norm is not None:
             norm = norm_of([r.value for r in records(norms.backward(state.params, residuals, dy))])
-            # not finite: NaN everywhere, rather than a step of zeros that looks like convergence
-            scale = jnp.where(jnp.isfinite(norm), jnp.minimum(1, max_norm / norm), jnp.nan)
-            dy = dy * scale.astype(dy.dtype)
+            dy = dy * scale_to(norm, max_norm).astype(dy.dtype)
         try:
             new = goal.backward(held, residuals, dy)
         except Exception as error:
             wanted = jax.eval_shape(lambda p: apart(collected.hold(p))[1], state.params)
-            if jax.tree.structure(state.opt_state) != jax.tree.structure(wanted):
-                raise ValueError(
-                    "state.opt_state is not of this update_step: "
-                    "start from init_update_state(model, optimizer, key, x)"
-                ) from error
+            check_opt_state(state, wanted, "init_update_state", error)
             raise
         params, opt_state = apart(new)
         statistics = averaged(state, aux, momentum)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from funcprop.gradient import GradientFunction
-from funcprop.layer import Array, Context, widen
+from funcprop.layer import Array, Context, norm_of, widen
 from funcprop.training.state import TrainState, trainable, untouched
 
 Step = Callable[[TrainState, Any], tuple[TrainState, Any]]
@@ -58,7 +58,8 @@ def train_step(
             try:
                 updates, opt_state = optimizer.update(grads, state.opt_state, params)
             except Exception as error:
-                check_opt_state(optimizer, state, params, error)
+                wanted = jax.eval_shape(optimizer.init, params)
+                check_opt_state(state, wanted, "init_state", error)
                 raise
             params = untouched(state.params, optax.apply_updates(params, updates))
         return TrainState(params, opt_state, statistics, state.key, state.step + 1), Metrics(value)
@@ -66,15 +67,12 @@ def train_step(
     return step
 
 
-def check_opt_state(
-    optimizer: optax.GradientTransformation, state: TrainState, params: Any, error: Exception
-) -> None:
-    """Raises ValueError from `error` where the optimizer would have started from another tree."""
-    wanted = jax.eval_shape(optimizer.init, params)
+def check_opt_state(state: TrainState, wanted: Any, start: str, error: Exception) -> None:
+    """Raises ValueError from `error` where opt_state has another tree than `start` gives it."""
     if jax.tree.structure(state.opt_state) != jax.tree.structure(wanted):
         raise ValueError(
-            "state.opt_state is not of this optimizer, or of update_step, which holds one for "
-            "each layer: start from init_state(model, optimizer, key, x)"
+            "state.opt_state is of another optimizer, or of another kind of step (update_step "
+            f"holds one for each layer): start from {start}(model, optimizer, key, x)"
         ) from error
 
 
@@ -170,20 +168,16 @@ def clip_by_norm(gradient: GradientFunction, max_norm: float) -> GradientFunctio
 
     def clipped(params: Any, batch: Any, context: Context = Context()) -> Any:
         value, grads = gradient(params, batch, context)
-        norm = norm_of(grads)
-        # not finite: NaN everywhere, rather than zeros that look like convergence
-        scale = jnp.where(jnp.isfinite(norm), jnp.minimum(1, max_norm / norm), jnp.nan)
+        scale = scale_to(norm_of(grads), max_norm)
         return value, jax.tree.map(lambda leaf: (widen(leaf) * scale).astype(leaf.dtype), grads)
 
     return clipped
 
 
-def norm_of(tree: Any) -> Array:
-    """‖all leaves together‖, in float32 or wider."""
-    # scaled by the largest entry first: the squares of large float32 or float16 would overflow
-    wide = [widen(leaf) for leaf in jax.tree.leaves(tree)]
-    peak = sum((jnp.max(jnp.abs(leaf), initial=0) for leaf in wide), 1e-30)
-    return peak * jnp.sqrt(sum(jnp.sum(jnp.square(leaf / peak)) for leaf in wide))
+def scale_to(norm: Array, max_norm: float) -> Array:
+    """What makes something of this norm at most max_norm long."""
+    # not finite: NaN everywhere, rather than zeros that look like convergence
+    return jnp.where(jnp.isfinite(norm), jnp.minimum(1, max_norm / norm), jnp.nan)
 
 
 def ensemble(step: Step) -> Step:

@@ -224,5 +224,5 @@ def test_a_state_of_update_step_is_told_apart():
     model, optimizer, x = fp.Dense(1), optax.adam(0.1), jnp.ones((2, 3))
     state = fp.init_update_state(model, optimizer, KEY, x)
     step = fp.train_step(fp.backprop(model, fp.MeanSquaredError()), optimizer)
-    with pytest.raises(ValueError, match=r"or of update_step.*start from init_state"):
+    with pytest.raises(ValueError, match=r"\(update_step holds one.*start from init_state"):
         step(state, (x, jnp.ones((2, 1))))
