@@ -12,7 +12,6 @@ from funcprop.collectors.clipping import weighted_sum as weighted_sum
 from funcprop.collectors.closed import closed_form as closed_form
 from funcprop.collectors.collect import Collected as Collected
 from funcprop.collectors.collect import collect as collect
-from funcprop.collectors.collect import summed as summed
 from funcprop.collectors.eigenvalues import Ekfac as Ekfac
 from funcprop.collectors.eigenvalues import ekfac as ekfac
 from funcprop.collectors.examples import gradients as gradients
@@ -54,6 +53,7 @@ from funcprop.collectors.schedule import StageTimes as StageTimes
 from funcprop.collectors.schedule import Timeline as Timeline
 from funcprop.collectors.schedule import simulate_pipeline as simulate_pipeline
 from funcprop.collectors.schedule import stage_times as stage_times
+from funcprop.collectors.single_examples import summed as summed
 from funcprop.collectors.split import SplitBackward as SplitBackward
 from funcprop.collectors.split import bytes_between as bytes_between
 from funcprop.collectors.split import split_backward as split_backward

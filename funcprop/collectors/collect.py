@@ -19,6 +19,7 @@ from funcprop.collectors.held import Held, InPlaceRepeat, is_held, without_held
 from funcprop.collectors.record import Place, recorded
 from funcprop.collectors.rule import Remembered, Rule, as_rule, is_empty
 from funcprop.collectors.separate import Apart, Untied
+from funcprop.collectors.single_examples import check_summed, check_unmixed
 from funcprop.composites import (
     Cast,
     Composite,
@@ -28,7 +29,6 @@ from funcprop.composites import (
     Rewired,
     RewiredParams,
     Tied,
-    rewirings,
 )
 from funcprop.composites.tied import parse, put, transposes
 from funcprop.layer import (
@@ -241,38 +241,6 @@ class Collected(Layer):
             check_summed(loss, self.rule)
 
 
-def check_summed(loss: Layer, rule: Rule) -> None:
-    """The examples' gradients of a mean would be divided by their number, without saying so."""
-    if getattr(loss, "reduction", "sum") == "mean":
-        raise LayerError(
-            loss,
-            f"takes a mean, and {rule.name} speaks of each example's own gradient",
-            "sum instead: reduction='sum', or summed(model) of funcprop.collectors for a loss "
-            "inside; divide by the number of examples afterwards",
-        )
-
-
-def check_apart_backward(layer: Layer, rule: Rule) -> None:
-    """An example's gradient must not depend on the others in its batch."""
-    for rewired in rewirings(layer):
-        if rewired.mixes:
-            raise LayerError(
-                rewired,
-                f"sends back to one example what depends on the others, and {rule.name} speaks of "
-                "each example's own gradient",
-                "limit each number instead: clip_cotangent(max_abs=1.0)",
-            )
-
-
-def summed(model: Layer) -> Layer:
-    """The model with a sum for every mean that a loss in it takes: what per-example rules read."""
-    if isinstance(model, Composite):
-        return model.rebuild(tuple(map(summed, model.layers)))
-    if getattr(model, "reduction", "sum") == "mean":
-        return replace(model, reduction="sum")  # type: ignore[type-var]
-    return model
-
-
 def collect(model: Layer, rule: Any) -> Collected:
     """The model with `rule` in place of every leaf's gradient: nothing else changes.
 
@@ -306,7 +274,7 @@ def _build(
     if not isinstance(layer, Composite):
         if rule.per_example:
             check_summed(layer, rule)
-            check_apart_backward(layer, rule)
+            check_unmixed(layer, rule)
         if isinstance(layer, Rewired) and layer.learns and rule.per_example:
             raise LayerError(
                 layer,
