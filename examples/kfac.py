@@ -45,7 +45,7 @@ def by_sgd(model: fp.Serial, loss: fp.Layer, rate: float):
 
 
 def by_kfac(model: fp.Serial, loss: fp.Layer, rate: float, params, batch):
-    """-> start, step. The gradient comes with factors, which the optimiser is given."""
+    """-> start, step. The gradient comes with factors, which the optimizer is given."""
     gradient = with_factors(model, loss, fisher="sampled")
     context = fp.Context(jax.random.key(0))
     factors = jax.eval_shape(gradient, params, batch, context)[2]

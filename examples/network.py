@@ -2,7 +2,7 @@
 
 This is the network of Nielsen's first chapter as pure functions: parameters go in, parameters
 come out, and nothing is changed in place. Each step prints as the original did: the test images
-that are recognised after every epoch.
+that are recognized after every epoch.
 
     python examples/network.py            the digits that come with scikit-learn, in seconds
     python examples/network.py FOLDER     MNIST from a folder of IDX files, [784, 30, 10]

@@ -7,17 +7,13 @@ from funcprop.blocks import CrossAttention as CrossAttention
 from funcprop.blocks import SelfAttention as SelfAttention
 from funcprop.blocks import SwiGLU as SwiGLU
 from funcprop.collectors import SplitBackward as SplitBackward
-from funcprop.collectors import StageTimes as StageTimes
-from funcprop.collectors import Timeline as Timeline
 from funcprop.collectors import bytes_between as bytes_between
 from funcprop.collectors import collect as collect
 from funcprop.collectors import collect_all as collect_all
 from funcprop.collectors import ggn_vector as ggn_vector
 from funcprop.collectors import hessian_vector as hessian_vector
 from funcprop.collectors import private_gradient as private_gradient
-from funcprop.collectors import simulate_pipeline as simulate_pipeline
 from funcprop.collectors import split_backward as split_backward
-from funcprop.collectors import stage_times as stage_times
 from funcprop.comparison import Comparison as Comparison
 from funcprop.comparison import GradientError as GradientError
 from funcprop.comparison import Score as Score
@@ -40,7 +36,7 @@ from funcprop.composites import Serial as Serial
 from funcprop.composites import Skip as Skip
 from funcprop.composites import StochasticDepth as StochasticDepth
 from funcprop.composites import Tied as Tied
-from funcprop.composites import WeightStandardised as WeightStandardised
+from funcprop.composites import WeightStandardized as WeightStandardized
 from funcprop.gradient import Aux as Aux
 from funcprop.gradient import as_function as as_function
 from funcprop.gradient import autodiff as autodiff
@@ -59,7 +55,7 @@ from funcprop.layers import Affine as Affine
 from funcprop.layers import AvgPool as AvgPool
 from funcprop.layers import BatchNorm as BatchNorm
 from funcprop.layers import Bias as Bias
-from funcprop.layers import Binarise as Binarise
+from funcprop.layers import Binarize as Binarize
 from funcprop.layers import Concatenate as Concatenate
 from funcprop.layers import Conv as Conv
 from funcprop.layers import ConvTranspose as ConvTranspose
@@ -92,7 +88,7 @@ from funcprop.layers import MaxPool as MaxPool
 from funcprop.layers import Multiply as Multiply
 from funcprop.layers import Pad as Pad
 from funcprop.layers import Pixels as Pixels
-from funcprop.layers import Quantise as Quantise
+from funcprop.layers import Quantize as Quantize
 from funcprop.layers import RecurrentWeights as RecurrentWeights
 from funcprop.layers import ReLU as ReLU
 from funcprop.layers import Reshape as Reshape
@@ -135,6 +131,10 @@ from funcprop.models import mlp as mlp
 from funcprop.models import resnet as resnet
 from funcprop.models import to_objective as to_objective
 from funcprop.models import vit as vit
+from funcprop.pipelines import StageTimes as StageTimes
+from funcprop.pipelines import Timeline as Timeline
+from funcprop.pipelines import simulate_pipeline as simulate_pipeline
+from funcprop.pipelines import stage_times as stage_times
 from funcprop.prediction import inference as inference
 from funcprop.rewiring import DirectFeedback as DirectFeedback
 from funcprop.rewiring import alignment as alignment

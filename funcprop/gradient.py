@@ -96,7 +96,7 @@ class Backprop:
 
 
 def objective(model: Layer, loss: Layer | None = None, has_aux: bool = False) -> Objective:
-    """The function (params, batch, context=Context()) -> value that training minimises.
+    """The function (params, batch, context=Context()) -> value that training minimizes.
 
     model, loss  `loss` reads (model's output, target); the batch is (x, target) or
                  (x, target, mask), and the mask goes into the context

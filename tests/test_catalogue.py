@@ -1,7 +1,7 @@
 """One test a property, over every row of the table of layers.
 
 What a row's tests share (arguments, programs, gradients) is computed once and cached, and float64
-programs are compiled without optimisation: compiling is nearly all that these tests cost.
+programs are compiled without optimization: compiling is nearly all that these tests cost.
 """
 
 import dataclasses

@@ -12,8 +12,8 @@ import jax
 import pytest
 
 import funcprop.cli as cli
+from funcprop.cli.job.recipe import Recipe
 from funcprop.layers import Sigmoid
-from funcprop.training.recipe import Recipe
 
 # Linear and differentiated by jax.grad: the cheapest run that does everything else
 QUICK = (
@@ -414,8 +414,8 @@ def test_compare_fails_where_a_gradient_is_wrong(run, monkeypatch):
 
 
 def test_in_a_terminal_a_bar_moves_below_the_lines(capsys):
-    from funcprop.training.progress import progress
-    from funcprop.training.run import Record
+    from funcprop.cli.job.progress import progress
+    from funcprop.cli.job.run import Record
 
     with progress(2, terminal=True) as show:
         for number in range(2):

@@ -12,6 +12,7 @@ FLOORS = {
     "explorer": 6,
     "training": 5,
     "comparison": 5,
+    "pipelines": 5,
     "models": 4,
     "collectors": 4,
     "rewiring": 4,

@@ -13,7 +13,7 @@ import funcprop as fp
 
 
 @dataclass(frozen=True)
-class Centre(fp.Layer):
+class Center(fp.Layer):
     """Subtracts the batch's mean, and observes it."""
 
     def forward(self, params, x, context=fp.Context()):
@@ -39,7 +39,7 @@ class Shift(fp.Layer):
         return dy, -dy.sum(0)
 
 
-MODEL = fp.Serial(fp.Dense(3), fp.Skip(fp.Serial(Centre(), fp.Dropout(0.5))), fp.Dense(2))
+MODEL = fp.Serial(fp.Dense(3), fp.Skip(fp.Serial(Center(), fp.Dropout(0.5))), fp.Dense(2))
 
 
 def test_noise_and_batches_disappear_under_every_composite():

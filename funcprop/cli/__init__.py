@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from funcprop.cli import compare, predict, train
 from funcprop.cli.arguments import parse
 from funcprop.cli.errors import USAGE_ERRORS, FailedRun, complain
-from funcprop.training.run import NonFiniteError
+from funcprop.cli.job.run import NonFiniteError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Union
 
 from funcprop.cli.compare import Compare
 from funcprop.cli.errors import UsageError
+from funcprop.cli.job.recipe import nearest
 from funcprop.cli.predict import Predict
 from funcprop.cli.train import Train
 from funcprop.extras import require
-from funcprop.training.recipe import nearest
 
 DESCRIPTION = """Programmable backpropagation: every layer is a forward and a hand-written backward.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from funcprop.cli.errors import FailedRun, UsageError
+from funcprop.cli.job.progress import counting
 from funcprop.cli.markers import Positional, UseAppendAction
 from funcprop.cli.target import Subject, subject
 from funcprop.comparison.catalogue import ROWS
@@ -26,7 +27,6 @@ from funcprop.comparison.table import (
     effort,
 )
 from funcprop.extras import require
-from funcprop.training.progress import counting
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def cost(table: Table) -> Costs | None:
 
 
 def show(report: object) -> None:
-    """Printed with colours in a terminal, and without control codes elsewhere."""
+    """Printed with colors in a terminal, and without control codes elsewhere."""
     if sys.stdout.isatty():
         require("rich", "train").print(report)
     else:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 import traceback
 
+from funcprop.cli.job.recipe import RecipeError
 from funcprop.comparison.discovery import TargetError
 from funcprop.data import DataError
 from funcprop.layer import LayerError
 from funcprop.training.checkpoint import CheckpointError
-from funcprop.training.recipe import RecipeError
 
 
 class UsageError(ValueError):

@@ -10,14 +10,8 @@ from typing import Annotated
 import jax
 import numpy as np
 
-from funcprop.cli.markers import Positional
-from funcprop.cli.train import accuracy, read
-from funcprop.layer import Array, Layer
-from funcprop.models import generate
-from funcprop.prediction import inference
-from funcprop.training.checkpoint import load_checkpoint
-from funcprop.training.folder import PARAMS, read_config
-from funcprop.training.recipe import (
+from funcprop.cli.job.folder import PARAMS, read_config
+from funcprop.cli.job.recipe import (
     LOSSES,
     RecipeError,
     build_model,
@@ -25,7 +19,13 @@ from funcprop.training.recipe import (
     check_data,
     prepare,
 )
-from funcprop.training.run import score
+from funcprop.cli.job.run import score
+from funcprop.cli.markers import Positional
+from funcprop.cli.train import accuracy, read
+from funcprop.layer import Array, Layer
+from funcprop.models import generate
+from funcprop.prediction import inference
+from funcprop.training.checkpoint import load_checkpoint
 from funcprop.training.state import TrainState, init_state
 
 

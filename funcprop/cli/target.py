@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcprop.cli.errors import UsageError
-from funcprop.comparison.compare import compare
 from funcprop.comparison.discovery import attribute
+from funcprop.comparison.front import compare
 from funcprop.comparison.inputs import Spec, draw
 from funcprop.comparison.programs import generator
 from funcprop.comparison.report import Comparison

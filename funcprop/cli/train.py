@@ -11,14 +11,7 @@ from typing import NamedTuple
 import jax
 
 from funcprop.cli.errors import FailedRun, complain
-from funcprop.comparison.compare import compare
-from funcprop.data import Dataset, Examples, load
-from funcprop.gradient import backprop
-from funcprop.layer import Array, Context, Layer
-from funcprop.models import to_objective
-from funcprop.models.gpt import backbone_and_head
-from funcprop.training.checkpoint import save_checkpoint
-from funcprop.training.folder import (
+from funcprop.cli.job.folder import (
     CURVES,
     PARAMS,
     append_metrics,
@@ -26,9 +19,8 @@ from funcprop.training.folder import (
     draw_curves,
     start_folder,
 )
-from funcprop.training.loop import epoch
-from funcprop.training.progress import progress
-from funcprop.training.recipe import (
+from funcprop.cli.job.progress import progress
+from funcprop.cli.job.recipe import (
     LOSSES,
     Recipe,
     RecipeError,
@@ -40,10 +32,18 @@ from funcprop.training.recipe import (
     prepare,
     settled,
 )
-from funcprop.training.run import NonFiniteError, Record, Score, history, score
+from funcprop.cli.job.run import NonFiniteError, Record, Score, history, score
+from funcprop.cli.job.summary import format_summary, summary
+from funcprop.comparison.front import compare
+from funcprop.data import Dataset, Examples, load
+from funcprop.gradient import backprop
+from funcprop.layer import Array, Context, Layer
+from funcprop.models import to_objective
+from funcprop.models.decoder import backbone_and_head
+from funcprop.training.checkpoint import save_checkpoint
+from funcprop.training.loop import epoch
 from funcprop.training.state import TrainState, init_state
 from funcprop.training.step import train_step
-from funcprop.training.summary import format_summary, summary
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def make_job(recipe: Recipe, data: Dataset) -> Job:
     model = build_model(recipe, example, data.classes)
     x = jax.ShapeDtypeStruct((recipe.batch_size, *example), data.train.x.dtype)
     optimizer = build_optimizer(recipe)
-    # one compilation instead of one for every operation of every initialiser
+    # one compilation instead of one for every operation of every initializer
     state = jax.jit(lambda key: init_state(model, optimizer, key, x))(jax.random.key(recipe.seed))
     return Job(recipe, data, model, state)
 

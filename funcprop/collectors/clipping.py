@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcprop.collectors.collect import collect
+from funcprop.collectors.collection import collect
 from funcprop.collectors.examples import PerExample, added, each_form
 from funcprop.collectors.forms import is_form
 from funcprop.collectors.generic import Generic

@@ -49,7 +49,7 @@ class Softmaxes(Form):
     def each(self) -> tuple[Any, ...]:
         return (*self.rows[:4], self.dvalues)
 
-    def materialise(self) -> Array:
+    def materialize(self) -> Array:
         def one(row: tuple[Array, ...]) -> Array:
             return of_rows(self.layer, self.params, row)[0].w.astype(self.dtype)
 

@@ -81,7 +81,7 @@ class PerExampleGradients(PerExample):
     def of_forms(self, layer: Layer, params: Params, forms: Any) -> Any:
         if isinstance(forms, Generic):
             return forms.mapped(lambda dparams: dparams)
-        return jax.tree.map(lambda form: form.materialise(), forms, is_leaf=is_form)
+        return jax.tree.map(lambda form: form.materialize(), forms, is_leaf=is_form)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ A parameter's gradient is a sum over the examples, g = Σ_b g_b. A form stands f
 parameter without holding them: [B, *shape] would be B times the parameters. All arrays in a form
 have the example axis first. Rules ask for what they need:
 
-    materialise()     g_b itself, [B, *shape]
+    materialize()     g_b itself, [B, *shape]
     squared_norms()   ‖g_b‖², [B]
     inner(other)      ⟨g_b, h_b⟩, [B], for the uses of one parameter in two places
     gram()            ⟨g_b, g_c⟩ for all pairs, [B, B]
@@ -48,15 +48,15 @@ class Form:
     def T(self) -> Form:
         return Turned(self)
 
-    def materialise(self) -> Array:
-        raise NotImplementedError(f"{type(self).__name__} does not define materialise")
+    def materialize(self) -> Array:
+        raise NotImplementedError(f"{type(self).__name__} does not define materialize")
 
     def squared_norms(self) -> Array:
-        return by_example(lambda one: squares(one.materialise()), self.numbers, self)
+        return by_example(lambda one: squares(one.materialize()), self.numbers, self)
 
     def inner(self, other: Form) -> Array:
         def product(pair: tuple[Form, Form]) -> Array:
-            a, b = (widen(one.materialise()) for one in pair)
+            a, b = (widen(one.materialize()) for one in pair)
             return (a * b).sum(range(1, a.ndim))
 
         if not (self.mappable and other.mappable):
@@ -64,10 +64,10 @@ class Form:
         return by_example(product, self.numbers + other.numbers, (self, other))
 
     def gram(self) -> Array:
-        return gram(self.materialise())
+        return gram(self.materialize())
 
     def squares_summed(self) -> Array:
-        return jnp.square(widen(self.materialise())).sum(0)
+        return jnp.square(widen(self.materialize())).sum(0)
 
     def weighted(self, c: Array) -> Array:
         raise NotImplementedError(f"{type(self).__name__} does not define weighted")
@@ -152,7 +152,7 @@ class Full(Form):
     def dtype(self) -> Any:  # type: ignore[override]
         return self.g.dtype
 
-    def materialise(self) -> Array:
+    def materialize(self) -> Array:
         return self.g
 
     def weighted(self, c: Array) -> Array:
@@ -185,7 +185,7 @@ class Outer(Form):
     def T(self) -> Form:
         return Outer(self.d, self.a)
 
-    def materialise(self) -> Array:
+    def materialize(self) -> Array:
         return product("bni,bno->bio", self.a, self.d)
 
     def squared_norms(self) -> Array:
@@ -256,7 +256,7 @@ class Rows(Form):
     def dtype(self) -> Any:  # type: ignore[override]
         return self.d.dtype
 
-    def materialise(self) -> Array:
+    def materialize(self) -> Array:
         def one(ids: Array, d: Array) -> Array:
             zero = jnp.zeros(self.shape, widen(d).dtype)
             return zero.at[ids].add(widen(d), mode="drop").astype(d.dtype)
@@ -314,8 +314,8 @@ class Turned(Form):
     def mappable(self) -> bool:
         return self.form.mappable
 
-    def materialise(self) -> Array:
-        return self.form.materialise().mT
+    def materialize(self) -> Array:
+        return self.form.materialize().mT
 
     def squared_norms(self) -> Array:
         return self.form.squared_norms()
@@ -355,8 +355,8 @@ class Several(Form):
     def mappable(self) -> bool:
         return all(use.mappable for use in self.uses)
 
-    def materialise(self) -> Array:
-        return functools.reduce(jnp.add, [use.materialise() for use in self.uses])
+    def materialize(self) -> Array:
+        return functools.reduce(jnp.add, [use.materialize() for use in self.uses])
 
     def squared_norms(self) -> Array:
         total = functools.reduce(jnp.add, [use.squared_norms() for use in self.uses])

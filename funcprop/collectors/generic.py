@@ -91,7 +91,7 @@ class Part(Form):
     def dtype(self) -> Any:  # type: ignore[override]
         return jax.tree.leaves(self.whole.params)[self.index].dtype
 
-    def materialise(self) -> Array:
+    def materialize(self) -> Array:
         return self.whole.mapped(lambda dparams: self.whole.at(dparams, self.index))
 
     def squared_norms(self) -> Array:
@@ -104,7 +104,7 @@ class Part(Form):
         return self.whole.at(self.whole.weighted(c), self.index)
 
     def folded(self) -> Form:
-        return Full(jax.lax.map(lambda part: part.materialise(), self)).folded()
+        return Full(jax.lax.map(lambda part: part.materialize(), self)).folded()
 
 
 def example_axes(

@@ -1,7 +1,7 @@
 """Second derivatives through the hand-written backward: products, and the diagonal.
 
 the Hessian               ∂²C: the backward pass, differentiated forwards (Pearlmutter, 1994)
-generalised Gauss-Newton  Jᵀ H J, J the model's Jacobian and H the Hessian of the loss in the
+generalized Gauss-Newton  Jᵀ H J, J the model's Jacobian and H the Hessian of the loss in the
                           prediction (Schraudolph, 2002): positive semi-definite where H is
 """
 
@@ -12,7 +12,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from funcprop.collectors.collect import collect
+from funcprop.collectors.collection import collect
 from funcprop.collectors.examples import second_moment
 from funcprop.collectors.loss_hessian import root, sum_over_columns
 from funcprop.collectors.record import values

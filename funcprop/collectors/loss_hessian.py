@@ -7,7 +7,7 @@ backward pass that begins with s_c instead of the gradient carries it to the par
     on average  H = E s sᵀ, one pass: s is the gradient for a target drawn from the model's own
                 distribution, and the Fisher is what is estimated (Martens, 2014)
 
-For a loss that is the negative logarithm of such a distribution the Fisher and the generalised
+For a loss that is the negative logarithm of such a distribution the Fisher and the generalized
 Gauss-Newton matrix Jᵀ H J are the same. As with `closed_form`, a root belongs to exactly one type.
 """
 

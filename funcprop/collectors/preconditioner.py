@@ -1,4 +1,4 @@
-"""K-FAC as an optimiser: gradients and factors from one forward pass, and their use with optax.
+"""K-FAC as an optimizer: gradients and factors from one forward pass, and their use with optax.
 
 gradient = with_factors(model, loss)
 factors = jax.eval_shape(gradient, params, batch, context)[2]
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from funcprop.collectors.collect import Collected, collect
+from funcprop.collectors.collection import Collected, collect
 from funcprop.collectors.ggn import sampling_key
 from funcprop.collectors.kronecker import BIAS_OF, Diagonal, Eigen, Kfac, Kronecker, is_block, kfac
 from funcprop.collectors.loss_hessian import root, sum_over_columns, weights

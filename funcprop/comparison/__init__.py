@@ -1,7 +1,7 @@
 """Manual and automatic gradients, side by side."""
 
 from funcprop.comparison.assertion import assert_gradients as assert_gradients
-from funcprop.comparison.compare import compare as compare
+from funcprop.comparison.front import compare as compare
 from funcprop.comparison.mutants import Score as Score
 from funcprop.comparison.mutants import mutation_score as mutation_score
 from funcprop.comparison.report import Comparison as Comparison

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from funcprop.comparison.compare import compare
+from funcprop.comparison.front import compare
 from funcprop.comparison.report import Comparison, GradientError
 
 Listener = Callable[[Comparison], None]

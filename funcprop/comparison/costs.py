@@ -163,7 +163,7 @@ class Costs:
 
 
 def _cells(p: Profile) -> tuple[str, ...]:
-    """A line; ratios below 1 are in favour of the hand-written pass."""
+    """A line; ratios below 1 are in favor of the hand-written pass."""
 
     def ratio(peer: Cost | None, attribute: str) -> str:
         given = over(p.by_hand, peer, attribute)

@@ -285,8 +285,8 @@ def off_along_x(case: Case) -> Iterator[Guess]:
     """The error is a multiple of x, or of its deviations, group by group."""
     for (name, x), axes in itertools.product(case.xs.items(), subsets(case.axes)):
         if math.prod(x.shape[axis] for axis in axes) >= 4:
-            centred = x - x.mean(axes, keepdims=True)
-            for words, values in ((name, x), (f"{name} − its mean", centred)):
+            centered = x - x.mean(axes, keepdims=True)
+            for words, values in ((name, x), (f"{name} − its mean", centered)):
                 d = np.broadcast_to(values, case.given.shape)
                 told = f"off by a multiple of {words} along {along(axes)}"
                 predicted = case.truth + multiple(case.error, d, axes) * d

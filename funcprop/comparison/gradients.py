@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcprop.comparison.contract import check_trees
-from funcprop.comparison.localisation import localise
+from funcprop.comparison.localization import localize
 from funcprop.comparison.programs import cast, generator, measured
 from funcprop.comparison.records import Broken, recording, with_reason
 from funcprop.comparison.slopes import Slope, along
@@ -74,7 +74,7 @@ def compare_gradients(
     if looked is None or notes:
         return rows, notes + said
     strict, lenient, *given = looked
-    inner, notes = localise(strict, *given)
+    inner, notes = localize(strict, *given)
     if any(not row.ok for row in inner):
         inner = explained_inside(inner, lenient, *given, key=key)
     return inner + rows, notes + said

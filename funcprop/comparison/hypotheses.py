@@ -120,7 +120,7 @@ def over_probes(layer: Layer, in_forward: Callable[[Any, Any], Any]) -> Callable
 
 
 def quickly(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`jax.jit`, with as little optimisation as the CPU's compiler allows."""
+    """`jax.jit`, with as little optimization as the CPU's compiler allows."""
     options = quick_options() if jax.default_backend() == "cpu" else None
     return jax.jit(function, compiler_options=options)
 

@@ -9,7 +9,7 @@ from funcprop.comparison import table as catalogue
 from funcprop.comparison.costs import Costs
 from funcprop.comparison.report import HEADINGS, Comparison, cells
 
-# Colours of the page are the page's; a report alone takes those of the notebook around it.
+# Colors of the page are the page's; a report alone takes those of the notebook around it.
 PAGE_STYLE = """
 :root { color-scheme: light dark; }
 body { margin: 2rem auto; max-width: 96rem; padding: 0 1rem; background: #fff; color: #1b1f24; }

@@ -13,7 +13,7 @@ import numpy as np
 
 from funcprop.layer import Array, is_float
 
-SMALL = 100_000  # numbers: above, an unoptimised program costs more than its compilation saves
+SMALL = 100_000  # numbers: above, an unoptimized program costs more than its compilation saves
 QUICK: dict[str, Any] = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
@@ -37,7 +37,7 @@ def program(function: Callable[..., Any], *arguments: Any, quick: bool = False) 
     """The function compiled afresh for such arguments.
 
     Never from a cache: a backward that was edited in place would go unseen. `quick` leaves out
-    the optimisations that take most of the compile time: for small float64 truths.
+    the optimizations that take most of the compile time: for small float64 truths.
     """
     lowered = jax.jit(lambda *given: function(*given)).lower(*arguments)
     size = sum(np.size(leaf) for leaf in jax.tree.leaves(arguments))

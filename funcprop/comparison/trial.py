@@ -13,7 +13,7 @@ import numpy as np
 
 from funcprop.comparison.contract import check_contract
 from funcprop.comparison.diagnosis import diagnose
-from funcprop.comparison.localisation import inside, values_at
+from funcprop.comparison.localization import inside, values_at
 from funcprop.comparison.programs import Programs, cast, dtypes, measured
 from funcprop.comparison.records import Broken, name_of, recording
 from funcprop.comparison.report import Comparison

@@ -255,7 +255,7 @@ def observe(
     In float64 forward and backward are programs of their own, as they are in use: a backward that
     reads what a forward pass left behind has nothing to read there. `dys` [probes, ...] are in the
     working dtype; in float64 there are one-hot and scaled ones besides. `quick` leaves the
-    compiler's optimisations out in the working dtype too. `programs` serve again where they fit.
+    compiler's optimizations out in the working dtype too. `programs` serve again where they fit.
     """
     run = Programs() if programs is None else programs
     by_jax = run.once("differentiable", differentiable, peer, params, x, context)

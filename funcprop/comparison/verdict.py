@@ -33,7 +33,7 @@ VALUE = 1e-9  # of Σ |dy y|, whose rounding finite differences divide by their 
 CHANGED = 1e-7  # where the input was changed: a gradient that saturation made small is a difference
 # of large numbers
 UNKNOWN = "no element of the truth is finite: nothing can be judged here"
-NO_PATTERN = "no pattern recognised"
+NO_PATTERN = "no pattern recognized"
 ZERO = 64.0  # eps of the target's largest gradient: a leaf below it is zero but for rounding
 
 

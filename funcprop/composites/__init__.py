@@ -17,4 +17,4 @@ from funcprop.composites.serial import Serial as Serial
 from funcprop.composites.skip import Skip as Skip
 from funcprop.composites.stochastic_depth import StochasticDepth as StochasticDepth
 from funcprop.composites.tied import Tied as Tied
-from funcprop.composites.weight_standardised import WeightStandardised as WeightStandardised
+from funcprop.composites.weight_standardized import WeightStandardized as WeightStandardized

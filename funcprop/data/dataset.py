@@ -1,4 +1,4 @@
-"""What every loader returns: labelled examples in named parts, checked once and never changed."""
+"""What every loader returns: labeled examples in named parts, checked once and never changed."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -24,7 +24,7 @@ class Examples(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Labelled examples for classification, or text, where every token has a label.
+    """Labeled examples for classification, or text, where every token has a label.
 
     name        what was asked for: "mnist"
     train       Examples: images are [n, height, width, 1], bytes or in [0, 1]; tables

@@ -1,4 +1,4 @@
-"""The 1,797 digits of scikit-learn: 8x8 grey images that come with the library."""
+"""The 1,797 digits of scikit-learn: 8x8 gray images that come with the library."""
 
 import numpy as np
 

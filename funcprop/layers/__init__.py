@@ -43,8 +43,8 @@ from funcprop.layers.pooling import AvgPool as AvgPool
 from funcprop.layers.pooling import GlobalAvgPool as GlobalAvgPool
 from funcprop.layers.pooling import GlobalMaxPool as GlobalMaxPool
 from funcprop.layers.pooling import MaxPool as MaxPool
-from funcprop.layers.quantise import Binarise as Binarise
-from funcprop.layers.quantise import Quantise as Quantise
+from funcprop.layers.quantize import Binarize as Binarize
+from funcprop.layers.quantize import Quantize as Quantize
 from funcprop.layers.recurrence import RecurrentWeights as RecurrentWeights
 from funcprop.layers.rnn import RNN as RNN
 from funcprop.layers.scale import Bias as Bias

@@ -1,4 +1,4 @@
-"""BatchNorm: each feature normalised over the batch, the one layer that mixes examples."""
+"""BatchNorm: each feature normalized over the batch, the one layer that mixes examples."""
 
 from __future__ import annotations
 
@@ -81,10 +81,10 @@ class BatchNorm(Layer):
         check_gain(self, params, x)
         wide, leading, n = widen(x), tuple(range(x.ndim - 1)), self._examples(x)
         mean = wide.mean(leading)
-        centred = wide - mean
-        squares = jnp.square(centred).sum(leading)
+        centered = wide - mean
+        squares = jnp.square(centered).sum(leading)
         rstd = jax.lax.rsqrt(squares / n + self.eps)
-        y = apply_gain(params, centred * rstd).astype(x.dtype)
+        y = apply_gain(params, centered * rstd).astype(x.dtype)
         return y, BatchNormResiduals(x, mean, rstd, squares / (n - 1))
 
     def backward(

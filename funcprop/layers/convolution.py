@@ -1,4 +1,4 @@
-"""Conv: a small linear map of every neighbourhood. Images are channels last."""
+"""Conv: a small linear map of every neighborhood. Images are channels last."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Normalisation within each example: layer, RMS, group and instance norm.
+"""Normalization within each example: layer, RMS, group and instance norm.
 
 All of them are x̂ = (x − μ) / √(σ² + ε), with mean and variance over some axes, and all but RMSNorm
 share one derivative:
@@ -79,9 +79,9 @@ class LayerNorm(Layer):
         check_gain(self, params, x, self.axes)
         wide = widen(x)
         mean = self._average(wide)
-        centred = wide - mean
-        rstd = jax.lax.rsqrt(self._average(jnp.square(centred)) + self.eps)
-        y = apply_gain(params, centred * rstd).astype(x.dtype)
+        centered = wide - mean
+        rstd = jax.lax.rsqrt(self._average(jnp.square(centered)) + self.eps)
+        y = apply_gain(params, centered * rstd).astype(x.dtype)
         return y, NormResiduals(x, mean, rstd)
 
     def backward(self, params: Gain, residuals: NormResiduals, dy: Array) -> tuple[Array, Gain]:
@@ -89,7 +89,7 @@ class LayerNorm(Layer):
         check_cotangent(self, dy, x.shape, x.dtype)
         x_hat = (widen(x) - mean) * rstd
         dx_hat, dparams = gain_backward(params, x_hat, widen(dy))
-        return standardise_backward(x_hat, rstd, dx_hat, self._average).astype(x.dtype), dparams
+        return standardize_backward(x_hat, rstd, dx_hat, self._average).astype(x.dtype), dparams
 
     def _average(self, values: Array) -> Array:
         return values.mean(tuple(range(-self.axes, 0)), keepdims=True)
@@ -185,9 +185,9 @@ class GroupNorm(Layer):
         check_gain(self, params, x)
         wide, average, each = widen(x), self._average(x), self._each(x)
         mean = average(wide)
-        centred = wide - each(mean)
-        rstd = jax.lax.rsqrt(average(jnp.square(centred)) + self.eps)
-        y = apply_gain(params, centred * each(rstd)).astype(x.dtype)
+        centered = wide - each(mean)
+        rstd = jax.lax.rsqrt(average(jnp.square(centered)) + self.eps)
+        y = apply_gain(params, centered * each(rstd)).astype(x.dtype)
         return y, NormResiduals(x, mean, rstd)
 
     def backward(self, params: Gain, residuals: NormResiduals, dy: Array) -> tuple[Array, Gain]:
@@ -196,7 +196,7 @@ class GroupNorm(Layer):
         average, each = self._average(x), self._each(x)
         x_hat = (widen(x) - each(mean)) * each(rstd)
         dx_hat, dparams = gain_backward(params, x_hat, widen(dy))
-        dx = standardise_backward(x_hat, each(rstd), dx_hat, lambda v: each(average(v)))
+        dx = standardize_backward(x_hat, each(rstd), dx_hat, lambda v: each(average(v)))
         return dx.astype(x.dtype), dparams
 
     def _average(self, x: Array) -> Callable[[Array], Array]:
@@ -246,7 +246,7 @@ class InstanceNorm(GroupNorm):
         return x.shape[-1]
 
 
-def standardise_backward(
+def standardize_backward(
     x_hat: Array, rstd: Array, dx_hat: Array, average: Callable[[Array], Array]
 ) -> Array:
     """dx of x̂ = (x − mean x) · rstd, where `average` is the mean that was taken.

@@ -227,8 +227,8 @@ class Recurrent(Layer):
         size, steps = after.shape[0], h.shape[-2]
         edge = (k + 1) * size if self.reverse else k * size - 1
         outside = (edge < 0) | (edge >= steps)
-        neighbour = jax.lax.dynamic_index_in_dim(h, edge, h.ndim - 2, keepdims=False)
-        first = jnp.where(outside, initial, neighbour)[None]
+        neighbor = jax.lax.dynamic_index_in_dim(h, edge, h.ndim - 2, keepdims=False)
+        first = jnp.where(outside, initial, neighbor)[None]
         parts = (after[1:], first) if self.reverse else (first, after[:-1])
         return jnp.concatenate(parts)
 

@@ -79,7 +79,7 @@ class Bias(Layer):
         return dy, dparams
 
 
-# --- what normalisation layers share with Scale and Bias ------------------------------------------
+# --- what normalization layers share with Scale and Bias ------------------------------------------
 
 
 def init_gain(
@@ -90,7 +90,7 @@ def init_gain(
     bias_init: Initializer | None,
     axes: int = 1,
 ) -> Gain:
-    """Parameters over the last `axes` axes of x; None where there is no initialiser."""
+    """Parameters over the last `axes` axes of x; None where there is no initializer."""
     check_input(layer, x, rank=axes)
     shape = x.shape[x.ndim - axes :]
     scale_key, bias_key = jax.random.split(key)

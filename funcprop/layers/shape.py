@@ -307,7 +307,7 @@ class Upsample(Layer):
 
     factor  one whole number for each spatial axis: (2, 2) for images, (2,) for sequences; a
             single number stands for two axes
-    method  "nearest": each element is repeated; "linear": between the centres of neighbours, the
+    method  "nearest": each element is repeated; "linear": between the centers of neighbors, the
             outermost continued (PyTorch's align_corners=False)
 
     forward   x [..., height, width, channels] -> y [..., height · s, width · s, channels]
@@ -368,6 +368,6 @@ class Upsample(Layer):
 
 
 def interpolation(n: int, factor: int) -> np.ndarray:
-    """[n · factor, n]: the weights of linear interpolation between the centres of neighbours."""
+    """[n · factor, n]: the weights of linear interpolation between the centers of neighbors."""
     places = np.clip((np.arange(n * factor) + 0.5) / factor - 0.5, 0, n - 1)
     return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(n)))

@@ -64,7 +64,7 @@ class Dropout(Layer):
 class SpatialDropout(Dropout):
     """y = x · kept / (1 − rate): whole channels are dropped, with probability `rate` each.
 
-    Neighbouring pixels say nearly the same, so dropping them one by one hides little (Tompson et
+    Neighboring pixels say nearly the same, so dropping them one by one hides little (Tompson et
     al., 2015). The `axes` axes before the last are spatial: 2 for images, 1 for sequences. Needs
     `context.key`; a batch draws other numbers than its examples would one at a time.
     `fp.inference` replaces it by the identity.

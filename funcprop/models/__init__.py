@@ -3,17 +3,17 @@
 from collections.abc import Callable
 
 from funcprop.layer import Layer
-from funcprop.models.convnet import convnet as convnet
-from funcprop.models.gpt import from_objective as from_objective
-from funcprop.models.gpt import generate as generate
-from funcprop.models.gpt import gpt as gpt
-from funcprop.models.gpt import gpt_objective as gpt_objective
-from funcprop.models.gpt import to_objective as to_objective
+from funcprop.models.convolutional import convnet as convnet
+from funcprop.models.decoder import from_objective as from_objective
+from funcprop.models.decoder import generate as generate
+from funcprop.models.decoder import gpt as gpt
+from funcprop.models.decoder import gpt_objective as gpt_objective
+from funcprop.models.decoder import to_objective as to_objective
 from funcprop.models.gpt2 import gpt2_params as gpt2_params
 from funcprop.models.lstm import lstm_classifier as lstm_classifier
-from funcprop.models.mlp import mlp as mlp
-from funcprop.models.resnet import resnet as resnet
-from funcprop.models.vit import vit as vit
+from funcprop.models.perceptron import mlp as mlp
+from funcprop.models.residual import resnet as resnet
+from funcprop.models.vision import vit as vit
 
 # What `funcprop train --model NAME` builds: a new model is a function, a line here, and one in
 # the recipe that says which options it has.

@@ -12,7 +12,7 @@ import numpy as np
 
 from funcprop.composites import Tied
 from funcprop.layer import Params
-from funcprop.models.gpt import gpt
+from funcprop.models.decoder import gpt
 
 # The names in the order of our parameters. Both libraries write z = x w + b with w [in, out].
 TABLES = ("wte.weight", "wpe.weight")

@@ -1,6 +1,6 @@
 """Rewiring: the first result of backward, changed layer by layer before `init`."""
 
-from funcprop.rewiring.alignment import alignment as alignment
+from funcprop.rewiring.angles import alignment as alignment
 from funcprop.rewiring.cotangents import Clipped as Clipped
 from funcprop.rewiring.cotangents import Noisy as Noisy
 from funcprop.rewiring.cotangents import Reversed as Reversed
@@ -17,8 +17,8 @@ from funcprop.rewiring.feedback import SignSymmetric as SignSymmetric
 from funcprop.rewiring.feedback import feedback_alignment as feedback_alignment
 from funcprop.rewiring.feedback import kolen_pollack as kolen_pollack
 from funcprop.rewiring.feedback import sign_symmetry as sign_symmetry
-from funcprop.rewiring.frozen import Frozen as Frozen
-from funcprop.rewiring.frozen import frozen as frozen
-from funcprop.rewiring.rewire import Rewiring as Rewiring
-from funcprop.rewiring.rewire import rewire as rewire
-from funcprop.rewiring.warm_start import warm_start as warm_start
+from funcprop.rewiring.freezing import Frozen as Frozen
+from funcprop.rewiring.freezing import frozen as frozen
+from funcprop.rewiring.rewirings import Rewiring as Rewiring
+from funcprop.rewiring.rewirings import rewire as rewire
+from funcprop.rewiring.warm import warm_start as warm_start

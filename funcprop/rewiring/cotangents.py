@@ -22,7 +22,7 @@ from funcprop.layer import (
     widen,
 )
 from funcprop.rewiring.randomness import key_from
-from funcprop.rewiring.rewire import Rewiring
+from funcprop.rewiring.rewirings import Rewiring
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from funcprop.layer import (
     spell,
     two,
 )
-from funcprop.rewiring.rewire import Rewiring
+from funcprop.rewiring.rewirings import Rewiring
 
 
 @dataclass(frozen=True, init=False, repr=False)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from funcprop.composites import Rewired, RewiredParams
 from funcprop.layer import Array, LayerError, Params, Residuals, check_choice, spell, widen
 from funcprop.rewiring.randomness import key_from
-from funcprop.rewiring.rewire import Rewiring
+from funcprop.rewiring.rewirings import Rewiring
 
 Magnitude = Literal["uniform", "batch-wise random", "fixed random"]
 
@@ -47,7 +47,7 @@ class OtherWeights(Rewired):
 class FeedbackAligned(OtherWeights):
     """A layer whose errors go back by fixed random weights B (Lillicrap et al., 2016).
 
-    B has the shape and the initialiser of w, and another key.
+    B has the shape and the initializer of w, and another key.
 
     forward   z = x w + b, the layer's
     keeps     what the layer keeps
@@ -85,7 +85,7 @@ class SignSymmetric(OtherWeights):
     """A layer whose errors go back by weights V of the signs of w (Liao, Leibo and Poggio, 2016).
 
     V = s M ∘ sign(w), with s such that ‖V‖ = ‖w‖, so that errors neither grow nor vanish by it (the
-    strict normalisation of Moskovitz et al., 2018). `magnitude` is M:
+    strict normalization of Moskovitz et al., 2018). `magnitude` is M:
 
         "uniform"            1 (uSF)
         "batch-wise random"  U(0, 1), another M after every update of w (brSF): backward has no key,

@@ -1,7 +1,7 @@
 """Whole training steps of four models, five ways, in one process.
 
 A step is a forward pass, a backward pass and an update by SGD with momentum: of a perceptron, a
-convolutional network with batch normalisation, an LSTM that takes small steps, and a language
+convolutional network with batch normalization, an LSTM that takes small steps, and a language
 model. The sides:
 
     by hand      funcprop: `fp.backprop` in `fp.train_step`
@@ -46,7 +46,7 @@ from funcprop.comparison.profile import cost_of, timed
 from funcprop.models import gpt, gpt_objective, lstm_classifier, mlp
 
 RATE, MOMENTUM = 0.05, 0.9
-KEPT = 0.9  # the share of the old value in batch normalisation's running averages
+KEPT = 0.9  # the share of the old value in batch normalization's running averages
 EPS = 1e-5
 CLASSES = 10
 LOSS_TOLERANCE = 1e-4  # relative
@@ -1028,7 +1028,7 @@ def measure(name: str, only: list[str], repeats: int, seconds: float) -> dict[st
 
 
 def report(name: str, costs: dict[str, Cost]) -> str:
-    """A table; ratios are by hand over the side: below 1 in favour of the hand-written pass."""
+    """A table; ratios are by hand over the side: below 1 in favor of the hand-written pass."""
     ours = costs.get("by hand")
     lines = [f"{name:12s} {'min':>9s} {'median':>9s}  hand/it {'MB':>9s}  hand/it {'Mflop':>9s}"]
     for side, cost in costs.items():

@@ -371,7 +371,7 @@ def test_the_three_fishers():
 
 def test_deep_linear_networks_are_exact():
     """Where δ is a linear map of the output, the same for all rows, nothing is approximated: the
-    blocks of the generalised Gauss-Newton matrix are A ⊗ G (Eschenhagen et al., 2023)."""
+    blocks of the generalized Gauss-Newton matrix are A ⊗ G (Eschenhagen et al., 2023)."""
     model = fp.Serial(*(fp.Dense(n, bias=False) for n in (3, 4, 2)))
     x, loss = normal(2, 3, 4), fp.QuadraticCost(reduction="sum")
     params = drawn(model, x)

@@ -88,7 +88,7 @@ def test_class_names_are_sorted(openml):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"categories": {"colour": ["red", "white"]}}, r"1 nominal features \(colour\)"),
+        ({"categories": {"color": ["red", "white"]}}, r"1 nominal features \(color\)"),
         ({"target": np.arange(N) / 2}, r"numeric target \(regression\)"),
         ({"target": None}, "has 0 target columns"),
         ({"target": np.full((N, 2), "a", dtype=object)}, "has 2 target columns"),

@@ -1,4 +1,4 @@
-"""Normalisation: PyTorch, large offsets, constant rows, statistics and prediction."""
+"""Normalization: PyTorch, large offsets, constant rows, statistics and prediction."""
 
 import jax
 import jax.numpy as jnp
@@ -179,8 +179,8 @@ def test_batch_norm_statistics_reach_through_a_model():
         fp.inference(model, params)
 
 
-def test_weight_standardisation():
-    layer = fp.WeightStandardised(fp.Dense(3))
+def test_weight_standardization():
+    layer = fp.WeightStandardized(fp.Dense(3))
     params = layer.init(KEY, X)
     y, residuals = layer.forward(params, X)
     w = (params.w - params.w.mean(0)) / jnp.sqrt(params.w.var(0) + 1e-5)
@@ -221,9 +221,9 @@ def test_scale_and_bias_by_hand():
         lambda: fp.LayerNorm().forward(fp.LayerNorm().init(KEY, X), X[..., :7]),
         lambda: fp.LayerNorm().forward(fp.LayerNorm().init(KEY, X), X.astype(jnp.bfloat16)),
         lambda: fp.LayerNorm().init(KEY, jnp.zeros((2, 3), jnp.int32)),
-        lambda: fp.WeightStandardised("Dense(3)"),
-        lambda: fp.WeightStandardised(fp.ReLU()).init(KEY, X),
-        lambda: fp.WeightStandardised(fp.Serial(fp.Dense(3))).init(KEY, X),
+        lambda: fp.WeightStandardized("Dense(3)"),
+        lambda: fp.WeightStandardized(fp.ReLU()).init(KEY, X),
+        lambda: fp.WeightStandardized(fp.Serial(fp.Dense(3))).init(KEY, X),
     ],
 )
 def test_errors(make):

@@ -153,7 +153,7 @@ def position_lost(layer: Layer, params: Any, residuals: Any, dy: Array) -> Any:
 
 
 def without_dot(layer: Layer, params: Any, residuals: Any, dy: Array) -> Any:
-    """ds = p · dp, without − Σ dy·y: the softmax's normalisation forgotten."""
+    """ds = p · dp, without − Σ dy·y: the softmax's normalization forgotten."""
     return layer.backward(params, residuals._replace(y=jnp.zeros_like(residuals.y)), dy)
 
 

@@ -1,4 +1,4 @@
-"""Normalisation, and the gains it ends with."""
+"""Normalization, and the gains it ends with."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import jax.numpy as jnp
 from funcprop import layers
 from funcprop.comparison.inputs import Normal
 from funcprop.comparison.row import Mutant, Row
-from funcprop.composites import WeightStandardised
+from funcprop.composites import WeightStandardized
 from funcprop.layer import Array, Context, Layer, Params
 
 
-def standardised(x: Array, axes: Any, eps: float = 1e-5) -> Array:
+def standardized(x: Array, axes: Any, eps: float = 1e-5) -> Array:
     mean, variance = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
     return (x - mean) * jax.lax.rsqrt(variance + eps)
 
 
 def plain_batch_norm(params: Any, x: Array, context: Context) -> Array:
-    return standardised(x, tuple(range(x.ndim - 1))) * params.scale + params.bias
+    return standardized(x, tuple(range(x.ndim - 1))) * params.scale + params.bias
 
 
 def plain_layer_norm(params: Any, x: Array, context: Context) -> Array:
-    return standardised(x, -1) * params.scale + params.bias
+    return standardized(x, -1) * params.scale + params.bias
 
 
 def plain_rms_norm(params: Any, x: Array, context: Context) -> Array:
@@ -35,15 +35,15 @@ def plain_rms_norm(params: Any, x: Array, context: Context) -> Array:
 def plain_group_norm(params: Any, x: Array, context: Context) -> Array:
     """Two channels a group in the small row, as in the large one."""
     groups = x.reshape(*x.shape[:-1], x.shape[-1] // 2, 2)
-    return standardised(groups, (-4, -3, -1)).reshape(x.shape) * params.scale + params.bias
+    return standardized(groups, (-4, -3, -1)).reshape(x.shape) * params.scale + params.bias
 
 
 def plain_instance_norm(params: Any, x: Array, context: Context) -> Array:
-    return standardised(x, (-3, -2)) * params.scale + params.bias
+    return standardized(x, (-3, -2)) * params.scale + params.bias
 
 
-def plain_weight_standardised(params: Any, x: Array, context: Context) -> Array:
-    return x @ standardised(params.w, 0) + params.b
+def plain_weight_standardized(params: Any, x: Array, context: Context) -> Array:
+    return x @ standardized(params.w, 0) + params.b
 
 
 def plain_scale(params: Any, x: Array, context: Context) -> Array:
@@ -71,7 +71,7 @@ def mean_constant(layer: Layer, params: Params, residuals: Any, dy: Array) -> An
 
 
 def scale_gradient_of_x(layer: Layer, params: Params, residuals: Any, dy: Array) -> Any:
-    """dscale = Σ dy · x, with the input in place of the normalised one."""
+    """dscale = Σ dy · x, with the input in place of the normalized one."""
     dx, dparams = layer.backward(params, residuals, dy)
     leading = tuple(range(dy.ndim - 1))
     return dx, dparams._replace(scale=(dy * residuals.x).sum(leading))
@@ -124,7 +124,7 @@ NORM_MUTANTS = (
     Mutant("scale left out of dx", scale_left_out_of_dx),
 )
 MEAN_MUTANTS = (*NORM_MUTANTS, Mutant("the mean's derivative forgotten", mean_constant))
-MIXES: dict[str, Any] = {"batched": False, "reason": "normalises over the batch: examples mix"}
+MIXES: dict[str, Any] = {"batched": False, "reason": "normalizes over the batch: examples mix"}
 IMAGES = Normal((32, 32, 32, 64))
 
 NORMALIZATION = (
@@ -185,11 +185,11 @@ NORMALIZATION = (
         mutants=NORM_MUTANTS,
     ),
     Row(
-        "WeightStandardised",
-        WeightStandardised(layers.Dense(3)),
+        "WeightStandardized",
+        WeightStandardized(layers.Dense(3)),
         Normal((5, 7)),
-        plain=plain_weight_standardised,
-        large=(WeightStandardised(layers.Dense(512)), Normal((256, 512))),
+        plain=plain_weight_standardized,
+        large=(WeightStandardized(layers.Dense(512)), Normal((256, 512))),
         mutants=(
             Mutant("dŵ taken for dw", dw_of_the_child),
             Mutant("dx by w in place of ŵ", raw_weights_in_dx),

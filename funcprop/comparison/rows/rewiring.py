@@ -23,7 +23,7 @@ from funcprop.layer import Array, Context, Layer, Params
 from funcprop.rewiring.cotangents import Reversed, StraightThrough
 from funcprop.rewiring.direct import DirectFeedback
 from funcprop.rewiring.feedback import FeedbackAligned, KolenPollack, SignSymmetric
-from funcprop.rewiring.frozen import Frozen
+from funcprop.rewiring.freezing import Frozen
 
 
 @dataclass(frozen=True)
@@ -142,22 +142,22 @@ REWIRING = (
     ),
     Row("LoRA on sequences, no bias", layers.LoRA(5, 7, bias=False), Normal((2, 3, 4))),
     Row(
-        "Binarise",
-        layers.Binarise(),
+        "Binarize",
+        layers.Binarize(),
         Normal((5, 7)),
         surrogate=layers.HardTanh(),
         mutants=(Mutant("dy sent on beyond the limits", through_beyond),),
     ),
     Row(
-        "Quantise",
-        layers.Quantise(4, -1.0, 1.5),
+        "Quantize",
+        layers.Quantize(4, -1.0, 1.5),
         Normal((5, 7)),
         surrogate=Of(lambda params, x: jnp.clip(x, -1.0, 1.5)),
         mutants=(Mutant("dy sent on beyond the limits", through_beyond),),
     ),
     Row(
         "StraightThrough",
-        StraightThrough(layers.Binarise()),
+        StraightThrough(layers.Binarize()),
         Normal((5, 7)),
         surrogate=Of(lambda params, x: x),
         mutants=(OWN,),

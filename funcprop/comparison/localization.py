@@ -17,7 +17,7 @@ from funcprop.layer import Context, Layer, Params
 FAILURES = (ValueError, TypeError, NotImplementedError)
 
 
-def localise(
+def localize(
     model: Layer,
     params: Params,
     x: Any,
@@ -55,9 +55,9 @@ def inside(
     """Rows for the leaves of a composite; and, where they are right and the whole is not, for the
     composite itself that is wrong, the deepest one.
     """
-    rows, notes = localise(recording(layer), params, x, context, dy, programs=programs)
+    rows, notes = localize(recording(layer), params, x, context, dy, programs=programs)
     if not good and all(row.ok for row in rows) and not notes:
-        every, notes = localise(recording(layer, composites=True), params, x, context, dy)
+        every, notes = localize(recording(layer, composites=True), params, x, context, dy)
         wrong = [row for row in every if not row.ok]
         rows += [row for row in wrong if row.place == wrong[0].place]
     return rows, notes

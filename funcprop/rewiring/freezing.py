@@ -11,7 +11,7 @@ from funcprop.composites import Rewired, RewiredParams
 from funcprop.composites.rewired import checked
 from funcprop.gradient import partition
 from funcprop.layer import Context, Residuals, is_float
-from funcprop.rewiring.rewire import Rewiring
+from funcprop.rewiring.rewirings import Rewiring
 
 
 @dataclass(frozen=True)

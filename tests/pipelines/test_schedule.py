@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 import funcprop as fp
-from funcprop.collectors import schedule as schedules
+from funcprop.pipelines import schedule as schedules
 
 TIMES = (3.0, 3.5, 2.0)
 NAMES = ("1F1B", "interleaved", "ZB-H1", "ZB-H2")

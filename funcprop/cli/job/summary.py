@@ -43,7 +43,7 @@ def _rows(layer: Layer, params: Params, x: Any, place: str) -> Iterator[SummaryR
 
 
 def brief(layer: Layer) -> str:
-    """The layer in at most 40 characters: without its initialisers, or by its name alone."""
+    """The layer in at most 40 characters: without its initializers, or by its name alone."""
     words, name = repr(layer), type(layer).__name__
     if len(words) > 40 and dataclasses.is_dataclass(layer) and not isinstance(layer, Composite):
         arguments = []

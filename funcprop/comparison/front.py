@@ -37,7 +37,7 @@ def compare(
                                    forward. The parameters are moved a little: fresh zeros and ones
                                    would hide mistakes. A backward that is no derivative of it on
                                    purpose is compared with that of the layer `against`, which
-                                   takes the same: Binarise() with against=HardTanh()
+                                   takes the same: Binarize() with against=HardTanh()
       function, *args              a `jax.custom_vjp` function, or any other that has derivative
                                    rules in it: what `jax.vjp` makes of it, against what it makes
                                    with the rules taken out, or of the function `against`
@@ -53,7 +53,7 @@ def compare(
              inputs that are scaled, zero and tied
     key      draws the probes; jax.random.key(0) by default
     floor    errors below this many eps of a leaf's largest gradient count as rounding
-    quick    leave the compiler's optimisations out in the working dtype too: half the time for a
+    quick    leave the compiler's optimizations out in the working dtype too: half the time for a
              small layer
     profile  measure as well what a right gradient costs here, by hand and by automatic
              differentiation: time, memory, flops, bytes, compile time (`Comparison.costs`)

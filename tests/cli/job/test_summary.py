@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 
+from funcprop.cli.job.summary import brief, count_parameters, format_summary, summary
 from funcprop.composites import Serial, Skip
 from funcprop.initializers import Normal
 from funcprop.layers import Dense, Flatten, ReLU, Sigmoid
-from funcprop.training.summary import brief, count_parameters, format_summary, summary
 
 MODEL = Serial(Flatten(axes=2), Serial(Dense(4, w_init=Normal()), ReLU()), Skip(Dense(4)))
 

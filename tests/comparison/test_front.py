@@ -291,16 +291,16 @@ def test_a_gradient_of_none_is_right_where_forward_hides_the_parameter():
 
 def test_a_layer_against_the_one_whose_derivative_its_backward_is():
     x = jax.random.normal(jax.random.key(1), (5, 4))
-    assert not fp.compare(fp.Binarise(), (), x).ok
-    found = fp.compare(fp.Binarise(), (), x, against=fp.HardTanh())
-    assert found.ok and found.target == "Binarise()"
-    assert not fp.compare(fp.Binarise(), (), x, against=fp.Identity()).ok
-    models = [fp.Serial(fp.Dense(3), middle) for middle in (fp.Binarise(), fp.HardTanh())]
+    assert not fp.compare(fp.Binarize(), (), x).ok
+    found = fp.compare(fp.Binarize(), (), x, against=fp.HardTanh())
+    assert found.ok and found.target == "Binarize()"
+    assert not fp.compare(fp.Binarize(), (), x, against=fp.Identity()).ok
+    models = [fp.Serial(fp.Dense(3), middle) for middle in (fp.Binarize(), fp.HardTanh())]
     params = models[0].init(jax.random.key(0), x)
     assert fp.compare(models[0], params, x, against=models[1]).wrong == ()
-    assert fp.compare(models[0], params, x).wrong[0].place == "Serial[1] Binarise"
+    assert fp.compare(models[0], params, x).wrong[0].place == "Serial[1] Binarize"
     with pytest.raises(TypeError, match=r"Flatten.*\(20,\)|Flatten.*must agree"):
-        fp.compare(fp.Binarise(), (), x, against=fp.Flatten(2))
+        fp.compare(fp.Binarize(), (), x, against=fp.Flatten(2))
 
 
 def test_where_nothing_is_differentiable_the_note_says_so():

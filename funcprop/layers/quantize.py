@@ -1,4 +1,4 @@
-"""Binarise and Quantise: steps forward, and a gradient that does not see them."""
+"""Binarize and Quantize: steps forward, and a gradient that does not see them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from funcprop.layer import (
 
 
 @dataclass(frozen=True)
-class Binarise(Layer):
+class Binarize(Layer):
     """y = 1 where x ≥ 0, else −1; backward takes it for HardTanh (Hubara et al., 2016).
 
     The derivative is zero everywhere but at 0. What is sent back is not it, but a straight-through
@@ -40,11 +40,11 @@ class Binarise(Layer):
 
 
 @dataclass(frozen=True)
-class Quantise(Layer):
+class Quantize(Layer):
     """y: the nearest of `levels` numbers, evenly spaced from `low` to `high`.
 
-    Half-way between two it is the even one, counted from `low`. Quantise(2**bits) has that many
-    bits. The gradient is a straight-through estimate, as in `Binarise`.
+    Half-way between two it is the even one, counted from `low`. Quantize(2**bits) has that many
+    bits. The gradient is a straight-through estimate, as in `Binarize`.
 
     forward   x [...] -> y [...]
     keeps     low ≤ x ≤ high: bool [...], one byte an element

@@ -1,4 +1,4 @@
-"""WeightStandardised: a layer whose weights are normalised before they are used."""
+"""WeightStandardized: a layer whose weights are normalized before they are used."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from funcprop.layer import (
     spell,
     widen,
 )
-from funcprop.layers.normalization import standardise_backward
+from funcprop.layers.normalization import standardize_backward
 from funcprop.layers.scale import check_eps
 
 
-class WeightStandardisedResiduals(NamedTuple):
-    """What WeightStandardised keeps."""
+class WeightStandardizedResiduals(NamedTuple):
+    """What WeightStandardized keeps."""
 
     child: Residuals  # what the layer keeps
     mean: Array  # of the weights of each output channel, [out] (float32 or wider)
@@ -33,7 +33,7 @@ class WeightStandardisedResiduals(NamedTuple):
 
 
 @dataclass(frozen=True)
-class WeightStandardised(Layer):
+class WeightStandardized(Layer):
     """y = f(ŵ, x), ŵ = (w − mean w) / √(var w + ε) for each output channel (Qiao et al., 2019).
 
     Around a Dense, a Conv, or any layer whose parameters are a NamedTuple with a `w [..., out]`;
@@ -55,7 +55,7 @@ class WeightStandardised(Layer):
             raise LayerError(
                 self,
                 f"layer is {spell(self.layer)}, wanted a layer",
-                "write WeightStandardised(Dense(30))",
+                "write WeightStandardized(Dense(30))",
             )
         check_eps(self, self.eps)
 
@@ -67,32 +67,32 @@ class WeightStandardised(Layer):
 
     def forward(
         self, params: Params, x: Any, context: Context = Context()
-    ) -> tuple[Any, WeightStandardisedResiduals]:
+    ) -> tuple[Any, WeightStandardizedResiduals]:
         w = self._weights(params)
         mean = average(w)
         rstd = jax.lax.rsqrt(average(jnp.square(w - mean)) + self.eps)
         with inside(self, 0):
-            y, kept = self.layer.forward(standardised(params, mean, rstd), x, context)
-        return y, WeightStandardisedResiduals(kept, mean, rstd)
+            y, kept = self.layer.forward(standardized(params, mean, rstd), x, context)
+        return y, WeightStandardizedResiduals(kept, mean, rstd)
 
     def backward(
-        self, params: Params, residuals: WeightStandardisedResiduals, dy: Any
+        self, params: Params, residuals: WeightStandardizedResiduals, dy: Any
     ) -> tuple[Any, Params]:
         kept, mean, rstd = residuals
         w_hat = (self._weights(params) - mean) * rstd
         with inside(self, 0):
-            dx, dparams = self.layer.backward(standardised(params, mean, rstd), kept, dy)
-        dw = standardise_backward(w_hat, rstd, widen(dparams.w), average)
+            dx, dparams = self.layer.backward(standardized(params, mean, rstd), kept, dy)
+        dw = standardize_backward(w_hat, rstd, widen(dparams.w), average)
         return dx, dparams._replace(w=dw.astype(params.w.dtype))
 
-    def statistics(self, residuals: WeightStandardisedResiduals) -> Any:
+    def statistics(self, residuals: WeightStandardizedResiduals) -> Any:
         return self.layer.statistics(residuals.child)
 
     def inference(self, params: Params, statistics: Any) -> tuple[Layer, Params]:
         w = self._weights(params)
         mean = average(w)
         rstd = jax.lax.rsqrt(average(jnp.square(w - mean)) + self.eps)
-        return self.layer.inference(standardised(params, mean, rstd), statistics)
+        return self.layer.inference(standardized(params, mean, rstd), statistics)
 
     def _weights(self, params: Params) -> Array:
         """w in at least float32, checked."""
@@ -111,6 +111,6 @@ def average(w: Array) -> Array:
     return w.mean(tuple(range(w.ndim - 1)))
 
 
-def standardised(params: Params, mean: Array, rstd: Array) -> Params:
+def standardized(params: Params, mean: Array, rstd: Array) -> Params:
     """params with ŵ for w, in the dtype of w."""
     return params._replace(w=((widen(params.w) - mean) * rstd).astype(params.w.dtype))

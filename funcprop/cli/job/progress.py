@@ -6,8 +6,8 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
+from funcprop.cli.job.run import Record
 from funcprop.extras import require
-from funcprop.training.run import Record
 
 Show = Callable[[Record], None]
 

@@ -24,10 +24,10 @@ def estimate(steps, low, high):
 @pytest.mark.parametrize(
     ("layer", "low", "high"),
     [
-        (fp.Binarise(), -1, 1),
-        (fp.Quantise(3), -1, 1),
-        (fp.Quantise(2**8, 0.0, 1.0), 0, 1),
-        (fp.Quantise(5, -2.0, 1.25), -2, 1.25),
+        (fp.Binarize(), -1, 1),
+        (fp.Quantize(3), -1, 1),
+        (fp.Quantize(2**8, 0.0, 1.0), 0, 1),
+        (fp.Quantize(5, -2.0, 1.25), -2, 1.25),
     ],
 )
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64])
@@ -42,27 +42,27 @@ def test_gradient_is_the_straight_through_estimate(layer, low, high, dtype):
 
 
 def test_values():
-    y, kept = fp.Binarise().forward((), X)
+    y, kept = fp.Binarize().forward((), X)
     np.testing.assert_array_equal(y, [-1, -1, -1, 1, 1, 1, 1, 1, 1, 1])
     np.testing.assert_array_equal(kept, [False, *[True] * 8, False])
-    y, _ = fp.Quantise(5).forward((), X)
+    y, _ = fp.Quantize(5).forward((), X)
     np.testing.assert_allclose(y, [-1, -1, -0.5, 0, 0, 0, 0, 0.5, 1, 1])
-    y, _ = fp.Quantise(3, 0.0, 1.0).forward((), jnp.array([0.25, 0.75]))
+    y, _ = fp.Quantize(3, 0.0, 1.0).forward((), jnp.array([0.25, 0.75]))
     np.testing.assert_array_equal(y, [0, 1])  # half-way: the even one
-    for layer in (fp.Binarise(), fp.Quantise(4)):
+    for layer in (fp.Binarize(), fp.Quantize(4)):
         assert jnp.isnan(layer.forward((), jnp.array([jnp.nan]))[0]).all()
         np.testing.assert_array_equal(jax.vmap(lambda x: layer.forward((), x)[0])(X),  # noqa: B023
                                       layer.forward((), X)[0])  # fmt: skip
 
 
 def test_compare_says_that_they_are_no_derivatives():
-    assert not fp.compare(fp.Binarise(), (), jnp.array([0.3, -0.4])).ok
+    assert not fp.compare(fp.Binarize(), (), jnp.array([0.3, -0.4])).ok
 
 
 def test_errors():
     with pytest.raises(fp.LayerError, match="levels is 1"):
-        fp.Quantise(1)
+        fp.Quantize(1)
     with pytest.raises(fp.LayerError, match="wanted low < high"):
-        fp.Quantise(4, 1.0, 1.0)
+        fp.Quantize(4, 1.0, 1.0)
     with pytest.raises(fp.LayerError, match="they must agree"):
-        fp.Binarise().backward((), jnp.ones(3, bool), jnp.ones(4))
+        fp.Binarize().backward((), jnp.ones(3, bool), jnp.ones(4))

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from funcprop.cli.job.recipe import Recipe, RecipeError, settled
+from funcprop.cli.job.run import Record
 from funcprop.extras import require
-from funcprop.training.recipe import Recipe, RecipeError, settled
-from funcprop.training.run import Record
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 PARAMS, CURVES = "params.safetensors", "curves.png"

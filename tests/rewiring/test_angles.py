@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import funcprop as fp
-from funcprop.rewiring.alignment import angle, without_rewirings
+from funcprop.rewiring.angles import angle, without_rewirings
 
 KEY = jax.random.key(0)
 LOSS = fp.QuadraticCost()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 import funcprop as fp
-from funcprop.comparison.localisation import localise
+from funcprop.comparison.localization import localize
 from funcprop.comparison.records import recording
 from funcprop.models import gpt, gpt_objective
 from funcprop.models.transformer import transformer_block
@@ -60,7 +60,7 @@ def test_in_any_of_twelve_blocks():
     model = fp.Serial(*blocks)
     x = jax.random.normal(jax.random.key(0), (1, LENGTH, WIDTH))
     params = model.init(jax.random.key(1), x)
-    rows, notes = localise(recording(model), params, x, fp.Context(), jnp.ones_like(x))
+    rows, notes = localize(recording(model), params, x, fp.Context(), jnp.ones_like(x))
     assert notes == []
     places = dict.fromkeys(row.place for row in rows if not row.ok)
     for place, (depth, kind) in zip(places, wrong.items(), strict=True):

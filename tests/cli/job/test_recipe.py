@@ -9,14 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from funcprop.comparison.programs import compiled
-from funcprop.data import Dataset, Examples
-from funcprop.gradient import backprop
-from funcprop.initializers import HeNormal, Normal, VarianceScaling, Zeros
-from funcprop.layers import Dense, Sigmoid
-from funcprop.models import MODELS, from_objective, gpt, gpt_objective, to_objective, vit
-from funcprop.training.loop import epoch
-from funcprop.training.recipe import (
+from funcprop.cli.job.recipe import (
     ACTIVATIONS,
     DEFAULTS,
     DIFFERENCES,
@@ -34,6 +27,13 @@ from funcprop.training.recipe import (
     settled,
     weights,
 )
+from funcprop.comparison.programs import compiled
+from funcprop.data import Dataset, Examples
+from funcprop.gradient import backprop
+from funcprop.initializers import HeNormal, Normal, VarianceScaling, Zeros
+from funcprop.layers import Dense, Sigmoid
+from funcprop.models import MODELS, from_objective, gpt, gpt_objective, to_objective, vit
+from funcprop.training.loop import epoch
 from funcprop.training.state import init_state
 from funcprop.training.step import train_step
 
