@@ -1,15 +1,26 @@
 """A strict session: warnings are errors (pyproject.toml), dtypes are never promoted.
 
-Nearly all of the suite's time is compilation, half of which is LLVM making code faster that runs
-once. So XLA is told to leave that out; its own passes, on which memory, flops and rounding depend,
-all run. With XLA_FLAGS set (`XLA_FLAGS= python -m pytest`) it is left as it is.
+Nearly all of the suite's time is tracing, lowering and compiling. Half of the last is LLVM making
+code faster that runs once, so XLA is told to leave that out; its own passes, on which memory, flops
+and rounding depend, all run. With XLA_FLAGS set (`XLA_FLAGS= python -m pytest`) it is left as it
+is. Tracing makes many small objects that live long: Python looks for circles among them seldom,
+and no traceback is kept with every operation.
+
+    python -m pytest                one row a layer of the catalogue, and no test marked slow
+    python -m pytest --all-rows     everything
+    python -m pytest --other-rows   what the first leaves out: both together are everything
 """
 
+import functools
+import gc
 import os
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_traceback_in_locations_limit", 0)
+gc.set_threshold(50_000, 20, 20)
 
 if "XLA_FLAGS" not in os.environ:
     flags = [
@@ -24,24 +35,39 @@ if "XLA_FLAGS" not in os.environ:
     del os.environ["XLA_FLAGS"]  # programs that a test starts do train: they are compiled well
 
 
-def pytest_collection_modifyitems(config, items):
-    """The tests of one row of the catalogue stand together: they share what it takes to compile.
+def pytest_addoption(parser):
+    group = parser.getgroup("funcprop")
+    group.addoption("--all-rows", action="store_true", help="all rows of the catalogue, slow tests")
+    group.addoption("--other-rows", action="store_true", help="only what is left out without them")
 
-    With FUNCPROP_ROWS=first a layer has its first row alone.
-    """
-    if os.environ.get("FUNCPROP_ROWS") == "first":
-        others = more_rows()
-        out = {item for item in items if row_of(item) in others}
-        config.hook.pytest_deselected(items=[item for item in items if item in out])
-        items[:] = [item for item in items if item not in out]
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes many seconds; run by --all-rows")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    """The tests of one row of the catalogue stand together: they share what it takes to compile."""
+    if not config.getoption("all_rows"):
+        wanted = config.getoption("other_rows")
+        out = [item for item in items if is_extra(item) != wanted]
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if is_extra(item) == wanted]
     places = [i for i, item in enumerate(items) if item.path.name == "test_catalogue.py"]
     ours = [items[i] for i in places]
-    rows = {}
+    order = {}
     for item in ours:
-        name = row_of(item)
-        item.row = rows.setdefault(name, len(rows))
-    for i, item in zip(places, sorted(ours, key=lambda item: item.row), strict=True):
+        order.setdefault(row_of(item), len(order))
+    for i, item in zip(places, sorted(ours, key=lambda item: order[row_of(item)]), strict=True):
         items[i] = item
+    for item in items:
+        if row_of(item) in rows()[0]:
+            item.user_properties.append(("pairs", 1))
+
+
+def is_extra(item):
+    """Whether a test is left out where not everything is asked for."""
+    return row_of(item) in rows()[1] or item.get_closest_marker("slow") is not None
 
 
 def row_of(item):
@@ -49,26 +75,28 @@ def row_of(item):
     return item.callspec.params.get("name") if hasattr(item, "callspec") else None
 
 
-def more_rows():
-    """The rows of a layer after its first."""
+@functools.cache
+def rows():
+    """-> (names of all rows of the catalogue, those of a layer after its first)."""
     from funcprop.comparison.catalogue import ROWS
 
     first = {}
     for row in ROWS:
         first.setdefault(type(row.layer), row.name)
-    return {row.name for row in ROWS} - set(first.values())
+    every = {row.name for row in ROWS}
+    return every, every - set(first.values())
 
 
 def pytest_terminal_summary(terminalreporter):
     """How much the catalogue was tried with: what the numbers of docs/guides/comparing.md mean."""
-    counts = {"right": 0, "mutants": 0, "killed": 0, "accused": 0}
+    counts = dict.fromkeys(("pairs", "right", "mutants", "killed", "accused"), 0)
     for reports in terminalreporter.stats.values():
         for report in reports:
             for name, count in getattr(report, "user_properties", ()):
-                if name in counts and report.when == "call":
+                if name in counts and report.when == "call" and report.passed:
                     counts[name] += count
-    if counts["right"]:
+    if counts["pairs"]:
         terminalreporter.write_line(
-            "the catalogue: {killed} of {mutants} mutants killed, "
-            "{accused} of {right} right gradients accused".format(**counts)
+            "the catalogue: {pairs} pairs of a row and a property hold, {killed} of {mutants} "
+            "mutants killed, {accused} of {right} right gradients accused".format(**counts)
         )

@@ -17,11 +17,11 @@ from funcprop.comparison import trial as trials
 from funcprop.comparison.catalogue import ROWS
 from funcprop.comparison.contract import check_contract
 from funcprop.comparison.mutants import mutation_score
-from funcprop.comparison.programs import Programs, cast, dtypes, measured, named_leaves
+from funcprop.comparison.programs import Programs, cast, measured, named_leaves
 from funcprop.comparison.table import compare_row, drawn
 from funcprop.comparison.truth import cotangents, observe
 from funcprop.comparison.verdict import judge_exact, judge_slopes
-from funcprop.gradient import combine, partition
+from funcprop.gradient import combine, partition, zeros_where_frozen
 from funcprop.layer import is_float
 
 KEY = jax.random.key(11)
@@ -108,8 +108,7 @@ def wrong(rows):
 def test_gradients_have_the_tree_shapes_and_dtypes_of_what_they_belong_to(name):
     c = case(name)
     given = *c.arguments, first_dy(c)
-    contract = f"contract in {dtypes(c.arguments)}"
-    rows, notes = c.programs.once(contract, check_contract, c.layer, *given)
+    rows, notes = check_contract(c.layer, *given, c.programs)
     assert wrong(rows) == [] and notes == []
 
 
@@ -154,29 +153,37 @@ def test_vmap_over_examples_is_the_batch(name):
     c = case(name)
     if not c.row.batched:
         pytest.skip(c.row.reason or "has no example axis")
-    layer = c.layer
-    if getattr(layer, "reduction", None) == "mean":
+    layer, mean = c.layer, getattr(c.layer, "reduction", None) == "mean"
+    if mean:
         layer = dataclasses.replace(layer, reduction="sum")
 
-    def both(params, x, context, dys):
+    def batch(params, x, context, dy):
         y, residuals = layer.forward(params, x, context)
-        dy = jax.tree.map(lambda leaf: leaf[0], dys)
         dx, dparams = layer.backward(params, residuals, dy)
+        return {"y": y, "dx": dx, "dparams": zeros_where_frozen(dparams, params)}
+
+    def examples(params, x, context, dy):
         size = jax.tree.leaves(x)[0].shape[0]
-        reduced = any(leaf.shape[:1] != (size,) for leaf in jax.tree.leaves(y))
+        reduced = any(leaf.shape[:1] != (size,) for leaf in jax.tree.leaves(dy))
 
         def one(x, mask, dy):
-            y, residuals = layer.forward(params, x, fp.Context(context.key, mask))
-            return (y, *layer.backward(params, residuals, dy))
+            return batch(params, x, fp.Context(context.key, mask), dy)
 
-        ys, dxs, each = jax.vmap(one, (0, 0, None if reduced else 0))(x, context.mask, dy)
-        ys = jax.tree.map(lambda leaf: leaf.sum(0), ys) if reduced else ys
-        summed = jax.tree.map(lambda leaf: leaf.sum(0), each)
-        return {"y": y, "dx": dx, "dparams": dparams}, {"y": ys, "dx": dxs, "dparams": summed}
+        found = jax.vmap(one, (0, 0, None if reduced else 0))(x, context.mask, dy)
+        added = ("y", "dparams") if reduced else ("dparams",)
+        summed = {name: jax.tree.map(lambda leaf: leaf.sum(0), found[name]) for name in added}
+        return found | summed
 
+    *given, dys = c.wide()
+    dy = jax.tree.map(lambda leaf: leaf[0], dys)
     with jax.enable_x64(True):
-        batch, examples = measured(both, *c.wide(), quick=True)
-    assert off(examples, batch) <= 1e-10
+        if mean:
+            wanted = measured(batch, *given, dy, quick=True)
+        else:  # computed before, by the programs of the witnesses
+            y = c.programs("forward", batch, *given, quick=True)[0]
+            wanted = {**jax.tree.map(lambda leaf: leaf[0], c.exact.given), "y": y}
+        found = measured(examples, *given, dy, quick=True)
+    assert off(found, wanted) <= 1e-10
 
 
 @every_row

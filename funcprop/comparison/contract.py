@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcprop.comparison.programs import cast
+from funcprop.comparison.programs import Programs, cast, dtypes
 from funcprop.comparison.records import Broken, broke, name_of, recording, with_reason
 from funcprop.comparison.verdict import Leaf, broken
 from funcprop.composites import Composite
@@ -22,10 +22,14 @@ from funcprop.layer import Context, Layer, Params, two
 
 
 def check_contract(
-    layer: Layer, params: Params, x: Any, context: Context, dy: Any
+    layer: Layer, params: Params, x: Any, context: Context, dy: Any, run: Programs | None = None
 ) -> tuple[list[Leaf], list[str]]:
-    """-> rows for what breaks the contract; notes where a model cannot be looked into."""
-    name = name_of(layer, ())
+    """-> rows for what breaks the contract; notes where a model cannot be looked into.
+
+    `run` knows what was found before: of the same dtypes, and whether the layer is pure, which is
+    asked in the first of them.
+    """
+    run, name = Programs() if run is None else run, name_of(layer, ())
 
     def plain(params: Params, x: Any, context: Context, dy: Any) -> None:
         _, residuals = layer.forward(params, x, context)
@@ -35,8 +39,9 @@ def check_contract(
         if rows := broken(name, {"dx": dx, "dparams": dparams}, {"dx": x, "dparams": params}):
             raise Broken(rows)
 
-    rows, notes = check_trees(layer, plain, params, x, context, dy)
-    return (rows or check_purity(layer, params, x, context, dy)), notes
+    given = params, x, context, dy
+    rows, notes = run.once(f"trees in {dtypes(given[:3])}", check_trees, layer, plain, *given)
+    return list(rows or run.once("purity", check_purity, layer, *given)), list(notes)
 
 
 def check_trees(

@@ -74,9 +74,15 @@ class Programs:
         self, name: str, function: Callable[..., Any], *arguments: Any, quick: bool = False
     ) -> Any:
         """The same as JAX arrays."""
+        self.prepare(name, function, *arguments, quick=quick)
+        return self.made[name](*arguments)
+
+    def prepare(
+        self, name: str, function: Callable[..., Any], *arguments: Any, quick: bool = False
+    ) -> None:
+        """Compiles the program of that name, if there is none."""
         if name not in self.made:
             self.made[name] = program(function, *arguments, quick=quick)
-        return self.made[name](*arguments)
 
 
 def compiled(function: Callable[..., Any], *arguments: Any, quick: bool = False) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 from funcprop.comparison.contract import check_contract
 from funcprop.comparison.diagnosis import diagnose
 from funcprop.comparison.localization import inside, values_at
-from funcprop.comparison.programs import Programs, cast, dtypes, measured
+from funcprop.comparison.programs import Programs, cast, measured
 from funcprop.comparison.records import Broken, name_of, recording
 from funcprop.comparison.report import Comparison
 from funcprop.comparison.rounding import looked_at_again
@@ -89,9 +89,7 @@ def compare_case(
     def report(rows: list[Leaf], notes: list[str], kept: int | None = None) -> Comparison:
         return Comparison(describe(layer), tuple(rows), tuple(notes), kept)
 
-    contract = f"contract in {dtypes(case.given)}"
-    rows, notes = run.once(contract, check_contract, layer, *case.given, dy)
-    notes = list(notes)
+    rows, notes = check_contract(layer, *case.given, dy, run)
     if rows:
         return report(shapes_explained(rows, case, dys), notes)
     if not jax.tree.leaves(partition((case.params, case.x))[0]) or not jax.tree.leaves(dys):

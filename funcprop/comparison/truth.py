@@ -158,9 +158,16 @@ def numerical(layer: Layer, params: Params, x: Any, context: Context, dys: Any) 
     return {"dx": dx, "dparams": dparams}
 
 
-def differentiable(layer: Layer, params: Params, x: Any, context: Context) -> bool:
+def differentiable(
+    layer: Layer,
+    params: Params,
+    x: Any,
+    context: Context,
+    attempt: Callable[[], Any] | None = None,
+) -> bool:
     """Whether `jax.vjp` can differentiate the forward: it cannot through `lax.while_loop`.
 
+    `attempt` tries it, where that is wanted for more than to know; else it is traced.
     Raises ValueError where it cannot and there are too many numbers for finite differences.
     """
 
@@ -169,7 +176,7 @@ def differentiable(layer: Layer, params: Params, x: Any, context: Context) -> bo
         return autodiff(layer).backward(params, residuals, partition(y)[0])
 
     try:
-        jax.eval_shape(reverse, params, x, context)
+        attempt() if attempt else jax.eval_shape(reverse, params, x, context)
     except (ValueError, TypeError, NotImplementedError) as error:
         size = sum(leaf.size for leaf in jax.tree.leaves(partition((params, x))[0]))
         if size > COORDINATES:
@@ -258,11 +265,8 @@ def observe(
     compiler's optimizations out in the working dtype too. `programs` serve again where they fit.
     """
     run = Programs() if programs is None else programs
-    by_jax = run.once("differentiable", differentiable, peer, params, x, context)
     floats = jax.tree.leaves(partition((params, x))[0])
-    # finite differences visit every coordinate: once is enough
-    places = points(x, context)[: None if by_jax else 1]
-    more = spread(dys, key)
+    places, more = points(x, context), spread(dys, key)
 
     def forward(params: Params, x: Any, context: Context) -> Any:
         return layer.forward(params, x, context)
@@ -270,10 +274,18 @@ def observe(
     def backward(params: Params, residuals: Any, dys: Any) -> Grads:
         return pulled(layer, params, residuals, dys)
 
-    truth = truth_of(peer, by_jax)
     with jax.enable_x64(True):
         wide_params, more = cast(params, jnp.float64), cast(more, jnp.float64)
         wide = [cast((p.x, p.context), jnp.float64) for p in places]
+        first = wide_params, *wide[0]
+
+        def attempt() -> None:
+            run.prepare("truth", truth_of(peer, True), *first, more, quick=True)
+
+        by_jax = run.once("differentiable", differentiable, peer, *first, attempt)
+        truth = truth_of(peer, by_jax)
+        if not by_jax:  # finite differences visit every coordinate: once is enough
+            places, wide = places[:1], wide[:1]
         passes = [run("forward", forward, wide_params, *each, quick=True) for each in wide]
         kept = [residuals for _, residuals in passes]
         # an input that was changed may be none that the layer takes: it says so by NaN

@@ -113,11 +113,13 @@ def judge_exact(
     at: str = "",
     narrow: Any = None,
     usual: dict[str, Any] | None = None,
+    right: dict[str, Any] | None = None,
 ) -> list[Leaf]:
     """Rows in float64, leaves [probes, ...]: the relative norm decides.
 
     `usual` is the truth at the given input, where this one is another. `narrow` is the dtype that
-    the target rounds to inside, whatever it is given.
+    the target rounds to inside, whatever it is given. There are no rows for leaves that are those
+    of `right`, gradients that were judged before.
     """
     largest, rows = _largest(truth), []
     limit = NUMERICAL if numerical else EXACT
@@ -134,8 +136,11 @@ def judge_exact(
             f"error <= {CHANGED:g} of the gradient at the given input",
         )
         tops = [np.abs(_finite(leaf)).max(initial=0.0) for leaf in jax.tree.leaves(usual)]
-    triples = zip(named_leaves(manual), named_leaves(truth), tops, strict=True)
-    for (path, given), (_, wanted), top in triples:
+    known = [None] * len(tops) if right is None else jax.tree.leaves(right)
+    places = zip(named_leaves(manual), named_leaves(truth), tops, known, strict=True)
+    for (path, given), (_, wanted), top, before in places:
+        if given is before:
+            continue
         row = _measure(place, path, given, wanted)
         small = row.error <= max(zero, CHANGED * top)
         rule = f"relative norm <= {limit:g}{witness}"
