@@ -28,7 +28,7 @@ class Trace(NamedTuple):
     >>> import jax, jax.numpy as jnp
     >>> import funcprop as fp
     >>> layer = fp.collect(fp.Tanh(), fp.collectors.trace)
-    >>> y, residuals = layer.forward((), jnp.array([[0.0, 9.0], [0.0, 9.0]]))
+    >>> y, residuals = layer.forward((), jnp.array([[0.0, 4.0], [0.0, 4.0]]))
     >>> trace = jax.jit(layer.backward)((), residuals, jnp.ones_like(y))[1].value
     >>> trace.dx.shape, float(trace.dead), float(trace.saturated)
     ((2, 2), 0.0, 0.5)
