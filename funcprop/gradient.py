@@ -28,7 +28,22 @@ GradientFunction = Callable[..., Any]  # (params, batch, context) -> (value or (
 
 
 class Aux(NamedTuple):
-    """What a gradient function tells beside the value, under `has_aux`."""
+    """What a gradient function tells beside the value, under `has_aux`.
+
+    prediction  the model's output; () where the objective is a single layer
+    statistics  what the model observed on the way, `model.statistics(residuals)`: () where there is
+                none
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Serial(fp.Dense(3), fp.Tanh(), fp.Dense(2))
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> params = model.init(jax.random.key(0), x)
+    >>> gradient = fp.backprop(model, fp.SoftmaxCrossEntropy(), has_aux=True)
+    >>> (value, aux), grads = gradient(params, (x, y))
+    >>> aux.prediction.shape, aux.statistics
+    ((4, 2), ())
+    """
 
     prediction: Any  # the model's output; () where the objective is a single layer
     statistics: Any  # what the model observed on the way, or ()
@@ -103,7 +118,23 @@ def objective(model: Layer, loss: Layer | None = None, has_aux: bool = False) ->
     model alone  any layer whose input is the batch and whose output is a scalar
     has_aux      return (value, Aux(prediction, statistics)), as `jax.value_and_grad` expects
 
-    Raises LayerError where the output is no scalar, or a concrete batch is not finite.
+    value        [], a float: of the dtype that the loss returns
+
+    raises  TypeError where model or loss is no Layer. Called, ValueError where the batch is no pair
+            or triple or a concrete one is not finite, and LayerError where the value is no scalar
+            float, or the model collects a rule of single examples and the loss takes a mean
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Serial(fp.Dense(3), fp.Tanh(), fp.Dense(2))
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> params = model.init(jax.random.key(0), x)
+    >>> goal = fp.objective(model, fp.SoftmaxCrossEntropy())
+    >>> goal(params, (x, y)).shape
+    ()
+    >>> value, grads = jax.jit(jax.value_and_grad(goal))(params, (x, y))  # by JAX
+    >>> jax.tree.map(jnp.shape, grads)
+    (Affine(w=(2, 3), b=(3,)), (), Affine(w=(3, 2), b=(2,)))
     """
     for layer in (model, loss):
         if layer is not None and not isinstance(layer, Layer):
@@ -129,7 +160,22 @@ def backprop(model: Layer, loss: Layer | None = None, has_aux: bool = False) -> 
     """Gradients by hand: (params, batch, context=Context()) -> value, grads.
 
     The signature of `jax.value_and_grad(objective(model, loss, has_aux), has_aux=has_aux)`.
-    Arguments and errors are those of `objective`.
+
+    value   [], a float; under `has_aux` (value, Aux(prediction, statistics))
+    grads   the tree, shapes and dtypes of params; None for what is frozen, and for integers
+
+    raises  what `objective` raises, and LayerError where a layer's backward returns no pair
+    source  Rumelhart, Hinton, Williams 1986, Learning representations by back-propagating errors
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Serial(fp.Dense(3), fp.Tanh(), fp.Dense(2))
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> params = model.init(jax.random.key(0), x)
+    >>> gradient = fp.backprop(model, fp.SoftmaxCrossEntropy())
+    >>> value, grads = gradient(params, (x, y))
+    >>> jax.tree.map(jnp.shape, grads)
+    (Affine(w=(2, 3), b=(3,)), (), Affine(w=(3, 2), b=(2,)))
     """
     return Backprop(objective(model, loss, has_aux))
 
@@ -204,7 +250,25 @@ class AutodiffResiduals(NamedTuple):
 
 
 def autodiff(layer: Layer) -> Autodiff:
-    """The layer with automatic differentiation in place of its backward: for comparison."""
+    """The layer with automatic differentiation in place of its backward: for comparison.
+
+    layer   any layer whose forward `jax.vjp` can differentiate
+
+    forward   x -> y, the layer's
+    keeps     what `jax.vjp` keeps: JAX's own residuals
+    backward  dx, dparams by `jax.vjp`, of the trees, shapes and dtypes of x and params
+
+    raises  what `jax.vjp` raises, where it cannot differentiate the forward
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> x = jnp.arange(8.0).reshape(4, 2)
+    >>> layer = fp.autodiff(fp.Tanh())
+    >>> y, residuals = layer.forward((), x)
+    >>> dx, _ = layer.backward((), residuals, jnp.ones_like(y))
+    >>> bool(jnp.allclose(dx, 1 - y * y, atol=1e-6))
+    True
+    """
     return Autodiff(layer)
 
 
@@ -212,8 +276,23 @@ def as_function(layer: Layer) -> Callable[..., Any]:
     """f(params, x, context=Context()) -> y, differentiated by the layer's own backward.
 
     A `jax.custom_vjp` function, so `jax.grad` and libraries built on it use the hand-written
-    rule. It has no forward mode. Raises LayerError where the rule's results do not have the
-    trees, shapes and dtypes of x and params, which `custom_vjp` does not check by itself.
+    rule. It has no forward mode.
+
+    params, x   as for the layer's forward
+    y           the layer's output; the residuals are JAX's business
+
+    raises  LayerError, when it is differentiated, where dx and dparams do not have the trees,
+            shapes and dtypes of x and params, which `custom_vjp` does not check by itself
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> x = jnp.arange(8.0).reshape(4, 2)
+    >>> dense = fp.Dense(3)
+    >>> params = dense.init(jax.random.key(0), x)
+    >>> f = fp.as_function(dense)
+    >>> grads = jax.grad(lambda params: f(params, x).sum())(params)
+    >>> grads.b.tolist()  # db = Σ dz, over four examples
+    [4.0, 4.0, 4.0]
     """
 
     @jax.custom_vjp

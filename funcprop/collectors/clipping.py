@@ -31,7 +31,28 @@ class Kept(NamedTuple):
 @dataclass(frozen=True)
 class BookKeeping(PerExample):
     """The squared norms, and δ beside what it meets, from which weighted sums of gradients are
-    formed once the norms of all layers are known (Bu et al., 2023)."""
+    formed once the norms of all layers are known. The rule `book_keeping`.
+
+    record   Kept(squared [B], forms): read by `squared_total` and `weighted_sum`
+
+    raises   LayerError for a loss that takes a mean, and where a layer mixes the examples or keeps
+             something without an example axis
+    source   Bu et al. 2023, arXiv:2210.00038
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Dense(2)
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> params = model.init(jax.random.key(0), x)
+    >>> collected = fp.collect(model, fp.collectors.book_keeping)
+    >>> gradient = fp.backprop(collected, fp.SoftmaxCrossEntropy(reduction="sum"))
+    >>> _, found = gradient(params, (x, y))
+    >>> fp.collectors.squared_total(found).shape
+    (4,)
+    >>> grads = fp.collectors.weighted_sum(found, jnp.array([1.0, 0.0, 0.0, 1.0]))
+    >>> jax.tree.map(jnp.shape, grads)  # of the first and the last example
+    Affine(w=(2, 2), b=(2,))
+    """
 
     def of_forms(self, layer: Layer, params: Params, forms: Any) -> Any:
         if not jax.tree.leaves(params):
@@ -46,7 +67,25 @@ book_keeping = BookKeeping()
 
 
 def squared_total(collected: Any) -> Array:
-    """‖g_b‖² over all layers, [B], of what `book_keeping` collected."""
+    """‖g_b‖² over all layers, [B], of what `book_keeping` collected.
+
+    collected  what the backward of collect(model, book_keeping) returned
+
+    Returns [B], in float32 at least, nowhere below zero.
+
+    raises  ValueError where no layer has a parameter with a gradient, or the layers disagree on the
+            number of examples; TypeError where something is no record
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Dense(2)
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> params = model.init(jax.random.key(0), x)
+    >>> collected = fp.collect(model, fp.collectors.book_keeping)
+    >>> gradient = fp.backprop(collected, fp.SoftmaxCrossEntropy(reduction="sum"))
+    >>> fp.collectors.squared_total(gradient(params, (x, y))[1]).shape
+    (4,)
+    """
     parts = []
     for record in records(collected):
         if jax.tree.leaves(record.value):
@@ -58,7 +97,25 @@ def squared_total(collected: Any) -> Array:
 def weighted_sum(collected: Any, c: Array) -> Params:
     """Σ_b c_b g_b, a tree like the parameters, of what `book_keeping` collected.
 
-    c  [examples]. Raises ValueError for another number of them, TypeError for other records.
+    collected  what the backward of collect(model, book_keeping) returned
+    c          [examples], floats
+
+    Returns the shapes and dtypes of the parameters.
+
+    raises  ValueError where c is not one number an example, TypeError for records of another rule
+    source  Bu et al. 2023, arXiv:2210.00038
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Dense(2)
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> params = model.init(jax.random.key(0), x)
+    >>> collected = fp.collect(model, fp.collectors.book_keeping)
+    >>> gradient = fp.backprop(collected, fp.SoftmaxCrossEntropy(reduction="sum"))
+    >>> grads = fp.collectors.weighted_sum(gradient(params, (x, y))[1], jnp.ones(4))
+    >>> _, whole = fp.backprop(model, fp.SoftmaxCrossEntropy(reduction="sum"))(params, (x, y))
+    >>> bool(jnp.allclose(grads.w, whole.w, rtol=1e-4))
+    True
     """
 
     def of_layer(record: Any) -> Any:
@@ -100,9 +157,29 @@ def clipped(model: Layer, loss: Layer | None, max_norm: float) -> GradientFuncti
     """(params, batch, context) -> Σ_b C_b, Σ_b g_b min(1, max_norm/‖g_b‖): one backward pass.
 
     model, loss  as for `backprop`, the loss a sum over the examples
+    max_norm     a positive number
+
+    value        [], a float
+    grads        the tree, shapes and dtypes of params
 
     Norms and δ are kept on the way back; the weight gradients are formed once, with the factors in
-    them. Raises LayerError for a mean, and where a layer mixes the examples.
+    them.
+
+    raises  ValueError where max_norm is not positive, LayerError for a mean, and where a layer
+            mixes the examples
+    source  Abadi et al. 2016, arXiv:1607.00133; in one pass, Bu et al. 2023, arXiv:2210.00038
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Dense(2)
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> params = model.init(jax.random.key(0), x)
+    >>> loss = fp.SoftmaxCrossEntropy(reduction="sum")
+    >>> gradient = fp.collectors.clipped(model, loss, max_norm=0.01)
+    >>> _, grads = gradient(params, (x, y))
+    >>> norm = ((grads.w**2).sum() + (grads.b**2).sum()) ** 0.5
+    >>> bool(norm <= 4 * 0.01 + 1e-6)  # four examples
+    True
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm is {max_norm}, wanted a positive number")
@@ -126,16 +203,35 @@ def private_gradient(
     noise_multiplier: float,
     batch_size: float,
 ) -> GradientFunction:
-    """The gradient of DP-SGD (Abadi et al., 2016): clipped example by example, and noise added.
+    """The gradient of DP-SGD: clipped example by example, and noise added.
 
     (params, batch, context) -> Σ_b C_b / batch_size, (Σ_b clip(g_b) + N(0, σ²)) / batch_size with
     σ = noise_multiplier · max_norm
 
-    batch_size  the expected number of examples, a constant: the actual one would give something
-                away. Poisson-sampled batches (`poisson_batches`) are padded to one shape, and the
-                mask bool [B] in the context says which examples count.
+    model, loss       as for `backprop`, the loss a sum over the examples
+    max_norm          what no example's gradient is longer than
+    noise_multiplier  at least 0; `noise_for` finds it
+    batch_size        the expected number of examples, a constant: the actual one would give
+                      something away. Poisson-sampled batches (`poisson_batches`) are padded to one
+                      shape, and the mask bool [B] in the context says which examples count.
 
-    The context's key draws the noise. Raises LayerError for a mean, ValueError without a key.
+    value             [], a float
+    grads             the tree, shapes and dtypes of params; the context's key draws the noise
+
+    raises  ValueError for numbers outside these ranges, and without a key; LayerError for a mean,
+            and where a layer mixes the examples
+    source  Abadi et al. 2016, arXiv:1607.00133
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Dense(2)
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> params = model.init(jax.random.key(0), x)
+    >>> loss = fp.SoftmaxCrossEntropy(reduction="sum")
+    >>> gradient = fp.private_gradient(model, loss, 1.0, noise_multiplier=1.1, batch_size=4)
+    >>> _, grads = gradient(params, (x, y), fp.Context(key=jax.random.key(1)))
+    >>> jax.tree.map(jnp.shape, grads)
+    Affine(w=(2, 2), b=(2,))
     """
     if not noise_multiplier >= 0:
         raise ValueError(f"noise_multiplier is {noise_multiplier}, wanted at least 0")
@@ -171,8 +267,21 @@ def poisson_batches(
     """Batches in which every example stands with probability `rate`, independently: what the
     accountant of DP-SGD assumes. -> indices int [size], mask bool [size], `steps` times.
 
-    Places that no example fills have mask False and index 0. Raises ValueError where more than
-    `size` examples are drawn: to leave one out would break what the accountant assumes.
+    seed      of NumPy's generator
+    examples  how many there are to draw from
+    rate      in (0, 1]: the batch size that is expected, over `examples`
+    size      room in a batch: places that no example fills have mask False and index 0
+    steps     how many batches
+
+    raises  ValueError for another rate, and where more than `size` examples are drawn: to leave one
+            out would break what the accountant assumes
+    source  Abadi et al. 2016, arXiv:1607.00133
+
+    >>> import funcprop as fp
+    >>> for indices, mask in fp.collectors.poisson_batches(0, 100, rate=0.1, size=30, steps=2):
+    ...     print(indices.shape, mask.dtype, bool((indices[~mask] == 0).all()))
+    (30,) bool True
+    (30,) bool True
     """
     if not 0 < rate <= 1:
         raise ValueError(f"rate is {rate}, wanted the probability of an example: batch_size / n")
@@ -190,7 +299,23 @@ def poisson_batches(
 
 def epsilon(noise_multiplier: float, rate: float, steps: int, delta: float) -> float:
     """What `steps` steps of DP-SGD cost: ε at δ, of the accountant of the dp-accounting package
-    (privacy loss distributions; add or remove one example)."""
+    (privacy loss distributions; add or remove one example).
+
+    noise_multiplier  σ over the norm that the gradients are clipped to
+    rate              the probability of an example to be in a batch
+    steps             how many
+    delta             δ
+
+    Returns a number of Python.
+
+    raises  ModuleNotFoundError without dp-accounting
+    source  the mechanism: Abadi et al. 2016, arXiv:1607.00133; the accountant: that of
+            dp-accounting
+
+    >>> import funcprop as fp
+    >>> round(fp.collectors.epsilon(noise_multiplier=4.0, rate=0.1, steps=10, delta=1e-5), 2)
+    0.3
+    """
     dp = require("dp_accounting", "privacy")
     accountant = require("dp_accounting.pld", "privacy").PLDAccountant()
     accountant.compose(sampled_gaussian(dp, noise_multiplier, rate), steps)
@@ -198,7 +323,21 @@ def epsilon(noise_multiplier: float, rate: float, steps: int, delta: float) -> f
 
 
 def noise_for(epsilon: float, delta: float, rate: float, steps: int) -> float:
-    """The noise multiplier with which `steps` steps cost at most ε at δ, to three digits."""
+    """The noise multiplier with which `steps` steps cost at most ε at δ, to three digits.
+
+    epsilon, delta   what may be spent
+    rate, steps      as for `epsilon`
+
+    Returns a number of Python. It asks the accountant of `epsilon` many times: seconds.
+
+    raises  ModuleNotFoundError without dp-accounting, and what dp-accounting raises where there is
+            no such number
+
+    >>> import funcprop as fp
+    >>> sigma = fp.collectors.noise_for(2.0, 1e-5, rate=0.1, steps=10)  # doctest: +SKIP
+    >>> round(sigma, 2)  # doctest: +SKIP
+    1.19
+    """
     dp = require("dp_accounting", "privacy")
     pld = require("dp_accounting.pld", "privacy")
     return float(

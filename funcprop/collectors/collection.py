@@ -180,7 +180,28 @@ def read(tree: Any, path: Path) -> Any:
 
 @dataclass(frozen=True)
 class Collected(Layer):
-    """A model whose backward returns a rule's records: `collect(model, rule)`."""
+    """A model whose backward returns a rule's records: `collect(model, rule)`.
+
+    model     the model as it was given
+    rule      what is asked at every leaf
+    inner     the model with every leaf exchanged
+
+    forward   x -> y, the model's
+    keeps     what the layers keep, and what the rule remembers
+    backward  dx, the model's; records in the place of dparams
+
+    `hold(params)` and `join(params, held)` put what the rule carries beside the parameters.
+
+    raises  LayerError where the rule is not defined on a layer, or speaks of single examples and
+            the loss takes a mean; `join`, ValueError where `held` is of another model or step
+
+    >>> import funcprop as fp
+    >>> collected = fp.collect(fp.Serial(fp.Dense(3), fp.Tanh()), fp.collectors.squared_norms)
+    >>> collected
+    collect(Serial(Dense(3), Tanh()), SquaredNorms())
+    >>> collected.model
+    Serial(Dense(3), Tanh())
+    """
 
     model: Layer
     rule: Rule
@@ -244,15 +265,29 @@ class Collected(Layer):
 def collect(model: Layer, rule: Any) -> Collected:
     """The model with `rule` in place of every leaf's gradient: nothing else changes.
 
-    rule    (layer, params, residuals, dy) -> dx, anything; or one of `funcprop.collectors`
+    rule      (layer, params, residuals, dy) -> dx, anything; or one of `funcprop.collectors`
 
     forward   x -> y, the model's
     backward  dx is the model's own. In the place of dparams stands a tree like the model's, with
               a `Record` at every leaf: the value, and the path of its layer. Under `Repeat` the
               steps' values are stacked on axis 0. `records` lists them.
 
-    Raises LayerError where a rule is not defined on a layer, naming it, and TypeError where `rule`
-    is none.
+    raises  LayerError where a rule is not defined on a layer, naming it; TypeError where `rule` is
+            none, or the model is no Layer or collects already
+    source  more than the gradient from one backward pass, layer by layer: Dangel et al. 2020,
+            arXiv:1912.10985
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Serial(fp.Dense(3), fp.Tanh(), fp.Dense(2))
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> params = model.init(jax.random.key(0), x)
+    >>> def errors(layer, params, residuals, dy):  # δ of every layer
+    ...     return layer.backward(params, residuals, dy)[0], dy
+    >>> gradient = fp.backprop(fp.collect(model, errors), fp.SoftmaxCrossEntropy())
+    >>> _, found = gradient(params, (x, y))
+    >>> [(record.path, record.value.shape) for record in fp.collectors.records(found)]
+    [('Serial[0] Dense', (4, 3)), ('Serial[1] Tanh', (4, 3)), ('Serial[2] Dense', (4, 2))]
     """
     if not isinstance(model, Layer):
         raise TypeError(f"collect wants a layer first, and was given {spell(model)}")

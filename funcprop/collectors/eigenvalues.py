@@ -23,9 +23,29 @@ from funcprop.layer import Array, widen
 class Ekfac(Kfac):
     """`Kfac` with an Eigen for every weight: the basis is that of the batch's own factors.
 
-    A table keeps its Kronecker. The price is an eigendecomposition of every A and G in every pass,
-    and there is no average over passes, whose bases differ: `inverses_of` and `precondition` take
-    it, `precondition_by_kfac` does not.
+    The rule `ekfac`.
+
+    sharing, others   as for `Kfac`
+    record            of a layer: Eigen(u_a [in, in], u_g [out, out], s [in, out]), in float32 at
+                      least; with a bias, in + 1. A table keeps its Kronecker
+
+    The price is an eigendecomposition of every A and G in every pass, and there is no average over
+    passes, whose bases differ: `inverses_of` and `precondition` take it, `precondition_by_kfac`
+    does not.
+
+    raises   what `Kfac` raises
+    source   George et al. 2018, arXiv:1806.03884
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Dense(2)
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> params = model.init(jax.random.key(0), x)
+    >>> collected = fp.collect(model, fp.collectors.ekfac)
+    >>> gradient = fp.backprop(collected, fp.SoftmaxCrossEntropy(reduction="sum"))
+    >>> record = gradient(params, (x, y))[1]
+    >>> jax.tree.map(jnp.shape, record.value)
+    Affine(w=Eigen(u_a=(3, 3), u_g=(2, 2), s=(3, 2)), b=None)
     """
 
     def of_rows(self, a: Array, d: Array, bias: bool) -> Eigen:

@@ -74,7 +74,27 @@ def each_form(forms: Any) -> list[Form]:
 
 @dataclass(frozen=True)
 class PerExampleGradients(PerExample):
-    """g_b, [B, *shape] for every parameter: the memory of B gradients."""
+    """g_b, [B, *shape] for every parameter: the memory of B gradients. The rule `gradients`.
+
+    record   a tree like the parameters, without a path, of their dtypes; the matrices of closed
+             forms in float32 at least
+
+    raises   LayerError for a loss that takes a mean, and where a layer mixes the examples or keeps
+             something without an example axis
+    source   Goodfellow 2015, arXiv:1510.01799; what BackPACK calls BatchGrad, Dangel et al. 2020,
+             arXiv:1912.10985
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Serial(fp.Dense(3), fp.Tanh(), fp.Dense(2))
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> params = model.init(jax.random.key(0), x)
+    >>> collected = fp.collect(model, fp.collectors.gradients)
+    >>> gradient = fp.backprop(collected, fp.SoftmaxCrossEntropy(reduction="sum"))
+    >>> _, each = gradient(params, (x, y))
+    >>> jax.tree.map(jnp.shape, each)
+    (Affine(w=(4, 2, 3), b=(4, 3)), (), Affine(w=(4, 3, 2), b=(4, 2)))
+    """
 
     like_params: ClassVar[bool] = True
 
@@ -86,7 +106,25 @@ class PerExampleGradients(PerExample):
 
 @dataclass(frozen=True)
 class SquaredNorms(PerExample):
-    """‖g_b‖² of a layer's parameters together, [B]; `total` adds up the layers."""
+    """‖g_b‖² of a layer's parameters together, [B]; `total` adds up the layers.
+
+    The rule `squared_norms`.
+
+    record   [B], in float32 at least; () for a layer without parameters
+
+    raises   LayerError for a loss that takes a mean, and where a layer mixes the examples or keeps
+             something without an example axis
+    source   Goodfellow 2015, arXiv:1510.01799; of sequences, Li et al. 2022, arXiv:2110.05679
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> x, params = jnp.arange(8.0).reshape(4, 2), fp.layers.Affine(jnp.zeros((2, 2)), None)
+    >>> collected = fp.collect(fp.Dense(2, bias=False), fp.collectors.squared_norms)
+    >>> gradient = fp.backprop(collected, fp.QuadraticCost(reduction="sum"))
+    >>> _, found = gradient(params, (x, jnp.ones((4, 2))))
+    >>> found.value.tolist()  # ‖x‖² ‖δ‖² of each of the four examples
+    [2.0, 26.0, 82.0, 170.0]
+    """
 
     def of_forms(self, layer: Layer, params: Params, forms: Any) -> Any:
         if isinstance(forms, Generic):
@@ -97,7 +135,24 @@ class SquaredNorms(PerExample):
 
 @dataclass(frozen=True)
 class InnerProducts(PerExample):
-    """⟨g_b, g_c⟩ for all pairs of examples, [B, B]: what a step on c does to the loss of b."""
+    """⟨g_b, g_c⟩ for all pairs of examples, [B, B]: what a step on c does to the loss of b.
+
+    The rule `inner_products`.
+
+    record   [B, B], in float32 at least; () for a layer without parameters
+
+    raises   LayerError for a loss that takes a mean, and where a layer mixes the examples or keeps
+             something without an example axis
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> x, params = jnp.arange(8.0).reshape(4, 2), fp.layers.Affine(jnp.zeros((2, 2)), None)
+    >>> collected = fp.collect(fp.Dense(2, bias=False), fp.collectors.inner_products)
+    >>> gradient = fp.backprop(collected, fp.QuadraticCost(reduction="sum"))
+    >>> _, found = gradient(params, (x, jnp.ones((4, 2))))
+    >>> found.value[0].tolist()  # of the first example with all four
+    [2.0, 6.0, 10.0, 14.0]
+    """
 
     def of_forms(self, layer: Layer, params: Params, forms: Any) -> Any:
         if isinstance(forms, Generic):
@@ -110,7 +165,25 @@ class InnerProducts(PerExample):
 
 @dataclass(frozen=True)
 class SecondMoment(PerExample):
-    """Σ_b g_b², elementwise, in the shape of every parameter (in float32 at least)."""
+    """Σ_b g_b², elementwise, in the shape of every parameter. The rule `second_moment`.
+
+    record   a tree like the parameters, in float32 at least, without a path
+
+    raises   LayerError for a loss that takes a mean, and where a layer mixes the examples or keeps
+             something without an example axis
+    source   what BackPACK calls SumGradSquared, Dangel et al. 2020, arXiv:1912.10985
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Serial(fp.Dense(3), fp.Tanh(), fp.Dense(2))
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> params = model.init(jax.random.key(0), x)
+    >>> collected = fp.collect(model, fp.collectors.second_moment)
+    >>> gradient = fp.backprop(collected, fp.SoftmaxCrossEntropy(reduction="sum"))
+    >>> _, moment = gradient(params, (x, y))
+    >>> jax.tree.map(jnp.shape, moment)
+    (Affine(w=(2, 3), b=(3,)), (), Affine(w=(3, 2), b=(2,)))
+    """
 
     like_params: ClassVar[bool] = True
 
@@ -129,10 +202,25 @@ second_moment = SecondMoment()
 def total(collected: Any, name: str | None = None) -> Array:
     """The sum over all layers of what `squared_norms` or `inner_products` collected: [B] or [B, B].
 
-    name  under `collect_all`, the rule whose records are meant
+    collected  what a collected model's backward returned
+    name       under `collect_all`, the rule whose records are meant
 
-    Raises ValueError where the layers disagree on the number of examples: then axis 0 was not the
-    example axis everywhere.
+    raises  ValueError where no layer has a parameter with a gradient, or the layers disagree on the
+            number of examples: then axis 0 was not the example axis everywhere
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Serial(fp.Dense(3), fp.Tanh(), fp.Dense(2))
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> params = model.init(jax.random.key(0), x)
+    >>> collected = fp.collect(model, fp.collectors.squared_norms)
+    >>> gradient = fp.backprop(collected, fp.SoftmaxCrossEntropy(reduction="sum"))
+    >>> _, found = gradient(params, (x, y))
+    >>> fp.collectors.total(found).shape  # one number for each of the four examples
+    (4,)
+    >>> layers = sum(found[number].value for number in (0, 2))  # of the two Dense
+    >>> bool(jnp.allclose(fp.collectors.total(found), layers))
+    True
     """
     parts = []
     for record in records(collected, name):
@@ -158,6 +246,18 @@ def variance(gradient: Params, moment: Params, examples: int) -> Params:
     """Var g = Σ g_b²/B − (Σ g_b/B)² of every parameter, from the two sums of one pass:
 
     collect_all(gradient=gradient, moment=second_moment).
+
+    gradient  Σ_b g_b, a tree like the parameters
+    moment    Σ_b g_b², the same tree, in float32 at least
+    examples  B
+
+    Returns the same tree, in float32 at least.
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> each = jnp.array([[1.0, 0.0], [3.0, 0.0]])  # the gradients of two examples
+    >>> fp.collectors.variance(each.sum(0), (each**2).sum(0), 2).tolist()
+    [1.0, 0.0]
     """
     return jax.tree.map(
         lambda g, m: m / examples - jnp.square(widen(g) / examples), gradient, moment
@@ -165,12 +265,22 @@ def variance(gradient: Params, moment: Params, examples: int) -> Params:
 
 
 def noise_scale(gradient: Params, norms: Array) -> Array:
-    """tr Σ / ‖g‖² (McCandlish et al., 2018): about how many examples a batch is worth having.
+    """tr Σ / ‖g‖²: about how many examples a batch is worth having.
 
-    gradient  Σ_b g_b    norms  ‖g_b‖², [B]
+    gradient  Σ_b g_b, a tree like the parameters
+    norms     ‖g_b‖², [B]
 
-    Unbiased: ‖Σ g_b/B‖² is ‖g‖² + tr Σ / B on average, and ‖g_b‖² is ‖g‖² + tr Σ.
-    Raises ValueError for fewer than two examples, which say nothing of their scatter.
+    Returns [], in float32 at least. Unbiased in both terms: ‖Σ g_b/B‖² is ‖g‖² + tr Σ / B on
+    average, and ‖g_b‖² is ‖g‖² + tr Σ.
+
+    raises  ValueError for fewer than two examples, which say nothing of their scatter
+    source  McCandlish et al. 2018, arXiv:1812.06162
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> each = jnp.array([[3.0, 1.0], [3.0, -1.0]])  # ‖g‖² is 9 − 1, tr Σ is 1 + 1
+    >>> round(float(fp.collectors.noise_scale(each.sum(0), (each**2).sum(1))), 3)
+    0.25
     """
     size = norms.shape[0]
     if size < 2:

@@ -30,7 +30,28 @@ BUDGET = 1 << 19  # numbers: gradients of so many examples at a time that they f
 
 
 class Form:
-    """Per-example gradients of one parameter. Subclasses are registered dataclasses."""
+    """Per-example gradients of one parameter, g_b. Subclasses are registered dataclasses.
+
+    shape     of the parameter
+    dtype     of the parameter; sums over many terms are taken in float32 at least
+
+    materialize()      g_b itself, [B, *shape]; products in float32 at least
+    squared_norms()    ‖g_b‖², [B]
+    inner(other)       ⟨g_b, h_b⟩, [B]
+    gram()             ⟨g_b, g_c⟩, [B, B]
+    squares_summed()   Σ_b g_b², [*shape]
+    weighted(c)        Σ_b c_b g_b, [*shape], c [B]
+
+    raises  NotImplementedError where a subclass does not define `materialize` or `weighted`
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> form = fp.collectors.Full(jnp.array([[3.0, 4.0], [0.0, 1.0]]))  # two examples of a bias [2]
+    >>> isinstance(form, fp.collectors.Form), form.shape
+    (True, (2,))
+    >>> form.gram().tolist()
+    [[25.0, 4.0], [4.0, 1.0]]
+    """
 
     shape: tuple[int, ...]  # of the parameter
     dtype: Any
@@ -140,7 +161,16 @@ def registered(*meta: str) -> Callable[[type], type]:
 
 @registered()
 class Full(Form):
-    """g_b as they are: for biases and gains, which are small."""
+    """g_b as they are: for biases and gains, which are small.
+
+    g       [B, *shape], of the parameter's dtype
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> form = fp.collectors.Full(jnp.array([[3.0, 4.0], [0.0, 1.0]]))
+    >>> form.squared_norms().tolist(), form.weighted(jnp.array([1.0, 2.0])).tolist()
+    ([25.0, 1.0], [3.0, 6.0])
+    """
 
     g: Array  # [B, *shape]
 
@@ -166,8 +196,22 @@ class Full(Form):
 class Outer(Form):
     """g_b = Σ_n a_n δ_nᵀ: a matrix that meets N rows of every example.
 
-    ‖g_b‖² is ‖a‖²‖δ‖² where N = 1 (Goodfellow, 2015), and Σ_nm (a_n·a_m)(δ_n·δ_m) beyond, where
-    that is cheaper than g_b itself: N² (in + out) against N · in · out products (Li et al., 2022).
+    a       [B, N, in], of the parameter's dtype
+    d       [B, N, out], δ
+
+    ‖g_b‖² is ‖a‖²‖δ‖² where N = 1, and Σ_nm (a_n·a_m)(δ_n·δ_m) beyond, where that is cheaper than
+    g_b itself: N² (in + out) against N · in · out products.
+
+    source  N = 1: Goodfellow 2015, arXiv:1510.01799; beyond: Li et al. 2022, arXiv:2110.05679
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> a, d = jnp.array([[[3.0, 4.0]]]), jnp.array([[[2.0, 0.0, 1.0]]])  # one example, one row
+    >>> form = fp.collectors.Outer(a, d)
+    >>> form.shape, form.squared_norms().tolist()
+    ((2, 3), [125.0])
+    >>> form.materialize().tolist()
+    [[[6.0, 0.0, 3.0], [8.0, 0.0, 4.0]]]
     """
 
     a: Array  # [B, N, in]
@@ -241,7 +285,19 @@ def joined(steps: Array) -> Array:
 class Rows(Form):
     """g_b = Σ_n e(id_n) δ_nᵀ: a table, N rows of which an example has read.
 
+    ids     int32 [B, N], `rows` where an id is no row
+    d       [B, N, D], δ, of the table's dtype
+    rows    how many the table has
+
     ‖g_b‖² = Σ_nm [id_n = id_m] δ_n·δ_m: a row read twice has the sum of two gradients.
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> form = fp.collectors.Rows(jnp.array([[2, 2]]), jnp.array([[[1.0, 0.0], [1.0, 1.0]]]), 4)
+    >>> form.shape, form.squared_norms().tolist()
+    ((4, 2), [5.0])
+    >>> form.materialize()[0].tolist()
+    [[0.0, 0.0], [0.0, 0.0], [2.0, 1.0], [0.0, 0.0]]
     """
 
     ids: Array  # int32 [B, N], `rows` where an id is no row

@@ -54,7 +54,21 @@ ROWS: dict[type, ClosedForm] = {}
 
 @registered()
 class Kronecker:
-    """A ⊗ G over a weight [..., out], with the bias as its last row where there is one."""
+    """A ⊗ G over a weight [..., out], with the bias as its last row where there is one.
+
+    a       [in, in] or [in + 1, in + 1]; [in] where A is diagonal: the rows of a table
+    g       [out, out]
+
+    Both in float32 at least; under `Repeat` they are stacked on axis 0.
+
+    source  Martens, Grosse 2015, arXiv:1503.05671
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> block = fp.collectors.Kronecker(a=jnp.eye(3), g=jnp.eye(2))  # of Dense(2) on two features
+    >>> block.a.shape, block.g.shape
+    ((3, 3), (2, 2))
+    """
 
     a: Array  # [in, in] or [in + 1, in + 1]; [in] where A is diagonal: the rows of a table
     g: Array  # [out, out]
@@ -62,14 +76,38 @@ class Kronecker:
 
 @registered()
 class Diagonal:
-    """The diagonal of the Fisher over a gain or a bias, Σ_b g_b²."""
+    """The diagonal of the Fisher over a gain or a bias, Σ_b g_b².
+
+    f       the parameter's shape, in float32 at least
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> block = fp.collectors.Diagonal(jnp.array([3.0, 1.0]))
+    >>> fp.collectors.inverses_of(block, damping=1.0).f.tolist()
+    [0.25, 0.5]
+    """
 
     f: Array
 
 
 @registered()
 class Eigen:
-    """(U_A ⊗ U_G) diag S (U_A ⊗ U_G)ᵀ over a weight: see `ekfac`."""
+    """(U_A ⊗ U_G) diag S (U_A ⊗ U_G)ᵀ over a weight: see `ekfac`.
+
+    u_a     [in, in] or [in + 1, in + 1]: the eigenvectors of A, in columns
+    u_g     [out, out]: those of G
+    s       [in, out] or [in + 1, out]
+
+    All in float32 at least; under `Repeat` they are stacked on axis 0.
+
+    source  George et al. 2018, arXiv:1806.03884
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> block = fp.collectors.Eigen(jnp.eye(2), jnp.eye(2), jnp.array([[3.0, 1.0], [0.0, 7.0]]))
+    >>> fp.collectors.inverses_of(block, damping=1.0).s.tolist()
+    [[0.25, 0.5], [1.0, 0.125]]
+    """
 
     u_a: Array  # the eigenvectors of A, in columns
     u_g: Array  # those of G
@@ -84,12 +122,31 @@ def is_block(value: Any) -> bool:
 class Kfac(PerExample):
     """Kronecker factors: a tree like the parameters, with a Kronecker at every weight.
 
+    The rule `kfac`.
+
     sharing  "expand" or "reduce"; a table is always expanded, so that its A is a diagonal
     others   what becomes of a parameter without a Kronecker form: "raise" LayerError, or "skip"
              (None stands in its place, and `precondition_by_kfac` leaves its gradient alone)
 
-    A bias that belongs to a weight is a row of that weight's A, and None in its own place. A gain
-    or bias that stands alone (LayerNorm, Scale, Bias) has a Diagonal.
+    record   of a layer, in float32 at least: A = mean a aᵀ [in, in], G = Σ δ δᵀ [out, out]. A bias
+             that belongs to a weight is a row of that weight's A, and None in its own place. A gain
+             or bias that stands alone (LayerNorm, Scale, Bias) has a Diagonal.
+
+    raises   ValueError for another sharing or others; LayerError for a loss that takes a mean (see
+             `with_factors`), where a layer mixes the examples, or a parameter has no Kronecker form
+    source   Martens, Grosse 2015, arXiv:1503.05671; convolutions: Grosse, Martens 2016,
+             arXiv:1602.01407; sharing: Eschenhagen et al. 2023, arXiv:2311.00636
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Dense(2)
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> params = model.init(jax.random.key(0), x)
+    >>> collected = fp.collect(model, fp.collectors.kfac)
+    >>> gradient = fp.backprop(collected, fp.SoftmaxCrossEntropy(reduction="sum"))
+    >>> record = gradient(params, (x, y))[1]
+    >>> jax.tree.map(jnp.shape, record.value)  # the bias is the third row of A
+    Affine(w=Kronecker(a=(3, 3), g=(2, 2)), b=None)
     """
 
     sharing: Literal["expand", "reduce"] = "expand"
@@ -207,7 +264,22 @@ def of_table(form: Rows) -> Kronecker:
 def kronecker_form(*kinds: type[Layer]) -> Any:
     """Registers (layer, params, residuals, dy) -> dx, forms, as `closed_form` does: for K-FAC.
 
-    A weight of any rank is a matrix here, [the product of its other axes, out].
+    forms   a tree like the parameters, with an Outer or Rows at every weight and a Full at a bias
+
+    A weight of any rank is a matrix here, [the product of its other axes, out]. A layer that has a
+    closed form needs none.
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> class MyDense(fp.Dense): pass
+    >>> @fp.collectors.kronecker_form(MyDense)
+    ... def of_my_dense(layer, params, x, dz):
+    ...     w, b = fp.collectors.Outer(x[:, None], dz[:, None]), fp.collectors.Full(dz)
+    ...     return layer.backward(params, x, dz)[0], params._replace(w=w, b=b)
+    >>> layer, x = fp.collect(MyDense(2), fp.collectors.kfac), jnp.arange(8.0).reshape(4, 2)
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> layer.backward(params, layer.forward(params, x)[1], x)[1].value.w.g.shape
+    (2, 2)
     """
 
     def register(function: ClosedForm) -> ClosedForm:

@@ -29,7 +29,22 @@ from funcprop.losses import (
 
 
 class Root(NamedTuple):
-    """A square root of H for every value of the loss."""
+    """A square root of H for every value of the loss.
+
+    column  c in 0 ... D − 1 -> s_c [..., D], with Σ_c s_c s_cᵀ = H
+    sample  key -> s [..., D], with E s sᵀ = H
+
+    source  Martens 2014, arXiv:1412.1193
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> half = fp.collectors.Root(  # of H = I, two features, four examples
+    ...     column=lambda c: jnp.broadcast_to(jax.nn.one_hot(c, 2), (4, 2)),
+    ...     sample=lambda key: jax.random.normal(key, (4, 2)),
+    ... )
+    >>> sum(jnp.outer(half.column(c)[0], half.column(c)[0]) for c in range(2)).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
 
     column: Callable[[Array], Array]  # c in 0 ... D − 1 -> s_c [..., D]
     sample: Callable[[Array], Array]  # key -> s [..., D]
@@ -39,7 +54,27 @@ ROOTS: dict[type, Callable[[Any, Array, Array], Root]] = {}
 
 
 def hessian_root(kind: type[Layer]) -> Any:
-    """Registers (loss, prediction, target) -> Root, for losses of exactly this type."""
+    """Registers (loss, prediction, target) -> Root, for losses of exactly this type.
+
+    prediction  [..., D], in float32 at least: column and sample have its shape and dtype
+    target      as the loss takes it
+
+    The root is that of one value of the loss; how they are reduced is known from `loss.share`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> class MyCost(fp.QuadraticCost): pass
+    >>> @fp.collectors.hessian_root(MyCost)
+    ... def of_my_cost(loss, a, y):  # H = I
+    ...     return fp.collectors.Root(
+    ...         column=lambda c: jnp.broadcast_to(jax.nn.one_hot(c, 2), a.shape),
+    ...         sample=lambda key: jax.random.normal(key, a.shape),
+    ...     )
+    >>> x, model = jnp.arange(8.0).reshape(4, 2), fp.Dense(2)
+    >>> params = model.init(jax.random.key(0), x)
+    >>> fp.collectors.diag_ggn(model, MyCost(), params, (x, jnp.ones((4, 2)))).w.shape
+    (2, 2)
+    """
 
     def register(function: Callable[[Any, Array, Array], Root]) -> Any:
         ROOTS[kind] = function

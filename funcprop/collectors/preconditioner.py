@@ -82,15 +82,38 @@ def with_factors(
     """`backprop(model, loss)` that returns K-FAC's factors too: (params, batch, context) -> value,
     grads, factors.
 
-    sampled    the Fisher: targets are drawn from the model's own distribution with `context.key`,
-               and a second backward pass begins there
-    empirical  the training targets instead, in the pass of the gradient: cheaper, and something
-               else (Kunstner et al., 2019)
-    exact      a backward pass for every output of the model
+    fisher   sampled    the Fisher: targets are drawn from the model's own distribution with
+                        `context.key`, and a second backward pass begins there
+             empirical  the training targets instead, in the pass of the gradient: cheaper, and
+                        something else
+             exact      a backward pass for every output of the model
+    rule     `kfac`, a Kfac of other options, or `ekfac`
+
+    value    [], a float
+    grads    the tree, shapes and dtypes of params
+    factors  a Record at every layer, of Kronecker, Diagonal or Eigen, in float32 at least
 
     The factors approximate the matrix of the loss as it is reduced: A ⊗ G is Σ_b of a summed
-    loss, and the mean over the examples of a mean. Raises LayerError where a layer has no factors,
-    or (but for "empirical") no root of the loss's Hessian is known.
+    loss, and the mean over the examples of a mean.
+
+    raises  ValueError for another fisher, or "exact" with another rule than a Kfac; LayerError
+            where a layer has no factors or mixes the examples, no root of the loss's Hessian is
+            known (but for "empirical"), or "sampled" has no key
+    source  Martens, Grosse 2015, arXiv:1503.05671; against "empirical": Kunstner et al. 2019,
+            arXiv:1905.12558
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Dense(2)
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> params = model.init(jax.random.key(0), x)
+    >>> gradient = fp.collectors.with_factors(model, fp.SoftmaxCrossEntropy(), fisher="empirical")
+    >>> value, grads, factors = gradient(params, (x, y))
+    >>> jax.tree.map(jnp.shape, factors.value)
+    Affine(w=Kronecker(a=(3, 3), g=(2, 2)), b=None)
+    >>> inverses = fp.collectors.inverses_of(factors, damping=0.1)
+    >>> jax.tree.map(jnp.shape, fp.collectors.precondition(grads, inverses))
+    Affine(w=(2, 2), b=(2,))
     """
     if fisher not in ("sampled", "empirical", "exact"):
         raise ValueError(f"fisher is {fisher!r}, wanted 'sampled', 'empirical' or 'exact'")
@@ -113,16 +136,32 @@ class KfacState(NamedTuple):
 def precondition_by_kfac(
     factors: Any, *, damping: float = 1e-3, decay: float = 0.95, every: int = 1
 ) -> optax.GradientTransformationExtraArgs:
-    """Gradients times (A + π√λ I)⁻¹ ⊗ (G + √λ/π I)⁻¹, a layer at a time.
+    """Gradients times (A + π√λ I)⁻¹ ⊗ (G + √λ/π I)⁻¹, a layer at a time: a transformation of optax.
 
     factors  of any step, or their shapes: what the state will hold
     damping  λ: the approximation of F + λ I
     decay    the share of the old value in the running averages of A and G, which begin as plain
-             averages (Martens, Grosse, 2015)
+             averages
     every    steps from one inversion to the next
 
-    `update(grads, state, params, factors=factors)`. Where there are no factors the gradient is
-    passed on as it is. To be chained with a learning rate: `optax.sgd(0.1)`.
+    `update(grads, state, params, factors=factors)`: grads keep their tree, shapes and dtypes. Where
+    there are no factors the gradient is passed on as it is. To be chained with a learning rate:
+    `optax.sgd(0.1)`.
+
+    raises  ValueError where damping is not positive or the factors are not those of Kfac; `update`,
+            without factors
+    source  Martens, Grosse 2015, arXiv:1503.05671, section 6.3
+
+    >>> import jax.numpy as jnp, optax
+    >>> import funcprop as fp
+    >>> layer, x = fp.Dense(2, bias=False), jnp.arange(8.0).reshape(4, 2)
+    >>> params, batch = fp.layers.Affine(jnp.eye(2), None), (x, jnp.array([0, 1, 1, 0]))
+    >>> gradient = fp.collectors.with_factors(layer, fp.SoftmaxCrossEntropy(), fisher="empirical")
+    >>> _, grads, factors = gradient(params, batch)
+    >>> optimizer = optax.chain(fp.collectors.precondition_by_kfac(factors), optax.sgd(0.1))
+    >>> updates, _ = optimizer.update(grads, optimizer.init(params), params, factors=factors)
+    >>> updates.w.shape
+    (2, 2)
     """
     if not damping > 0:
         raise ValueError(f"damping is {damping}, wanted a positive number")
@@ -163,7 +202,23 @@ def precondition_by_kfac(
 
 
 def inverses_of(factors: Any, damping: float) -> Any:
-    """The inverse of every block + λ I: what `precondition` multiplies a gradient with."""
+    """The inverse of every block + λ I: what `precondition` multiplies a gradient with.
+
+    factors   a tree of Kronecker, Diagonal and Eigen, with or without Records around
+    damping   λ
+
+    Returns the same tree of the same shapes. The inverse of A ⊗ G is damped factor by factor:
+    (A + π√λ I)⁻¹ ⊗ (G + √λ/π I)⁻¹ with π² = (tr A / dim A) / (tr G / dim G).
+
+    source  Martens, Grosse 2015, arXiv:1503.05671, section 6.3
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> block = fp.collectors.Kronecker(a=jnp.eye(3), g=jnp.eye(2))
+    >>> inverse = fp.collectors.inverses_of(block, damping=1.0)
+    >>> jnp.diag(inverse.g).round(3).tolist()
+    [0.5, 0.5]
+    """
     return jax.tree.map(lambda block: inverse(block, damping), factors, is_leaf=is_block)
 
 
@@ -197,7 +252,27 @@ def inverse_of(matrix: Array, shift: Array) -> Array:
 
 
 def precondition(grads: Params, inverses: Any) -> Params:
-    """F⁻¹ g at every layer."""
+    """F⁻¹ g at every layer.
+
+    grads     a tree like the parameters
+    inverses  Records of `inverses_of(factors, damping)`, those of a model or of one layer
+
+    Returns the tree, shapes and dtypes of grads; a gradient without a block stays as it is.
+
+    raises  ValueError where the trees differ, TypeError where inverses holds no Records
+    source  Martens, Grosse 2015, arXiv:1503.05671; with Eigen, George et al. 2018, arXiv:1806.03884
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Dense(2)
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> params = model.init(jax.random.key(0), x)
+    >>> gradient = fp.collectors.with_factors(model, fp.SoftmaxCrossEntropy(), fisher="empirical")
+    >>> _, grads, factors = gradient(params, (x, y))
+    >>> natural = fp.collectors.precondition(grads, fp.collectors.inverses_of(factors, 0.1))
+    >>> jax.tree.map(jnp.shape, natural)
+    Affine(w=(2, 2), b=(2,))
+    """
     structure = jax.tree.structure(inverses, is_leaf=is_record)
     rows = zip(records(inverses), structure.flatten_up_to(grads), strict=True)
     return structure.unflatten([of_layer(record.value, grad) for record, grad in rows])

@@ -24,7 +24,26 @@ Place = tuple[str, ...]
 )
 @dataclass(frozen=True)
 class Record:
-    """What a rule returned at one layer: a pytree of its value."""
+    """What a rule returned at one layer: a pytree of its value.
+
+    value    what the rule returned, its numbers as arrays; stacked on axis 0 under `Repeat`
+    path     of the layer, outermost first: "Serial[2] Dense"
+    layer    the layer itself
+    ranks    of the value's leaves where it was made: loops add axes in front
+
+    raises   `named`, ValueError where no record has this name
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Serial(fp.Dense(3), fp.Tanh(), fp.Dense(2))
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> params = model.init(jax.random.key(0), x)
+    >>> collected = fp.collect(model, fp.collectors.squared_norms)
+    >>> gradient = fp.backprop(collected, fp.SoftmaxCrossEntropy(reduction="sum"))
+    >>> record = gradient(params, (x, y))[1][2]
+    >>> record.path, record.layer, record.value.shape, record.stacked
+    ('Serial[2] Dense', Dense(2), (4,), 0)
+    """
 
     value: Any
     path: str  # "Serial[2] Dense"
@@ -68,7 +87,23 @@ def recorded(value: Any, place: Place, layer: Layer) -> Record:
 def records(collected: Any, name: str | None = None) -> tuple[Record, ...]:
     """Every record in what a collected model's backward returned, in the order of the layers.
 
-    name  under `collect_all`, the rule whose records are meant
+    collected  the tree of records, of a rule that is not like the parameters
+    name       under `collect_all`, the rule whose records are meant
+
+    Returns a tuple of Records, one a layer, those without parameters too.
+
+    raises  TypeError where something in the tree is no record, ValueError for an unknown name
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Serial(fp.Dense(3), fp.Tanh(), fp.Dense(2))
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> params = model.init(jax.random.key(0), x)
+    >>> collected = fp.collect(model, fp.collectors.squared_norms)
+    >>> gradient = fp.backprop(collected, fp.SoftmaxCrossEntropy(reduction="sum"))
+    >>> found = fp.collectors.records(gradient(params, (x, y))[1])
+    >>> {record.path: jax.tree.map(jnp.shape, record.value) for record in found}
+    {'Serial[0] Dense': (4,), 'Serial[1] Tanh': (), 'Serial[2] Dense': (4,)}
     """
     found = tuple(_records_in(collected))
     return found if name is None else tuple(record.named(name) for record in found)
@@ -91,7 +126,21 @@ def _records_in(tree: Any) -> Iterator[Record]:
 def values(collected: Any, name: str | None = None) -> Any:
     """The records' values where they stand: of `gradient`, a tree like the parameters.
 
-    name  under `collect_all`, the rule whose values are meant
+    collected  what a collected model's backward returned
+    name       under `collect_all`, the rule whose values are meant
+
+    raises  ValueError for an unknown name
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Serial(fp.Dense(3), fp.Tanh(), fp.Dense(2))
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> params = model.init(jax.random.key(0), x)
+    >>> rules = fp.collect_all(gradient=fp.collectors.gradient, moment=fp.collectors.second_moment)
+    >>> gradient = fp.backprop(fp.collect(model, rules), fp.SoftmaxCrossEntropy(reduction="sum"))
+    >>> _, found = gradient(params, (x, y))
+    >>> jax.tree.map(jnp.shape, fp.collectors.values(found, "moment"))
+    (Affine(w=(2, 3), b=(3,)), (), Affine(w=(3, 2), b=(2,)))
     """
 
     def value(record: Any) -> Any:

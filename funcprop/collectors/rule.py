@@ -14,7 +14,23 @@ from funcprop.layer import Context, Layer, LayerError, Params, Residuals
 
 
 class Remembered(NamedTuple):
-    """What a rule that remembers more than the layer keeps is given for residuals."""
+    """What a rule that remembers more than the layer keeps is given for residuals.
+
+    residuals  the layer's own, any pytree
+    extra      what `remember` returned, any pytree of arrays
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> class Outputs(fp.collectors.Rule):
+    ...     def remember(self, layer, params, x, context, y, residuals):
+    ...         return {"y": y}
+    ...     def __call__(self, layer, params, residuals, dy):
+    ...         return layer.backward(params, residuals.residuals, dy)[0], residuals.extra["y"]
+    >>> layer = fp.collect(fp.Tanh(), Outputs())
+    >>> y, residuals = layer.forward((), jnp.zeros((4, 2)))
+    >>> layer.backward((), residuals, y)[1].value.shape
+    (4, 2)
+    """
 
     residuals: Residuals  # the layer's own
     extra: Any  # what `remember` returned
@@ -28,6 +44,9 @@ def is_empty(extra: Any) -> bool:
 class Rule(Sum):
     """rule(layer, params, residuals, dy) -> dx, record: asked at every leaf of a model.
 
+    dx         what is sent on: the tree, shapes and dtypes of the layer's x
+    record     a pytree of arrays, of any shapes
+
     A plain function of that signature is a rule. A subclass may say more:
 
     prepare    another form of a layer that keeps what the rule needs
@@ -36,8 +55,23 @@ class Rule(Sum):
 
     Where a parameter is used several times (`Tied`, `OverTime`) no record of one use is enough.
     There a rule is asked for `use`, a tree like the parameters; `places` and `steps` make one of
-    several uses, and `finish` makes the record of the result. A rule that does not define them
-    raises LayerError. Elsewhere the record is finish(use).
+    several uses, and `finish` makes the record of the result. Elsewhere the record is finish(use).
+
+    raises  LayerError where a parameter is used several times and the rule does not define these,
+            NotImplementedError where it defines neither `use` nor `__call__`
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Serial(fp.Dense(3), fp.Tanh(), fp.Dense(2))
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> params = model.init(jax.random.key(0), x)
+    >>> class Largest(fp.collectors.Rule):
+    ...     def __call__(self, layer, params, residuals, dy):
+    ...         return layer.backward(params, residuals, dy)[0], jnp.abs(dy).max()
+    >>> gradient = fp.backprop(fp.collect(model, Largest()), fp.SoftmaxCrossEntropy())
+    >>> _, found = gradient(params, (x, y))
+    >>> [(record.path, record.value.shape) for record in fp.collectors.records(found)]
+    [('Serial[0] Dense', ()), ('Serial[1] Tanh', ()), ('Serial[2] Dense', ())]
     """
 
     like_params: ClassVar[bool] = False  # records are trees like the parameters, without a path
@@ -115,7 +149,22 @@ class FunctionRule(Rule):
 
 @dataclass(frozen=True)
 class Gradient(Rule):
-    """The default rule: the layer's own backward."""
+    """The default rule, `gradient`: the layer's own backward.
+
+    record   dparams, a tree like the parameters, of their shapes and dtypes, without a path
+
+    Used several times, a parameter has the sum of its uses' gradients.
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Serial(fp.Dense(3), fp.Tanh(), fp.Dense(2))
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> params = model.init(jax.random.key(0), x)
+    >>> gradient = fp.backprop(fp.collect(model, fp.collectors.gradient), fp.SoftmaxCrossEntropy())
+    >>> _, grads = gradient(params, (x, y))
+    >>> jax.tree.map(jnp.shape, grads)
+    (Affine(w=(2, 3), b=(3,)), (), Affine(w=(3, 2), b=(2,)))
+    """
 
     like_params: ClassVar[bool] = True
 
@@ -246,8 +295,24 @@ class Together(Rule):
 def collect_all(**rules: Any) -> Together:
     """Several rules in one backward pass: collect_all(gradient=gradient, norms=squared_norms).
 
-    The record of a layer is a dict with the names given here. Raises TypeError where there is no
-    rule at all.
+    rules   name=rule, or a function (layer, params, residuals, dy) -> dx, record
+    record  of a layer: a dict with these names, of the records that each rule alone would make
+
+    raises  TypeError where there is no rule at all, or something is none; ValueError for a rule
+            that carries something beside the parameters (`update`)
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Serial(fp.Dense(3), fp.Tanh(), fp.Dense(2))
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> params = model.init(jax.random.key(0), x)
+    >>> rules = fp.collect_all(gradient=fp.collectors.gradient, norms=fp.collectors.squared_norms)
+    >>> gradient = fp.backprop(fp.collect(model, rules), fp.SoftmaxCrossEntropy(reduction="sum"))
+    >>> _, found = gradient(params, (x, y))
+    >>> jax.tree.map(jnp.shape, fp.collectors.values(found, "gradient"))
+    (Affine(w=(2, 3), b=(3,)), (), Affine(w=(3, 2), b=(2,)))
+    >>> fp.collectors.total(found, "norms").shape
+    (4,)
     """
     if not rules:
         raise TypeError("collect_all was given no rule: write collect_all(gradient=gradient)")

@@ -33,7 +33,16 @@ def check_unmixed(layer: Layer, rule: Rule) -> None:
 
 
 def summed(model: Layer) -> Layer:
-    """The model with a sum for every mean that a loss in it takes: what per-example rules read."""
+    """The model with a sum for every mean that a loss in it takes: what per-example rules read.
+
+    model   a whole objective, with losses inside of composites
+
+    Returns the model with reduction="sum" where "mean" was; parameters stay what they were.
+
+    >>> import funcprop as fp
+    >>> fp.collectors.summed(fp.Serial(fp.Identity(), fp.SoftmaxCrossEntropy()))
+    Serial(Identity(), SoftmaxCrossEntropy(reduction='sum'))
+    """
     if isinstance(model, Composite):
         return model.rebuild(tuple(map(summed, model.layers)))
     if getattr(model, "reduction", "sum") == "mean":

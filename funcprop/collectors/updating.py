@@ -70,12 +70,26 @@ def update(optimizer: optax.GradientTransformation) -> Update:
                lion, ... Its state travels beside the parameters: `collect(model, rule).init`, or
                `.hold(params)` for parameters that exist.
 
-    The second result of backward are the new parameters and states, in the same tree. Under
-    `Repeat` the stacks are updated where they lie. All gradients exist for one layer at a time.
+    record     Held(params, state): the new ones, of the shapes and dtypes of the old ones, where
+               they stand in the tree
 
-    Raises ValueError for an optimizer that needs all gradients at once (a global norm), or that
-    waits for several batches; and `hold`, for one that goes by paths into the whole model's
-    parameters, which a layer's do not have.
+    Under `Repeat` the stacks are updated where they lie. All gradients exist for one layer at a
+    time. `update_step` makes a training step of it.
+
+    raises  TypeError where optimizer is none of optax, ValueError for one that needs all gradients
+            at once (a global norm), or that waits for several batches; and `hold`, for one that
+            goes by paths into the whole model's parameters, which a layer's do not have
+    source  of SGD: Lv et al. 2023, arXiv:2306.09782
+
+    >>> import jax.numpy as jnp, optax
+    >>> import funcprop as fp
+    >>> x, params = jnp.ones((4, 2)), fp.layers.Affine(jnp.zeros((2, 2)), jnp.zeros(2))
+    >>> collected = fp.collect(fp.Dense(2), fp.collectors.update(optax.sgd(0.5)))
+    >>> held = collected.hold(params)
+    >>> gradient = fp.backprop(collected, fp.QuadraticCost())  # ½ Σ (a − y)², a mean over the batch
+    >>> _, new = gradient(held, (x, jnp.ones((4, 2))))
+    >>> new.params.b.tolist()  # 0 − 0.5 · (−1)
+    [0.5, 0.5]
     """
     if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(f"update wants an optimizer of optax, and was given {optimizer!r}")

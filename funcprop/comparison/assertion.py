@@ -15,10 +15,20 @@ listeners: list[Listener] = []  # told of every comparison, right or wrong: pyte
 def assert_gradients(target: Any, *arguments: Any, **options: Any) -> Comparison:
     """What `compare(target, *arguments, **options)` finds, all of it right.
 
+    target, arguments, options   as for `compare`
+
     assert_gradients(layer, params, x, context=Context(key)) is a whole test of a layer.
 
-    Raises GradientError, an AssertionError whose text is the report of the wrong gradients, and
-    whatever `compare` raises.
+    Returns the Comparison.
+
+    raises  GradientError, an AssertionError whose text is the report of the wrong gradients, and
+            whatever `compare` raises
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> def test_tanh():
+    ...     fp.assert_gradients(fp.Tanh(), (), jnp.arange(8.0).reshape(4, 2), quick=True)
+    >>> test_tanh()
     """
     __tracebackhide__ = True
     return agreed(compare(target, *arguments, **options))

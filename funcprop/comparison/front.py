@@ -65,8 +65,19 @@ def compare(
     purity must be those that the contract asks for. Inside composites every layer is checked at
     the values of the actual pass, so that the report names the deepest wrong one.
 
-    Raises TypeError for targets it cannot compare, and whatever `forward` raises. A wrong
-    gradient raises nothing: see `Comparison.ok`.
+    raises  TypeError for targets, keys and contexts that it cannot compare, ValueError for probes
+            or a floor out of range, and whatever `forward` raises. A wrong gradient raises nothing:
+            see `Comparison.ok` and `assert_gradients`
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> class Half(fp.Tanh):
+    ...     def backward(self, params, a, da):
+    ...         return 0.5 * da * (1 - a * a), ()
+    >>> x = jnp.arange(8.0).reshape(4, 2)
+    >>> found = fp.compare(Half(), (), x, quick=True)
+    >>> found.ok, found.headline
+    (False, 'Half(): wrong gradient in Half: dx (a factor of 1/2)')
     """
     if isinstance(probes, bool) or not isinstance(probes, int) or probes < 1:
         raise ValueError(f"probes is {probes!r}, wanted a whole number of at least 1")

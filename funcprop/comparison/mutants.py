@@ -185,6 +185,17 @@ class Score:
     killed      name -> the witnesses that killed it: "jax.vjp", "finite differences", "jax.jvp"
     survivors   names of those that nothing killed
     equivalent  names of those that compute the right gradient: no mutants, not counted
+
+    mutants     how many there were
+    share       of them, those that were killed, in [0, 1]; 1 where there are none
+
+    >>> import funcprop as fp
+    >>> score = fp.comparison.Score({"dx halved": ("jax.vjp",)}, ("dx noisy",), equivalent=())
+    >>> score.share
+    0.5
+    >>> print(score)
+    1 of 2 mutants killed, 0 equal
+    survived: dx noisy
     """
 
     killed: dict[str, tuple[str, ...]]
@@ -221,13 +232,26 @@ def mutation_score(
 
     target, args  a layer, params, x; or a pair (forward, backward) or a function with a derivative
                   rule in it, and its arguments: as in `compare`
+    context       key and mask of a layer
     mutants       further ones of a layer: functions (layer, params, residuals, dy) -> dx, dparams
     probes        random cotangents; key draws them, as in `compare`
+    programs      compiled programs to be reused, or None
     against       the layer whose derivative the backward of a layer is, as in `compare`
 
     Every mutant is judged in float64 by each witness alone: automatic differentiation, finite
-    differences, forward-mode. One is killed where some witness objects.
-    Raises ValueError where the backward itself is wrong: `compare` says how.
+    differences, forward-mode. One is killed where some witness objects. Returns a Score.
+
+    raises  ValueError where the backward itself is wrong: `compare` says how; TypeError for targets
+            that `compare` does not take
+    source  mutation testing: DeMillo, Lipton, Sayward 1978, Hints on test data selection
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> score = fp.mutation_score(fp.Tanh(), (), jnp.arange(8.0).reshape(4, 2))
+    >>> score.share, score.survivors
+    (1.0, ())
+    >>> "dx doubled" in score.killed
+    True
     """
     if isinstance(target, Layer):
         layer = target

@@ -29,7 +29,15 @@ HEADINGS = ("layer", "gradients", "float64", "float32", "verdict")
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of the catalogue with what `compare` found. `ok` where every gradient is right."""
+    """Rows of the catalogue with what `compare` found. `ok` where every gradient is right.
+
+    entries   (row, Comparison) each, as `compare_catalogue` returns them
+
+    >>> import funcprop as fp
+    >>> table = fp.comparison.Table(tuple(fp.comparison.compare_catalogue(["Tanh"])))
+    >>> table.headline
+    '1 of 1 rows agree with automatic differentiation'
+    """
 
     entries: tuple[tuple[Row, Comparison], ...]
 
@@ -83,9 +91,17 @@ def compare_catalogue(
 ) -> list[tuple[Row, Comparison]]:
     """Rows of the catalogue by name, all by default, each with its comparison.
 
-    A name stands for the row of that name and for all rows that add something to it after a
-    comma: "Dense" means "Dense, square" too. `progress` is called after each row.
-    Raises ValueError for an unknown name, with the nearest one.
+    names     a name stands for the row of that name and for all rows that add something to it after
+              a comma: "Dense" means "Dense, square" too
+    progress  called with (row, comparison) after each row
+
+    Returns a list of (row, Comparison), in order.
+
+    raises  ValueError for an unknown name, with the nearest one
+
+    >>> import funcprop as fp
+    >>> [(row.name, found.ok) for row, found in fp.comparison.compare_catalogue(["Tanh"])]
+    [('Tanh', True)]
     """
     return compare_rows(ROWS if names is None else chosen(names), progress)
 

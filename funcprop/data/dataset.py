@@ -7,7 +7,18 @@ import numpy as np
 
 
 class DataError(ValueError):
-    """The data cannot be used as it is: the message says what was found and what to do."""
+    """The data cannot be used as it is: the message says what was found and what to do.
+
+    A ValueError.
+
+    >>> import funcprop as fp
+    >>> import funcprop.data
+    >>> try:
+    ...     fp.data.load("minst")
+    ... except fp.data.DataError as error:
+    ...     print(str(error).split("?")[0])
+    unknown data set 'minst': did you mean 'mnist'
+    """
 
 
 class Examples(NamedTuple):
@@ -16,6 +27,13 @@ class Examples(NamedTuple):
     x [n, ...] float32, or uint8 for images stored as bytes; y [n] int32: example i has the label
     y[i] in 0..classes-1. Text is x [n, T] uint8, windows of tokens, and y [n, T] int32: the token
     that follows each of them.
+
+    >>> import numpy as np
+    >>> import funcprop as fp
+    >>> import funcprop.data
+    >>> part = fp.data.Examples(x=np.zeros((6, 4), np.float32), y=np.zeros(6, np.int32))
+    >>> part.x.shape, part.y.dtype
+    ((6, 4), dtype('int32'))
     """
 
     x: np.ndarray
@@ -34,9 +52,19 @@ class Dataset:
     validation  Examples held out of `train`, or None
     labels      what the classes are called, in their order; () where nobody says
 
-    The arrays are read-only views. Raises DataError for an empty part, x and y of different
-    lengths, another dtype than these, parts that differ in shape, values that are not
-    finite and labels out of range.
+    x is float32 or uint8, y int32; the arrays are read-only views.
+
+    raises  DataError for an empty part, x and y of different lengths, another dtype than these,
+            parts that differ in shape, values that are not finite, labels out of range, and a
+            number of names that is not that of the classes
+
+    >>> import numpy as np
+    >>> import funcprop as fp
+    >>> import funcprop.data
+    >>> x, y = np.zeros((6, 4), np.float32), np.array([0, 1, 2, 0, 1, 2], np.int32)
+    >>> part = fp.data.Examples(x, y)
+    >>> fp.data.Dataset("mine", train=part, test=part, classes=3)
+    <Dataset mine: train [6, 4], test [6, 4], 3 classes>
     """
 
     name: str

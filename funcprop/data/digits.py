@@ -12,9 +12,21 @@ TEST = 360  # a fifth
 def load_digits(validation: bool = False) -> Dataset:
     """1,437 training and 360 test images [n, 8, 8, 1] in [0, 1], 10 classes; no download.
 
-    The split is fixed and has the same share of every digit in each part. With `validation` 360
-    images of the training set become the validation set (1,077 / 360 / 360).
-    Raises ModuleNotFoundError without scikit-learn.
+    validation  make 360 images of the training set the validation set (1,077 / 360 / 360)
+
+    x is float32, y int32. The split is fixed and has the same share of every digit in each part.
+
+    raises  ModuleNotFoundError without scikit-learn
+    source  Alpaydin, Kaynak 1998, UCI: Optical recognition of handwritten digits, as in
+            scikit-learn
+
+    >>> import funcprop as fp
+    >>> import funcprop.data
+    >>> data = fp.data.load_digits()
+    >>> data
+    <Dataset digits: train [1437, 8, 8, 1], test [360, 8, 8, 1], 10 classes>
+    >>> data.train.x.dtype, float(data.train.x.max())
+    (dtype('float32'), 1.0)
     """
     bunch = require("sklearn.datasets", "train").load_digits()
     images = (bunch.images / 16).astype(np.float32)[..., None]

@@ -58,8 +58,22 @@ SOURCES = {
 def read_idx(path: str | Path) -> np.ndarray:
     """The array of an IDX file, plain or gzipped, of any dtype and rank; native byte order.
 
+    path   a file: uint8, int8, int16, int32, float32 or float64, as its header says
+
     Gzip is told from the content, because downloads lose or keep `.gz` as they please.
-    Raises DataError, naming the file, where it is missing, corrupt, truncated or no IDX file.
+
+    raises  DataError, naming the file, where it is missing, corrupt, truncated or no IDX file
+    source  the format: LeCun, Cortes, Burges, The MNIST database of handwritten digits
+
+    >>> import pathlib, tempfile
+    >>> import funcprop as fp
+    >>> import funcprop.data
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "labels")
+    ...     _ = path.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 2, 1]))
+    ...     array = fp.data.read_idx(path)  # uint8, one axis, three long
+    >>> array.tolist(), array.dtype
+    ([7, 2, 1], dtype('uint8'))
     """
     data = _read_bytes(Path(path))
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in DTYPES:
@@ -94,6 +108,7 @@ def read_idx(path: str | Path) -> np.ndarray:
 def load_idx_folder(folder: str | Path | None, name: str, validation: bool = False) -> Dataset:
     """An image set from the folder that holds its four IDX files, plain or gzipped.
 
+    folder      where they lie
     name        one of SOURCES: mnist, fashion-mnist, kmnist, emnist (its split `balanced`) or
                 emnist-SPLIT. The first three have the same file names, so that only the folder
                 tells them apart.
@@ -101,10 +116,27 @@ def load_idx_folder(folder: str | Path | None, name: str, validation: bool = Fal
                 True: validation is the last part of the training set, as long as the test set,
                 and train is what comes before it (MNIST: 50,000 / 10,000 / 10,000).
 
-    Images are [n, height, width, 1] uint8, as stored: a model that begins with `Pixels` reads
-    them as numbers in [0, 1], and moves a quarter of the memory of float32. EMNIST stores its
-    images transposed and numbers its letters from 1: here they stand upright and count from 0.
-    Raises DataError, naming the file, for whatever keeps the four files from being such a set.
+    Images are [n, height, width, 1] uint8, as stored, labels [n] int32: a model that begins with
+    `Pixels` reads them as numbers in [0, 1], and moves a quarter of the memory of float32. EMNIST
+    stores its images transposed and numbers its letters from 1: here they stand upright and count
+    from 0.
+
+    raises  DataError, naming the file, for whatever keeps the four files from being such a set
+    source  Fashion-MNIST: Xiao et al. 2017, arXiv:1708.07747; KMNIST: Clanuwat et al. 2018,
+            arXiv:1812.01718; EMNIST: Cohen et al. 2017, arXiv:1702.05373
+
+    >>> import pathlib, tempfile
+    >>> import funcprop as fp
+    >>> import funcprop.data
+    >>> def write(name, header, size):  # an IDX file of zeros
+    ...     return pathlib.Path(folder, name).write_bytes(bytes(header) + bytes(size))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for part, n in (("train", 3), ("t10k", 2)):  # n images of 2 × 2, of the digit 0
+    ...         images = [0, 0, 8, 3, 0, 0, 0, n, 0, 0, 0, 2, 0, 0, 0, 2]
+    ...         _ = write(f"{part}-images-idx3-ubyte", images, 4 * n)
+    ...         _ = write(f"{part}-labels-idx1-ubyte", [0, 0, 8, 1, 0, 0, 0, n], n)
+    ...     fp.data.load_idx_folder(folder, "mnist")
+    <Dataset mnist: train [3, 2, 2, 1], test [2, 2, 2, 1], 10 classes>
     """
     if name not in SOURCES:
         raise DataError(f"unknown image set {name!r}: wanted one of {', '.join(SOURCES)}")

@@ -24,9 +24,21 @@ def load_openml(name: str, folder: str | Path | None = None, validation: bool = 
     may leave that range, and a feature that is constant over the training set is only shifted.
     Classes are numbered in order: by value where all are numbers, else alphabetically.
 
-    Raises DataError without a connection, for an unknown name, and for a table that is not one
-    nominal target over dense numeric features without gaps; ModuleNotFoundError without
-    scikit-learn.
+    raises  DataError without a connection, for an unknown name, and for a table that is not one
+            nominal target over dense numeric features without gaps; ModuleNotFoundError without
+            scikit-learn
+    source  Vanschoren et al. 2014, OpenML: networked science in machine learning, arXiv:1407.7722
+
+    >>> import os
+    >>> import funcprop as fp
+    >>> import funcprop.data
+    >>> fp.data.load_openml("iris")  # doctest: +SKIP
+    <Dataset openml:iris: train [120, 4], test [30, 4], 3 classes>
+    >>> try:
+    ...     fp.data.load_openml("iris", folder=os.devnull)  # no folder
+    ... except fp.data.DataError as error:
+    ...     print(str(error).split(" (")[0])
+    openml:iris cannot be fetched from openml.org
     """
     bunch = _fetch(name, folder)
     features, target = _checked(name, bunch)

@@ -22,7 +22,19 @@ def load_text(
 
     The windows stand side by side and y is x one byte later. They are split in the order of the
     text: the last tenth is the test set, and what comes before it the validation set.
-    Raises DataError where the file cannot be read or is too short.
+
+    raises  DataError where the file cannot be read or is too short, or length is no whole number of
+            at least 1
+
+    >>> import pathlib, tempfile
+    >>> import funcprop as fp
+    >>> import funcprop.data
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "text")
+    ...     _ = path.write_text("to be or not to be")
+    ...     x, y = fp.data.load_text(path, length=6).train
+    >>> x.tobytes(), bytes(y.ravel().tolist())
+    (b'to be ', b'o be o')
     """
     if isinstance(length, bool) or not isinstance(length, int) or length < 1:
         raise DataError(f"length is {length!r}, wanted a whole number of at least 1")

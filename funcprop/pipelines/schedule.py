@@ -22,7 +22,18 @@ ScheduleName = Literal["1F1B", "interleaved", "ZB-H1", "ZB-H2"]
 
 
 class StageTimes(NamedTuple):
-    """What a stage takes for one microbatch, in any unit of time."""
+    """What a stage takes for one microbatch, in any unit of time: numbers of Python.
+
+    forward       F
+    input_half    B, the half of backward that the stage before waits for
+    weight_half   W, the other
+
+    source  the letters: Qi et al. 2023, arXiv:2401.10241
+
+    >>> import funcprop as fp
+    >>> fp.pipelines.StageTimes(forward=1.0, input_half=1.0, weight_half=1.0)
+    StageTimes(forward=1.0, input_half=1.0, weight_half=1.0)
+    """
 
     forward: float
     input_half: float
@@ -47,7 +58,23 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Timeline:
-    """What every stage of a pipeline did when: a simulated training step."""
+    """What every stage of a pipeline did when: a simulated training step. It prints itself.
+
+    schedule   the name that `simulate_pipeline` was given
+    stages     for each stage its spans, (step, start, end), in order
+
+    source  the bubble rate: Qi et al. 2023, arXiv:2401.10241
+
+    >>> import funcprop as fp
+    >>> times = [fp.pipelines.StageTimes(1.0, 1.0, 1.0)] * 3
+    >>> timeline = fp.pipelines.simulate_pipeline("ZB-H1", times, microbatches=4)
+    >>> print(timeline)
+    FFF··BWFBWBWBW
+    ·FF·BFBWFBWBWW
+    ··FBFBFBWFBWWW
+    >>> timeline.cost, timeline.bubble, timeline.peak_memory()
+    (14.0, 2.0, (3.0, 3.0, 3.0))
+    """
 
     schedule: ScheduleName
     stages: tuple[tuple[Span, ...], ...]
@@ -118,14 +145,14 @@ def simulate_pipeline(
     chunks: int = 2,
     communication: float = 0,
 ) -> Timeline:
-    """What each stage does when.
+    """What each stage does when -> Timeline.
 
-    schedule        "1F1B": one forward, one backward, after a warm-up (Narayanan et al., 2019)
+    schedule        "1F1B": one forward, one backward, after a warm-up
                     "interleaved": the same, with `chunks` parts of the model on each stage
-                    (Narayanan et al., 2021)
                     "ZB-H1", "ZB-H2": backward in two halves, the second where a stage would be
-                    idle, within the memory of 1F1B and within twice that (Qi et al., 2023)
-    times           one a stage; interleaved, each chunk takes an equal share
+                    idle, within the memory of 1F1B and within twice that
+    times           StageTimes, one a stage; interleaved, each chunk takes an equal share
+    microbatches    how many a training step has
     communication   from the end of a step on one stage until another can read its result
 
     With equal stages, p of them and m microbatches, the bubble is
@@ -136,6 +163,20 @@ def simulate_pipeline(
         ZB-H2         (p − 1)(F + B − 2W)
 
     where it is not negative and m fills the pipeline: m ≥ p, for ZB-H2 m ≥ 2p − 1.
+
+    raises  TypeError where times are no StageTimes, ValueError for another schedule, less than one
+            stage, microbatch or chunk, or, interleaved, microbatches that p does not divide
+    source  1F1B: Narayanan et al. 2019 (PipeDream); interleaved: Narayanan et al. 2021,
+            arXiv:2104.04473; ZB-H1, ZB-H2: Qi et al. 2023, arXiv:2401.10241
+
+    >>> import funcprop as fp
+    >>> times = [fp.pipelines.StageTimes(1.0, 1.0, 1.0)] * 4
+    >>> for schedule in ("1F1B", "interleaved", "ZB-H1", "ZB-H2"):
+    ...     print(schedule, fp.pipelines.simulate_pipeline(schedule, times, microbatches=8).bubble)
+    1F1B 9.0
+    interleaved 4.5
+    ZB-H1 3.0
+    ZB-H2 0.0
     """
     if not all(isinstance(each, StageTimes) for each in times):
         raise TypeError(
@@ -259,7 +300,23 @@ def duration(kind: str, times: StageTimes, split: bool) -> float:
 def stage_times(
     layer: Layer, params: Params, x: Any, context: Context = Context(), runs: int = 20
 ) -> StageTimes:
-    """Seconds of forward and of both halves of backward, compiled: medians of `runs`, by turns."""
+    """Seconds of forward and of both halves of backward, compiled: medians of `runs`, by turns.
+
+    layer                a stage of a model
+    params, x, context   as for the layer's forward
+    runs                 how often each is measured, after one run that compiles
+
+    Returns StageTimes of numbers of Python.
+
+    raises  TypeError where layer is no Layer, and what its forward raises
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> stage, x = fp.Dense(3), jnp.arange(8.0).reshape(4, 2)
+    >>> times = fp.pipelines.stage_times(stage, stage.init(jax.random.key(0), x), x, runs=3)
+    >>> times._fields, min(times) > 0
+    (('forward', 'input_half', 'weight_half'), True)
+    """
     input_half, weight_half = map(jax.jit, split_backward(layer))
     forward = jax.jit(layer.forward)
     y, residuals = forward(params, x, context)

@@ -29,12 +29,24 @@ from funcprop.rewiring.rewirings import Rewiring
 class StraightThrough(Rewired):
     """A layer that backward does not see: for functions whose derivative is zero or nothing.
 
-    The straight-through estimator (Bengio, Léonard and Courville, 2013). To stop errors where x
-    is large, put HardTanh() before: Serial(HardTanh(), StraightThrough(layer)).
+    To stop errors where x is large, put HardTanh() before:
+    Serial(HardTanh(), StraightThrough(layer)).
 
     forward   x [...] -> y [...], the layer's, of one shape and dtype
     keeps     what the layer keeps
     backward  dx = dy    dparams: the layer's own
+
+    raises  LayerError where x and y are no floats of one shape and dtype
+    source  Bengio, Léonard, Courville 2013, arXiv:1308.3432
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer = fp.rewiring.StraightThrough(fp.ReLU())
+    >>> x = jnp.array([[-1.0, 2.0]])
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> y, residuals = layer.forward(params, x)
+    >>> y.tolist(), layer.backward(params, residuals, jnp.ones_like(y))[0].tolist()
+    ([[0.0, 2.0]], [[1.0, 1.0]])
     """
 
     def forward(
@@ -54,13 +66,27 @@ class StraightThrough(Rewired):
 
 @dataclass(frozen=True)
 class Reversed(Rewired):
-    """A layer before which everything learns the opposite (Ganin and Lempitsky, 2015).
+    """A layer before which everything learns the opposite.
 
     Around the first layer of a second head it makes features that this head cannot use.
+
+    factor    what dx is multiplied with, and turned: at least 0
 
     forward   x -> y, the layer's
     keeps     what the layer keeps
     backward  dx = −factor · the layer's dx    dparams: the layer's own
+
+    raises  LayerError for a factor below 0
+    source  Ganin, Lempitsky 2015, arXiv:1409.7495
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer = fp.rewiring.Reversed(fp.ReLU(), factor=0.5)
+    >>> x = jnp.array([[-1.0, 2.0]])
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> y, residuals = layer.forward(params, x)
+    >>> layer.backward(params, residuals, jnp.ones_like(y))[0][0, 1].item()
+    -0.5
     """
 
     factor: float = 1.0
@@ -83,6 +109,18 @@ class Clipped(Rewired):
     forward   x -> y, the layer's
     keeps     what the layer keeps
     backward  dx: the layer's, scaled or clipped    dparams: the layer's own
+
+    raises  LayerError where not one of the two is given, or it is not positive
+    source  the norm: Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer = fp.rewiring.Clipped(fp.Identity(), max_abs=1.0)
+    >>> x = jnp.array([[-1.0, 2.0]])
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> y, residuals = layer.forward(params, x)
+    >>> layer.backward(params, residuals, jnp.array([[3.0, -0.5]]))[0].tolist()
+    [[1.0, -0.5]]
     """
 
     max_norm: float | None = None
@@ -122,9 +160,24 @@ class Noisy(Rewired):
     gets the same noise, any other gets another. A batch draws other numbers than its examples
     would one at a time, and another program, which rounds dx otherwise, other numbers too.
 
+    stddev    at least 0
+
     forward   x -> y, the layer's
     keeps     what the layer keeps
     backward  dx: the layer's plus noise; not linear in dy    dparams: the layer's own
+
+    raises  LayerError for a stddev below 0
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer = fp.rewiring.Noisy(fp.Identity(), stddev=0.1)
+    >>> x = jnp.array([[-1.0, 2.0]])
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> y, residuals = layer.forward(params, x)
+    >>> backward = jax.jit(layer.backward)
+    >>> dx, again = (backward(params, residuals, jnp.ones_like(y))[0] for _ in range(2))
+    >>> dx.tolist() == again.tolist(), dx.tolist() == [[1.0, 1.0]]
+    (True, False)
     """
 
     stddev: float
@@ -151,20 +204,67 @@ class Noisy(Rewired):
 
 
 def straight_through() -> Rewiring:
-    """dx = dy: the layer is computed forward, and not seen backward."""
+    """dx = dy: the layer is computed forward, and not seen backward.
+
+    Returns a rewiring: a function from a layer to a StraightThrough around it.
+
+    source  Bengio, Léonard, Courville 2013, arXiv:1308.3432
+
+    >>> import funcprop as fp
+    >>> model = fp.Serial(fp.Dense(3), fp.Binarize(), fp.Dense(2))
+    >>> fp.rewire(model, {fp.Binarize: fp.rewiring.straight_through()})
+    Serial(Dense(3), StraightThrough(Binarize()), Dense(2))
+    """
     return StraightThrough
 
 
 def gradient_reversal(factor: float = 1.0) -> Rewiring:
-    """dx times −factor: what stands before learns the opposite."""
+    """dx times −factor: what stands before learns the opposite.
+
+    factor   at least 0
+
+    Returns a rewiring: a function from a layer to a Reversed around it.
+
+    raises  LayerError, from `rewire`, for another factor
+    source  Ganin, Lempitsky 2015, arXiv:1409.7495
+
+    >>> import funcprop as fp
+    >>> features = fp.Serial(fp.Dense(3), fp.Tanh())
+    >>> domain = fp.rewire(fp.Serial(fp.Dense(2)), {fp.Dense: fp.rewiring.gradient_reversal(0.1)})
+    >>> fp.Serial(features, fp.Branch(fp.Dense(10), domain))  # features that tell no domain
+    Serial(Serial(Dense(3), Tanh()), Branch(Dense(10), Serial(Reversed(Dense(2), factor=0.1))))
+    """
     return functools.partial(Reversed, factor=factor)
 
 
 def clip_cotangent(max_norm: float | None = None, max_abs: float | None = None) -> Rewiring:
-    """dx of at most this norm, or of numbers of at most this size."""
+    """dx of at most this norm, or of numbers of at most this size.
+
+    max_norm  positive: of all of dx, whole batch
+    max_abs   positive: of each number
+
+    Returns a rewiring: a function from a layer to a Clipped around it.
+
+    raises  LayerError, from `rewire`, where not one of the two is given
+
+    >>> import funcprop as fp
+    >>> fp.rewire(fp.Serial(fp.Dense(3), fp.Tanh()), {fp.Dense: fp.rewiring.clip_cotangent(1.0)})
+    Serial(Clipped(Dense(3), max_norm=1.0), Tanh())
+    """
     return functools.partial(Clipped, max_norm=max_norm, max_abs=max_abs)
 
 
 def noisy_cotangent(stddev: float) -> Rewiring:
-    """dx plus N(0, stddev²)."""
+    """dx plus N(0, stddev²).
+
+    stddev   at least 0
+
+    Returns a rewiring: a function from a layer to a Noisy around it.
+
+    raises  LayerError, from `rewire`, for another stddev
+
+    >>> import funcprop as fp
+    >>> fp.rewire(fp.Serial(fp.Dense(3), fp.Tanh()), {fp.Tanh: fp.rewiring.noisy_cotangent(0.1)})
+    Serial(Dense(3), Noisy(Tanh(), stddev=0.1))
+    """
     return functools.partial(Noisy, stddev=stddev)

@@ -30,18 +30,30 @@ from funcprop.rewiring.rewirings import Rewiring
 
 @dataclass(frozen=True, init=False, repr=False)
 class DirectFeedback(Composite):
-    """`Serial` with direct feedback alignment (Nøkland, 2016) in the place of its chain rule.
+    """`Serial` with direct feedback alignment in the place of its chain rule.
 
     A block is a child with parameters and those without that follow it; what stands before the
     first belongs to the first. Inside a block, which may be a composite, the chain rule holds.
     Each block but the last gets its dy straight from the output, by fixed random weights B of the
     shape [output features, *sizes of an example in the block's output], drawn as w of a Dense layer
-    between both would be.
+    between both would be, in the output's dtype.
 
     forward   x -> y [..., features], as Serial
     keeps     what the children keep
     backward  dyᵢ = dy Bᵢ for every block i but the last, which gets dy; dx is the first block's
               dB = 0
+
+    raises  LayerError where the output or a block's is no array of floats, or their leading axes
+            differ
+    source  Nøkland 2016, arXiv:1609.01596
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.rewiring.DirectFeedback(fp.Dense(3), fp.Tanh(), fp.Dense(2))
+    >>> x = jnp.arange(8.0).reshape(4, 2)
+    >>> params = model.init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params.feedback)  # from two outputs to three hidden features
+    ((2, 3),)
     """
 
     owns: ClassVar[bool] = True
@@ -109,7 +121,18 @@ def blocks(params: tuple[Params, ...]) -> list[range]:
 
 
 def direct_feedback_alignment() -> Rewiring:
-    """Every block gets the output's error by fixed random weights: {Serial: ...}, of the model."""
+    """Every block gets the output's error by fixed random weights: {Serial: ...}, of the model.
+
+    Returns a rewiring: a function from a Serial to a DirectFeedback of its layers.
+
+    raises  LayerError, from `rewire`, for a layer that is no Serial
+    source  Nøkland 2016, arXiv:1609.01596
+
+    >>> import funcprop as fp
+    >>> model = fp.Serial(fp.Dense(3), fp.Tanh(), fp.Dense(2))
+    >>> fp.rewire(model, {fp.Serial: fp.rewiring.direct_feedback_alignment()})
+    DirectFeedback(Dense(3), Tanh(), Dense(2))
+    """
 
     def direct(layer: Composite) -> DirectFeedback:
         if not isinstance(layer, Serial):

@@ -45,13 +45,26 @@ class OtherWeights(Rewired):
 
 @dataclass(frozen=True)
 class FeedbackAligned(OtherWeights):
-    """A layer whose errors go back by fixed random weights B (Lillicrap et al., 2016).
+    """A layer whose errors go back by fixed random weights B.
 
-    B has the shape and the initializer of w, and another key.
+    B has the shape, dtype and initializer of w, and another key.
 
     forward   z = x w + b, the layer's
     keeps     what the layer keeps
     backward  dx = dz Bᵀ    dw, db: the layer's own    dB = 0
+
+    raises  LayerError, from init, where the layer's parameters have no w
+    source  Lillicrap et al. 2016, arXiv:1411.0247
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer = fp.rewiring.FeedbackAligned(fp.Dense(3))
+    >>> x = jnp.arange(8.0).reshape(4, 2)
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> z, residuals = layer.forward(params, x)
+    >>> dx, _ = layer.backward(params, residuals, jnp.ones_like(z))
+    >>> bool(jnp.allclose(dx, jnp.ones_like(z) @ params.feedback.T, rtol=1e-5))
+    True
     """
 
     def feedback(self, key: Array, params: Params, x: Any) -> Array:
@@ -64,14 +77,27 @@ class FeedbackAligned(OtherWeights):
 
 @dataclass(frozen=True)
 class KolenPollack(FeedbackAligned):
-    """A layer whose feedback weights B learn what w learns (Kolen and Pollack, 1994).
+    """A layer whose feedback weights B learn what w learns.
 
     B gets the gradient of w. Both take the same steps, so w − B changes by weight decay alone: with
-    it B becomes w (Akrout et al., 2019), without it their difference stays what it was.
+    it B becomes w, without it their difference stays what it was.
 
     forward   z = x w + b, the layer's
     keeps     what the layer keeps
     backward  dx = dz Bᵀ    dw, db: the layer's own    dB = dw
+
+    raises  LayerError, from init, where the layer's parameters have no w
+    source  Kolen, Pollack 1994; in deep networks: Akrout et al. 2019, arXiv:1904.05391
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer = fp.rewiring.KolenPollack(fp.Dense(3))
+    >>> x = jnp.arange(8.0).reshape(4, 2)
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> z, residuals = layer.forward(params, x)
+    >>> _, dparams = layer.backward(params, residuals, jnp.ones_like(z))
+    >>> bool((dparams.feedback == dparams.params.w).all())
+    True
     """
 
     learns: ClassVar[bool] = True
@@ -82,7 +108,7 @@ class KolenPollack(FeedbackAligned):
 
 @dataclass(frozen=True)
 class SignSymmetric(OtherWeights):
-    """A layer whose errors go back by weights V of the signs of w (Liao, Leibo and Poggio, 2016).
+    """A layer whose errors go back by weights V of the signs of w.
 
     V = s M ∘ sign(w), with s such that ‖V‖ = ‖w‖, so that errors neither grow nor vanish by it (the
     strict normalization of Moskovitz et al., 2018). `magnitude` is M:
@@ -95,6 +121,19 @@ class SignSymmetric(OtherWeights):
     forward   z = x w + b, the layer's
     keeps     what the layer keeps
     backward  dx = dz Vᵀ    dw, db: the layer's own    dM = 0
+
+    raises  LayerError for another magnitude, and, from init, where the layer's parameters have no w
+    source  Liao, Leibo, Poggio 2016, arXiv:1510.05067; s: Moskovitz et al. 2018, arXiv:1812.06488
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer = fp.rewiring.SignSymmetric(fp.Dense(1, bias=False))
+    >>> own = fp.layers.Affine(jnp.array([[3.0], [-4.0]]), None)
+    >>> params = fp.composites.RewiredParams(own, feedback=())
+    >>> z, residuals = layer.forward(params, jnp.ones((1, 2)))
+    >>> dx, _ = layer.backward(params, residuals, jnp.ones_like(z))
+    >>> [round(number, 2) for number in dx[0].tolist()]  # of one size, and ‖V‖ = ‖w‖ = 5
+    [3.54, -3.54]
     """
 
     magnitude: Magnitude = "uniform"
@@ -124,15 +163,52 @@ def uniform(key: Array, like: Array) -> Array:
 
 
 def feedback_alignment() -> Rewiring:
-    """Errors go back by fixed random weights: dx = dz Bᵀ. For layers with weights w."""
+    """Errors go back by fixed random weights: dx = dz Bᵀ. For layers with weights w.
+
+    Returns a rewiring: a function from a layer to a FeedbackAligned around it.
+
+    source  Lillicrap et al. 2016, arXiv:1411.0247
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Serial(fp.Dense(3), fp.Tanh(), fp.Dense(2))
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> rewired = fp.rewire(model, {fp.Dense: fp.rewiring.feedback_alignment()})
+    >>> params = rewired.init(jax.random.key(0), x)
+    >>> params[2].params.w.shape, params[2].feedback.shape  # w and B
+    ((3, 2), (3, 2))
+    """
     return FeedbackAligned
 
 
 def kolen_pollack() -> Rewiring:
-    """As `feedback_alignment`, with B updated like w: under weight decay it becomes w."""
+    """As `feedback_alignment`, with B updated like w: under weight decay it becomes w.
+
+    Returns a rewiring: a function from a layer to a KolenPollack around it.
+
+    source  Kolen, Pollack 1994; in deep networks: Akrout et al. 2019, arXiv:1904.05391
+
+    >>> import funcprop as fp
+    >>> model = fp.Serial(fp.Dense(3), fp.Tanh(), fp.Dense(2))
+    >>> fp.rewire(model, {fp.Dense: fp.rewiring.kolen_pollack()})
+    Serial(KolenPollack(Dense(3)), Tanh(), KolenPollack(Dense(2)))
+    """
     return KolenPollack
 
 
 def sign_symmetry(magnitude: Magnitude = "uniform") -> Rewiring:
-    """Errors go back by the signs of w: dx = dz Vᵀ with V = s M ∘ sign(w). See SignSymmetric."""
+    """Errors go back by the signs of w: dx = dz Vᵀ with V = s M ∘ sign(w). See SignSymmetric.
+
+    magnitude   "uniform", "batch-wise random" or "fixed random"
+
+    Returns a rewiring: a function from a layer to a SignSymmetric around it.
+
+    raises  LayerError, from `rewire`, for another magnitude
+    source  Liao, Leibo, Poggio 2016, arXiv:1510.05067
+
+    >>> import funcprop as fp
+    >>> model = fp.Serial(fp.Dense(3), fp.Tanh())
+    >>> fp.rewire(model, {fp.Dense: fp.rewiring.sign_symmetry("fixed random")})
+    Serial(SignSymmetric(Dense(3), magnitude='fixed random'), Tanh())
+    """
     return functools.partial(SignSymmetric, magnitude=magnitude)

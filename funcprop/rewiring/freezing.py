@@ -24,6 +24,16 @@ class Frozen(Rewired):
     forward   x -> y, the layer's
     keeps     what the layer keeps
     backward  dx: the layer's    dparams = None
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer = fp.rewiring.Frozen(fp.Dense(3))
+    >>> x = jnp.arange(8.0).reshape(4, 2)
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> z, residuals = layer.forward(params, x)
+    >>> dx, dparams = layer.backward(params, residuals, jnp.ones_like(z))
+    >>> dx.shape, dparams
+    ((4, 2), None)
     """
 
     trained: ClassVar[bool] = False
@@ -44,5 +54,17 @@ class Frozen(Rewired):
 
 
 def frozen() -> Rewiring:
-    """dparams = None: the layer keeps the parameters that it has."""
+    """dparams = None: the layer keeps the parameters that it has.
+
+    Returns a rewiring: a function from a layer to a Frozen around it.
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> model = fp.Serial(fp.rewiring.frozen()(fp.Dense(3)), fp.Tanh(), fp.Dense(2))
+    >>> params = model.init(jax.random.key(0), x)
+    >>> _, grads = fp.backprop(model, fp.SoftmaxCrossEntropy())(params, (x, y))
+    >>> jax.tree.map(jnp.shape, grads)
+    (None, (), Affine(w=(3, 2), b=(2,)))
+    """
     return Frozen

@@ -20,7 +20,18 @@ def rewire(model: Layer, rules: Mapping[type[Layer], Rewiring]) -> Layer:
            Subclasses are other types; layers of other types stay. A composite may be replaced too,
            after the layers inside it; inside it no other composite of its type is.
 
-    Raises LayerError where a type occurs nowhere in the model, TypeError for other rules.
+    forward   x -> y, the model's: shapes and dtypes stay
+    backward  dx of the rewired layers is what their rewirings send
+
+    raises  LayerError where a type occurs nowhere in the model, or a rewiring returns no Layer;
+            TypeError for other rules
+
+    >>> import funcprop as fp
+    >>> model = fp.Serial(fp.Dense(3), fp.Tanh(), fp.Dense(2))
+    >>> fp.rewire(model, {fp.Dense: fp.rewiring.feedback_alignment()})
+    Serial(FeedbackAligned(Dense(3)), Tanh(), FeedbackAligned(Dense(2)))
+    >>> fp.rewire(model, {fp.Tanh: fp.rewiring.straight_through()})
+    Serial(Dense(3), StraightThrough(Tanh()), Dense(2))
     """
     if not isinstance(rules, Mapping):
         raise TypeError(

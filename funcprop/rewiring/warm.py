@@ -21,7 +21,19 @@ def warm_start(params: Params, trained: Params) -> Params:
     `LoRA` takes the trained w and b, and its a and c stay as drawn, so that it computes what was
     trained; a rewired layer takes the trained parameters, and its feedback stays as drawn.
 
-    Raises ValueError, with the path, where the two differ in any other way.
+    Returns the tree, shapes and dtypes of params; nothing is copied.
+
+    raises  ValueError, with the path, where the two differ in any other way
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Serial(fp.Dense(3), fp.Tanh(), fp.Dense(2))
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> trained = model.init(jax.random.key(0), x)
+    >>> rewired = fp.rewire(model, {fp.Dense: fp.rewiring.feedback_alignment()})
+    >>> params = fp.warm_start(rewired.init(jax.random.key(1), x), trained)
+    >>> params[0].params.w is trained[0].w, params[0].feedback.shape
+    (True, (2, 3))
     """
     return _merged(params, trained, "params")
 

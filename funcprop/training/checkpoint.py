@@ -15,15 +15,36 @@ from funcprop.layer import Params, spell
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be read, or does not fit the model: the message says where."""
+    """A checkpoint cannot be read, or does not fit the model: the message says where. A ValueError.
+
+    >>> import funcprop as fp
+    >>> try:
+    ...     fp.load_checkpoint("nowhere.safetensors", ())
+    ... except fp.training.CheckpointError as error:
+    ...     print(str(error).split(":")[0])
+    nowhere.safetensors cannot be read (No such file or directory)
+    """
 
 
 def save_checkpoint(path: str | Path, params: Params, statistics: Any = ()) -> None:
     """Write params and statistics to `path`, replacing it as a whole or not at all.
 
-    Every float and integer dtype is kept, bfloat16 included.
-    Raises ModuleNotFoundError without safetensors, OSError where the file cannot be written,
-    TypeError for leaves that are no numbers, ValueError where two leaves have one name.
+    path                a safetensors file; each array lies in it under its path: `params.1.w`
+    params, statistics  trees of arrays of any shape; every float and integer dtype is kept,
+                        bfloat16 included
+
+    raises  ModuleNotFoundError without safetensors, OSError where the file cannot be written,
+            TypeError for leaves that are no numbers, ValueError where two leaves have one name
+
+    >>> import jax, jax.numpy as jnp, pathlib, tempfile
+    >>> import funcprop as fp
+    >>> params = fp.Dense(3).init(jax.random.key(0), jnp.ones((4, 2)))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "model.safetensors")
+    ...     fp.save_checkpoint(path, params)
+    ...     found, _ = fp.load_checkpoint(path, params)
+    >>> bool((found.w == params.w).all())
+    True
     """
     save = require("safetensors.numpy", "train").save
     leaves = named_leaves(params, statistics)
@@ -44,13 +65,26 @@ def save_checkpoint(path: str | Path, params: Params, statistics: Any = ()) -> N
 
 
 def load_checkpoint(path: str | Path, params: Params, statistics: Any = ()) -> tuple[Params, Any]:
-    """params and statistics from `path`.
+    """params and statistics from `path`: the trees that are asked for, as jax arrays.
 
+    path                a file that `save_checkpoint` wrote
     params, statistics  trees of arrays or ShapeDtypeStructs that say what the model wants:
-                        `jax.eval_shape(model.init, key, x)`. Nothing is cast.
+                        `jax.eval_shape(model.init, key, x)`. Nothing is cast
 
-    Raises CheckpointError, in one message that names every place, where the file is missing or no
-    safetensors file, and where names, shapes or dtypes differ from what is wanted.
+    raises  ModuleNotFoundError without safetensors; CheckpointError, in one message that names
+            every place, where the file is missing or no safetensors file, and where names, shapes
+            or dtypes differ from what is wanted; ValueError where two leaves of what is wanted have
+            one name
+
+    >>> import jax, jax.numpy as jnp, pathlib, tempfile
+    >>> import funcprop as fp
+    >>> model, key, x = fp.Dense(3), jax.random.key(0), jnp.ones((4, 2))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "model.safetensors")
+    ...     fp.save_checkpoint(path, model.init(key, x))
+    ...     params, statistics = fp.load_checkpoint(path, jax.eval_shape(model.init, key, x))
+    >>> params.w.shape, statistics
+    ((2, 3), ())
     """
     library = require("safetensors", "train")
     load = require("safetensors.numpy", "train").load_file  # `load` knows no bfloat16

@@ -44,14 +44,32 @@ def update_step(
     """A pure step whose optimizer runs inside the backward pass: (state, batch) -> state, metrics.
 
     The same numbers as train_step(backprop(model, loss), optimizer), with the gradient of one
-    layer in memory at a time. Donate the state: jax.jit(step, donate_argnums=0). Start from
-    `init_update_state(model, optimizer, key, x)`.
+    layer in memory at a time. Donate the state: jax.jit(step, donate_argnums=0).
 
-    max_norm  scale the gradient down to at most this norm, over all parameters together; the norm
-              is known only after a backward pass, so there are two
+    model, loss  as for `backprop`
+    optimizer    of optax, treating every parameter by itself: sgd, adam, adamw, ...
+    max_norm     scale the gradient down to at most this norm, over all parameters together; the
+                 norm is known only after a backward pass, so there are two
+    momentum     the share of the old value that running statistics keep
 
-    Raises ValueError for an optimizer that needs more than one layer's gradient at a time, or a
-    state of another step, and LayerError for max_norm where a scaled dy is not a scaled gradient.
+    state        TrainState of `init_update_state(model, optimizer, key, x)`; shapes and dtypes stay
+    metrics      Metrics(loss), [] each
+
+    raises  TypeError for an optimizer that is not of optax, ValueError where max_norm is not
+            positive, for an optimizer that needs more than one layer's gradient at a time, or a
+            state of another step, and LayerError for max_norm where a scaled dy is not a scaled
+            gradient
+    source  the update in the backward pass, of SGD: Lv et al. 2023, arXiv:2306.09782
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import funcprop as fp
+    >>> model, optimizer = fp.Serial(fp.Dense(3), fp.Tanh(), fp.Dense(2)), optax.sgd(0.1)
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> state = fp.init_update_state(model, optimizer, jax.random.key(0), x)
+    >>> step = fp.update_step(model, fp.SoftmaxCrossEntropy(), optimizer)
+    >>> state, metrics = jax.jit(step, donate_argnums=0)(state, (x, y))
+    >>> int(state.step), metrics.loss.shape
+    (1, ())
     """
     if max_norm is not None and not max_norm > 0:
         raise ValueError(f"max_norm is {max_norm}, wanted a positive number")
@@ -99,7 +117,21 @@ def init_update_state(
 ) -> TrainState:
     """The state before the first `update_step`: as `init_state`, with a state for every layer.
 
-    `state.params` are the model's own parameters.
+    model, optimizer, key, x, params   as for `init_state`
+
+    state.params     the model's own parameters
+    state.opt_state  a tuple, one optimizer state for each layer with parameters
+
+    raises  LayerError where the model does not accept x, TypeError and ValueError for an optimizer
+            that `update_step` does not take
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import funcprop as fp
+    >>> model = fp.Serial(fp.Dense(3), fp.Tanh(), fp.Dense(2))
+    >>> x = jnp.arange(8.0).reshape(4, 2)
+    >>> state = fp.init_update_state(model, optax.sgd(0.1), jax.random.key(0), x)
+    >>> len(state.opt_state)  # of the two Dense
+    2
     """
     state = init_state(model, optax.identity(), key, x, params)
     collected = collect(model, update(optimizer))

@@ -12,7 +12,24 @@ from funcprop.layer import Array, Context, Layer, Params, is_float, spell
 
 
 class TrainState(NamedTuple):
-    """What a step takes and returns; nothing else is carried."""
+    """What a step takes and returns; nothing else is carried. An immutable pytree.
+
+    params      the model's, of any shapes and dtypes
+    opt_state   of the optax optimizer, for the trainable parameters; under `update_step` a tuple,
+                one state a layer
+    statistics  running averages of what the model observed, or (); NaN before the first step
+    key         [], a key of `jax.random.key`
+    step        int32 []
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import funcprop as fp
+    >>> x = jnp.arange(8.0).reshape(4, 2)
+    >>> state = fp.init_state(fp.Dense(3), optax.sgd(0.1), jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, state.params), int(state.step)
+    (Affine(w=(2, 3), b=(3,)), 0)
+    >>> state._replace(step=jnp.int32(7)).step.dtype  # an immutable value: change a copy
+    dtype('int32')
+    """
 
     params: Params
     opt_state: Any  # of the optax optimizer, for the trainable parameters
@@ -31,9 +48,21 @@ def init_state(
     """The state before the first step.
 
     model      the model, or a whole objective (then x is a batch)
-    x          an example of the input, as arrays or ShapeDtypeStructs
+    optimizer  of optax; its state is made for the parameters that have a gradient
+    key        draws the parameters, and what the steps draw
+    x          an example of the input, as arrays or ShapeDtypeStructs; params get its dtype
     params     parameters to start from; new ones are drawn where there are none
-    Raises LayerError where the model does not accept x.
+
+    raises  LayerError where the model does not accept x, ValueError where the gradient of a
+            parameter has another tree, shape or dtype than the parameter
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import funcprop as fp
+    >>> model = fp.Serial(fp.Dense(3), fp.Tanh(), fp.Dense(2))
+    >>> x = jax.ShapeDtypeStruct((4, 2), jnp.float32)
+    >>> state = fp.init_state(model, optax.adam(1e-3), jax.random.key(0), x)
+    >>> state.params[0].w.shape, state.params[0].w.dtype
+    ((2, 3), dtype('float32'))
     """
     init_key, key = jax.random.split(key)
     if params is None:

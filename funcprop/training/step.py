@@ -17,7 +17,16 @@ Step = Callable[[TrainState, Any], tuple[TrainState, Any]]
 
 
 class Metrics(NamedTuple):
-    """What a step observed."""
+    """What a step observed.
+
+    loss    [] of the batch, before the update; of the dtype that the loss returns
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> metrics = fp.Metrics(loss=jnp.float32(0.5))  # what a step returns beside the state
+    >>> float(metrics.loss), metrics.loss.shape
+    (0.5, ())
+    """
 
     loss: Array  # [] of the batch, before the update
 
@@ -29,16 +38,33 @@ def train_step(
 ) -> Step:
     """A pure step: (state, batch) -> state, metrics.
 
-    gradient  (params, batch, context) -> value, grads: `backprop(model, loss)`, or
-              `jax.value_and_grad(objective(model, loss))`, or any function of that signature;
-              with `has_aux`, (value, aux), grads
-    momentum  the share of the old value that running statistics keep
+    gradient   (params, batch, context) -> value, grads: `backprop(model, loss)`, or
+               `jax.value_and_grad(objective(model, loss))`, or any function of that signature;
+               with `has_aux`, (value, aux), grads
+    optimizer  of optax
+    momentum   the share of the old value that running statistics keep
+
+    state      TrainState; the new one has the tree, shapes and dtypes of the old one
+    metrics    Metrics(loss), [] each
 
     The context holds a fresh key, folded from the state's key and its step. Statistics are
     averaged with the bias of their start corrected, so they can be used after the first step.
 
-    Raises ValueError where a gradient does not fit its parameter, the state is another
-    optimizer's, or it holds statistics and the gradient function returns none.
+    raises  TypeError where gradient is no function, ValueError for a momentum outside [0, 1).
+            Called, ValueError where a gradient does not fit its parameter, the state is another
+            optimizer's, or it holds statistics and the gradient function returns none
+    source  the correction of the start: Kingma, Ba 2015, arXiv:1412.6980, section 3
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import funcprop as fp
+    >>> model = fp.Serial(fp.Dense(3), fp.Tanh(), fp.Dense(2))
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> state = fp.init_state(model, optax.sgd(0.1), jax.random.key(0), x)
+    >>> gradient = fp.backprop(model, fp.SoftmaxCrossEntropy())
+    >>> step = jax.jit(fp.train_step(gradient, optax.sgd(0.1)))
+    >>> state, metrics = step(state, (x, y))
+    >>> int(state.step), metrics.loss.shape
+    (1, ())
     """
     if not callable(gradient):
         raise TypeError(
@@ -100,9 +126,29 @@ def averaged(state: TrainState, aux: Any, momentum: float) -> Any:
 def accumulate(gradient: GradientFunction, parts: int) -> GradientFunction:
     """The gradient of a batch as the mean over `parts` equal micro-batches, one at a time.
 
+    gradient  (params, batch, context) -> value, grads, as for `train_step`
+    parts     a whole number; every array of the batch is [B, ...], B a multiple of it
+
+    Returns a function of the same signature, whose value, grads and statistics are means in the
+    shapes and dtypes of `gradient`; 16-bit ones are added in float32, and aux.prediction is ().
+
     Exact for losses that are means over examples of equal weight: with a mask, or ignored
     targets, the parts would weigh differently. Memory is that of one part.
-    Raises ValueError where the batch does not divide by `parts`, or holds a mask.
+
+    raises  ValueError for parts below 1, a gradient that collects something else, a loss that is no
+            mean or ignores targets; called, for a batch that does not divide by `parts` or has a
+            mask
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Serial(fp.Dense(3), fp.Tanh(), fp.Dense(2))
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> params = model.init(jax.random.key(0), x)
+    >>> gradient = fp.backprop(model, fp.SoftmaxCrossEntropy())
+    >>> whole, _ = gradient(params, (x, y))
+    >>> parted, _ = fp.accumulate(gradient, 2)(params, (x, y))
+    >>> bool(jnp.allclose(whole, parted, rtol=1e-5))
+    True
     """
     if isinstance(parts, bool) or not isinstance(parts, int) or parts < 1:
         raise ValueError(f"parts is {parts!r}, wanted a whole number of at least 1")
@@ -162,7 +208,27 @@ def _without_prediction(result: Any) -> Any:
 
 
 def clip_by_norm(gradient: GradientFunction, max_norm: float) -> GradientFunction:
-    """The gradient scaled down to at most `max_norm`, over all parameters together."""
+    """The gradient scaled down to at most `max_norm`, over all parameters together.
+
+    gradient  (params, batch, context) -> value, grads, as for `train_step`
+    max_norm  a positive number: grads become grads · min(1, max_norm / ‖grads‖)
+
+    Returns a function of the same signature; grads keep their dtypes, and the norm is taken in
+    float32 at least. Where it is not finite all of grads are NaN.
+
+    raises  ValueError where max_norm is not positive
+    source  Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Dense(2)
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> params = model.init(jax.random.key(0), x)
+    >>> gradient = fp.clip_by_norm(fp.backprop(model, fp.SoftmaxCrossEntropy()), 0.01)
+    >>> value, grads = gradient(params, (x, y))
+    >>> round(sum(float((g**2).sum()) for g in jax.tree.leaves(grads)) ** 0.5, 4)
+    0.01
+    """
     if not max_norm > 0:
         raise ValueError(f"max_norm is {max_norm}, wanted a positive number")
 
@@ -183,8 +249,22 @@ def scale_to(norm: Array, max_norm: float) -> Array:
 def ensemble(step: Step) -> Step:
     """A step, or an epoch, over many states at once: (states, batch) -> states, metrics.
 
-    states: a TrainState whose leaves have one more axis, first, one entry a member:
-    `jax.vmap(lambda key: init_state(model, optimizer, key, x))(jax.random.split(key, n))`.
+    step     of `train_step`, `update_step` or `epoch`
+    states   a TrainState whose leaves have one more axis, first, one entry a member:
+             `jax.vmap(lambda key: init_state(model, optimizer, key, x))(jax.random.split(key, n))`
+    metrics  with the same axis first: the losses [n]
+
     All members see the same data, each with its own key.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import funcprop as fp
+    >>> model, optimizer = fp.Dense(2), optax.sgd(0.1)
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> keys = jax.random.split(jax.random.key(0), 3)
+    >>> states = jax.jit(jax.vmap(lambda key: fp.init_state(model, optimizer, key, x)))(keys)
+    >>> step = fp.train_step(fp.backprop(model, fp.SoftmaxCrossEntropy()), optimizer)
+    >>> states, metrics = jax.jit(fp.ensemble(step))(states, (x, y))
+    >>> states.params.w.shape, metrics.loss.shape
+    ((3, 2, 2), (3,))
     """
     return jax.vmap(step, in_axes=(0, None))
