@@ -126,13 +126,13 @@ def rows(lines):
 
 def table(found, names, own):
     cells = [
-        f"<tr><th>{inline(term, names, own)}</th><td>{said(term, lines, names, own)}</td></tr>"
+        f"<tr><th>{inline(term, names, own)}</th><td>{said(lines, names, own)}</td></tr>"
         for term, lines in found
     ]
     return '<table class="terms">' + "".join(cells) + "</table>"
 
 
-def said(term, lines, names, own):
+def said(lines, names, own):
     """What stands beside a term: formulas get a line each, prose flows."""
     pieces = []
     for line in lines:
