@@ -16,8 +16,9 @@ def on_config(config):
 
 
 def on_files(files, config):
-    """The first page is the README, its links seen from here."""
+    """The first page is the README, its links seen from here, without those that lead elsewhere."""
     readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    readme = re.sub(r"(?<!!)\[([^]]*)\]\((?!docs/|http|#)[^)]*\)", r"\1", readme)
     files.append(File.generated(config, "index.md", content=readme.replace("](docs/", "](")))
     return files
 
