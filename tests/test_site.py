@@ -18,7 +18,8 @@ COMMANDS = "funcprop.cli."  # on their page stands what is typed, not a name to 
 def exported(module):
     """Names that a module imports for others (`from x import y as y`), or defines itself."""
     body = ast.parse(Path(module.__file__).read_text(encoding="utf-8")).body
-    for node in (*body, *(one for node in body if isinstance(node, ast.If) for one in node.body)):
+    guarded = [node for block in body if isinstance(block, ast.If) for node in block.body]
+    for node in (*body, *guarded):
         if isinstance(node, ast.ImportFrom):
             yield from (alias.name for alias in node.names if alias.asname == alias.name)
         elif isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):

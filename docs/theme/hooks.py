@@ -40,6 +40,8 @@ def on_page_markdown(markdown, **_):
     return DIRECTIVE.sub(headed, markdown + "\n")
 
 
+# What the converter, or browsers in what it makes of it, know by another name.
+SPELLED = {"{aligned}": "{align*}", r"{\mathsf T}": r"{\text{T}}", r"\operatorname": r"\mathrm"}
 FORMULA = re.compile(
     r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<latex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL
 )
@@ -48,7 +50,10 @@ FORMULA = re.compile(
 def on_page_content(content, **_):
     def drawn(formula):
         display = "block" if formula["tag"] == "div" else "inline"
-        mathml = convert(html.unescape(formula["latex"]).strip(), display=display)
+        latex = html.unescape(formula["latex"]).strip()
+        for ours, theirs in SPELLED.items():
+            latex = latex.replace(ours, theirs)
+        mathml = convert(latex, display=display)
         return f'<div class="formula">{mathml}</div>' if display == "block" else mathml
 
     return FORMULA.sub(drawn, content)
