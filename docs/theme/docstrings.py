@@ -9,11 +9,13 @@ A docstring of this house is a first sentence or formula, then paragraphs betwee
       term    ...                            the same under a line of its own, which heads it;
                                              prose may follow in the next line
     - an item, or 1. an item                 a list
-    >>> code                                 code
+    >>> code, or a paragraph that is         code
+        indented as a whole
     anything else with aligned columns       kept as it stands
 
 In the rows `forward`, `keeps` and `backward` four spaces part two formulas, which get a line each.
-Fields of a class that have a comment and no docstring (`w: Array  # [in, out]`) make a table, too.
+Fields of a class with a docstring under them, or a comment behind them (`w: Array  # [in, out]`),
+make a table, too.
 """
 
 import re
@@ -25,7 +27,7 @@ import griffe
 ROW = re.compile(r"(?P<term>\S+(?: \S+)*) {2,}(?P<text>\S.*)")
 WIDE = re.compile(r"\S {2,}\S")
 STARTS_A_FORMULA = re.compile(r"\S+(?: \S+)? \+?= ")
-FIELD = re.compile(r" {4}(?P<name>[a-z]\w*): [^#]*?(?: {2}# (?P<comment>.*))?")
+FIELD = re.compile(r" {4}(?P<name>\w+): [^#]*?(?: {2}# (?P<comment>.*))?")
 REFERENCE = Path(__file__).parent.parent / "reference"
 
 
@@ -51,9 +53,9 @@ class Docstrings(griffe.Extension):
     def on_object(self, *, obj, **_):
         if obj.is_attribute and obj.docstring is None:
             obj.docstring = of_the_class(obj)
-        elif obj.docstring is not None:
+        elif obj.docstring is not None and not is_field(obj):
             text = markdown(obj.docstring.value, self.names, obj.name)
-            if obj.is_class and (fields := commented(obj)):
+            if obj.is_class and (fields := explained(obj)):
                 text += "\n\n" + table(fields, self.names, obj.name)
             obj.docstring.value = text
 
@@ -67,15 +69,23 @@ def of_the_class(attribute):
     return griffe.Docstring(known.docstring.value, parent=attribute)
 
 
-def commented(of_class):
-    """[(field, comment)] of the fields with a comment at the end of their line.
+def is_field(obj):
+    return obj.is_attribute and obj.parent.is_class and "property" not in obj.labels
+
+
+def explained(of_class):
+    """[(field, what is said of it)]: under it in a docstring, or in a comment behind it.
 
     Of a NamedTuple all fields, since it has no signature to show.
     """
-    lines = of_class.source.splitlines()
-    found = [match for line in lines if (match := FIELD.fullmatch(line))]
+    every = {**of_class.inherited_members, **of_class.members}
+    fields = {name: field for name, field in every.items() if is_field(field)}
+    said = {name: one.docstring.value.splitlines() for name, one in fields.items() if one.docstring}
+    for line in of_class.source.splitlines() if fields else ():
+        if (row := FIELD.fullmatch(line)) and row["name"] in fields and row["comment"]:
+            said.setdefault(row["name"], [row["comment"]])
     named = any(str(base).endswith("NamedTuple") for base in of_class.bases)
-    return [(row["name"], [row["comment"] or ""]) for row in found if named or row["comment"]]
+    return [(name, said.get(name, [""])) for name in fields if named or name in said]
 
 
 def markdown(docstring, names, own):
@@ -88,11 +98,12 @@ def markdown(docstring, names, own):
 
 def paragraph(text, names, own):
     lines = textwrap.dedent(text).splitlines()
+    indented = text.startswith("  ") and not rows(lines)[0]
     if lines[0].startswith(">>>"):
         return "\n".join(("```pycon", *lines, "```"))
     if re.match(r"(- |\d+\. )", lines[0]):
         return "\n".join(prose(line, names, own) for line in lines)
-    for start in range(len(lines)):
+    for start in range(0 if not indented else len(lines), len(lines)):
         tail = textwrap.dedent("\n".join(lines[start:])).splitlines()
         found, rest = rows(tail)
         if found and (start == 0 or len(tail) > 1):
@@ -102,7 +113,7 @@ def paragraph(text, names, own):
             if rest:
                 around.append(paragraph("\n".join(rest), names, own))
             return "\n\n".join(around)
-    if any(line.startswith(" ") or WIDE.search(line) for line in lines):
+    if indented or any(line.startswith(" ") or WIDE.search(line) for line in lines):
         return "\n".join(("```text", *lines, "```"))
     return prose("\n".join(lines), names, own)
 

@@ -30,11 +30,14 @@ def on_page_markdown(markdown, **_):
     """An entry of the reference is headed by what one writes: fp.Dense, fp.layers.Affine."""
 
     def headed(entry):
-        path = entry["path"]
+        path, name = entry["path"], entry["path"].rpartition(".")[2]
+        written = path.replace("funcprop.", "fp.", 1)
+        if path.startswith("funcprop.cli.") and name.istitle():
+            written = f"funcprop {name.lower()}"  # a command
         return (
             f"::: {path}\n    options:\n"
-            f'      heading: "{path.replace("funcprop.", "fp.", 1)}"\n'
-            f'      toc_label: "{path.rpartition(".")[2]}"\n'
+            f'      heading: "{written}"\n'
+            f'      toc_label: "{written.rpartition(".")[2]}"\n'
         )
 
     return DIRECTIVE.sub(headed, markdown + "\n")
