@@ -28,6 +28,7 @@ ROW = re.compile(r"(?P<term>\S+(?: \S+)*) {2,}(?P<text>\S.*)")
 WIDE = re.compile(r"\S {2,}\S")
 STARTS_A_FORMULA = re.compile(r"\S+(?: \S+)? \+?= ")
 FIELD = re.compile(r" {4}(?P<name>\w+): [^#]*?(?: {2}# (?P<comment>.*))?")
+ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 REFERENCE = Path(__file__).parent.parent / "reference"
 
 
@@ -54,8 +55,9 @@ class Docstrings(griffe.Extension):
         if obj.is_attribute and obj.docstring is None:
             obj.docstring = of_the_class(obj)
         elif obj.docstring is not None and not is_field(obj):
+            fields = explained(obj) if obj.is_class else []
             text = markdown(obj.docstring.value, self.names, obj.name)
-            if obj.is_class and (fields := explained(obj)):
+            if fields:
                 text += "\n\n" + table(fields, self.names, obj.name)
             obj.docstring.value = text
 
@@ -76,16 +78,24 @@ def is_field(obj):
 def explained(of_class):
     """[(field, what is said of it)]: under it in a docstring, or in a comment behind it.
 
-    Of a NamedTuple all fields, since it has no signature to show.
+    Of a NamedTuple all fields, since it has no signature to show. None that the class itself
+    speaks of in a table.
     """
+    told = set(re.findall(r"^ *(\w+) {2,}\S", of_class.docstring.value, re.MULTILINE))
     every = {**of_class.inherited_members, **of_class.members}
     fields = {name: field for name, field in every.items() if is_field(field)}
     said = {name: one.docstring.value.splitlines() for name, one in fields.items() if one.docstring}
     for line in of_class.source.splitlines() if fields else ():
         if (row := FIELD.fullmatch(line)) and row["name"] in fields and row["comment"]:
             said.setdefault(row["name"], [row["comment"]])
-    named = any(str(base).endswith("NamedTuple") for base in of_class.bases)
-    return [(name, said.get(name, [""])) for name in fields if named or name in said]
+    every_one = not told & set(fields) and any(
+        str(base).endswith("NamedTuple") for base in of_class.bases
+    )
+    return [
+        (name, said.get(name, [""]))
+        for name in fields
+        if name not in told and (every_one or name in said)
+    ]
 
 
 def markdown(docstring, names, own):
@@ -175,7 +185,8 @@ def quoted(text, names, own, plain, link):
 
 
 def literally(text):
-    return re.sub(r"[*_\[\]<>#$|~^\\&]", lambda one: f"&#{ord(one[0])};", text)
+    text = re.sub(r"[*_\[\]<>#$|~^\\&]", lambda one: f"&#{ord(one[0])};", text)
+    return ARXIV.sub(r'<a href="https://arxiv.org/abs/\1">arXiv:\1</a>', text)
 
 
 def md_link(code, path):
