@@ -23,7 +23,24 @@ Residuals = Any  # a pytree of arrays: what backward needs from forward
 class LayerError(ValueError):
     """Something given to a layer does not fit it.
 
-    `path` is the place in the model, outermost first: ("Serial[2]", "Skip[0]").
+    layer    the layer
+    problem  what is wrong: the shapes and dtypes it got, as float32[8, 784], and those it wanted
+    remedy   the line to write instead, or ""
+    path     its place in the model, outermost first: ("Serial[2]", "Skip[0]")
+
+    It is a ValueError.
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> fp.Dense(0)
+    Traceback (most recent call last):
+        ...
+    funcprop.layer.LayerError: Dense(0): features is 0, wanted a whole number of at least 1
+    >>> try:
+    ...     fp.Serial(fp.Tanh(), fp.Softmax()).forward(((), ()), jnp.ones(()))
+    ... except fp.LayerError as error:
+    ...     print(error)
+    Serial[1] Softmax(): x is float32[], wanted at least 1 axes
     """
 
     def __init__(self, layer: Layer, problem: str, remedy: str = "") -> None:
@@ -41,8 +58,18 @@ class LayerError(ValueError):
 class Context:
     """What a forward pass may read and nobody differentiates.
 
-    key   a scalar key of `jax.random.key`, or None: randomness
-    mask  bool [...], or None: True where attention and sequence losses may look
+    key     a scalar key of `jax.random.key`, or None: randomness
+    mask    bool [...], or None: True where attention and sequence losses may look
+    raises  LayerError in `key_for`, where there is no such key
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> mask = jnp.array([True, True, False])  # the third step is padding
+    >>> context = fp.Context(key=jax.random.key(0), mask=mask)
+    >>> y, _ = fp.LastStep().forward((), jnp.array([[1.0], [2.0], [3.0]]), context)
+    >>> y
+    Array([2.], dtype=float32)
     """
 
     key: Array | None = None
@@ -77,6 +104,28 @@ class Layer:
     Subclasses are frozen dataclasses that hold configuration only: hashable, comparable, and
     their `repr` is the call that makes them. `backward` reads only its three arguments and is
     linear in `dy`. Leading axes are batch axes.
+
+    init      key, x -> params: a tree of arrays, () where there are none
+    forward   params, x [..., in], context -> y [..., out], residuals; x and y may be trees
+    backward  params, residuals, dy [..., out] -> dx [..., in], dparams
+    dtypes    y and dx have that of x, dparams those of params; sums over 16-bit floats are made in
+              float32
+    raises    NotImplementedError where forward or backward is not defined; LayerError from
+              `inference`, where a layer holds layers and is no Composite
+
+    >>> from dataclasses import dataclass
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> @dataclass(frozen=True)
+    ... class Square(fp.Layer):
+    ...     def forward(self, params, x, context=fp.Context()):
+    ...         return x * x, x
+    ...
+    ...     def backward(self, params, x, dy):
+    ...         return 2 * x * dy, ()
+    >>> y, residuals = Square().forward((), jnp.array([3.0]))
+    >>> Square().backward((), residuals, jnp.ones(1))[0]
+    Array([6.], dtype=float32)
     """
 
     def __init_subclass__(cls, **arguments: Any) -> None:

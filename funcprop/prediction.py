@@ -16,5 +16,17 @@ def inference(model: Layer, params: Params, statistics: Any = ()) -> tuple[Layer
 
     statistics: what `model.statistics(residuals)` returned, averaged: `TrainState.statistics`.
     Raises LayerError where params or statistics do not fit the model.
+
+    Shapes and dtypes stay those of the model: y [..., out] for x [..., in].
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Serial(fp.Dense(3), fp.BatchNorm(), fp.Dropout(0.5))
+    >>> params = model.init(jax.random.key(0), jnp.ones((8, 4)))
+    >>> averages = fp.layers.Statistics(mean=jnp.zeros(3), variance=jnp.ones(3))
+    >>> predictor, its_params = fp.inference(model, params, ((), averages, ()))
+    >>> predictor
+    Serial(Dense(3), Scale(True), Identity())
     """
     return model.inference(params, statistics)

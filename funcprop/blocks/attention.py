@@ -38,6 +38,20 @@ class SelfAttention(Block):
     forward   x [..., T, D] -> y [..., T, features]
     keeps     what the layers keep
     backward  theirs
+    dtypes    any float, one for x and the parameters; y and all gradients have it
+    raises    LayerError where features, heads, head_size or kv_heads is no positive whole number,
+              heads does not divide features and no head_size is given, or kv_heads does not divide
+              heads; the layers' own errors, with their place
+    source    Vaswani et al., 2017, arXiv:1706.03762
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model, x = fp.SelfAttention(16, heads=4, causal=True), jnp.zeros((8, 10, 16))
+    >>> params = jax.eval_shape(model.init, jax.random.key(0), x)
+    >>> y, residuals = jax.eval_shape(model.forward, params, x)
+    >>> params[0].w.shape, y.shape
+    ((16, 48), (8, 10, 16))
     """
 
     features: int
@@ -81,6 +95,20 @@ class CrossAttention(Block):
               -> y [..., T, features]
     keeps     what the layers keep
     backward  theirs; None for the mask
+    dtypes    any float, one for xs, memory and the parameters; y and all gradients have it
+    raises    LayerError where features, heads, head_size or kv_heads is no positive whole number,
+              heads does not divide features and no head_size is given, kv_heads does not divide
+              heads, or x is no such tuple; the layers' own errors, with their place
+    source    Vaswani et al., 2017, arXiv:1706.03762
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model, x = fp.CrossAttention(16, heads=4), (jnp.zeros((8, 10, 16)), jnp.zeros((8, 7, 24)))
+    >>> params = jax.eval_shape(model.init, jax.random.key(0), x)
+    >>> y, residuals = jax.eval_shape(model.forward, params, x)
+    >>> y.shape
+    (8, 10, 16)
     """
 
     features: int

@@ -19,6 +19,18 @@ class Bidirectional(Branch):
     forward   xs [..., T, in] -> ys [..., T, 2 H]
     keeps     what the two layers keep
     backward  dx is the sum of theirs
+    dtypes    any float, one for xs and the parameters; ys and all gradients have it
+    raises    LayerError where the layer has no field `reverse`; the layers' own errors, with their
+              place in the model
+    source    Schuster and Paliwal, Bidirectional recurrent neural networks, 1997
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model, xs = fp.Bidirectional(fp.RNN(4)), jnp.zeros((8, 10, 3))
+    >>> params = jax.eval_shape(model.init, jax.random.key(0), xs)
+    >>> jax.eval_shape(model.forward, params, xs)[0].shape
+    (8, 10, 8)
     """
 
     def __init__(self, layer: Layer) -> None:

@@ -14,6 +14,24 @@ class Block(Serial):
 
     A subclass says which layers in `compose`. It adds no mathematics; parameters, residuals and
     whatever is collected from the layers inside are those of the Serial it stands for.
+
+    forward   x -> y, the layers' in series: any trees, for example [..., in] -> [..., out]
+    keeps     what the layers keep
+    backward  theirs
+    dtypes    theirs
+    raises    NotImplementedError where `compose` is not defined; the layers' own errors, with their
+              place in the model
+
+    >>> from dataclasses import dataclass
+    >>> import funcprop as fp
+    >>> @dataclass(frozen=True, repr=False)
+    ... class Hidden(fp.blocks.Block):
+    ...     features: int
+    ...
+    ...     def compose(self):
+    ...         return fp.Dense(self.features), fp.ReLU()
+    >>> Hidden(30).layers
+    (Dense(30), ReLU())
     """
 
     layers: tuple[Layer, ...] = field(init=False, compare=False)

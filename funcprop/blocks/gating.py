@@ -25,6 +25,19 @@ class GLU(Block):
     forward   x [..., D] -> y [..., features]
     keeps     what the layers keep
     backward  theirs
+    dtypes    any float, one for x and the parameters; y and all gradients have it
+    raises    LayerError where features or hidden is no positive whole number; the layers' own
+              errors, with their place in the model
+    source    Dauphin, Fan, Auli and Grangier, 2016, arXiv:1612.08083; Shazeer, 2020,
+              arXiv:2002.05202
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model, x = fp.GLU(16, hidden=40), jnp.zeros((8, 16))
+    >>> params = jax.eval_shape(model.init, jax.random.key(0), x)
+    >>> jax.eval_shape(model.forward, params, x)[0].shape
+    (8, 16)
     """
 
     features: int
@@ -47,13 +60,47 @@ class GLU(Block):
 
 @dataclass(frozen=True, repr=False)
 class SwiGLU(GLU):
-    """GLU with z σ(z) in place of the sigmoid, as in LLaMA."""
+    """y = ((x w · σ(x w)) · (x v)) u: GLU with z σ(z) in place of the sigmoid, as in LLaMA.
+
+    forward   x [..., D] -> y [..., features]
+    keeps     what the layers keep
+    backward  theirs
+    dtypes    any float, one for x and the parameters; y and all gradients have it
+    raises    LayerError where features or hidden is no positive whole number; the layers' own
+              errors, with their place in the model
+    source    Shazeer, 2020, arXiv:2002.05202
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model, x = fp.SwiGLU(16, hidden=40), jnp.zeros((8, 10, 16))
+    >>> params = jax.eval_shape(model.init, jax.random.key(0), x)
+    >>> jax.eval_shape(model.forward, params, x)[0].shape
+    (8, 10, 16)
+    """
 
     activation: ClassVar[Layer] = SiLU()
 
 
 @dataclass(frozen=True, repr=False)
 class GEGLU(GLU):
-    """GLU with z Φ(z) in place of the sigmoid."""
+    """y = ((x w · Φ(x w)) · (x v)) u: GLU with z Φ(z) in place of the sigmoid.
+
+    forward   x [..., D] -> y [..., features]
+    keeps     what the layers keep
+    backward  theirs
+    dtypes    any float, one for x and the parameters; y and all gradients have it
+    raises    LayerError where features or hidden is no positive whole number; the layers' own
+              errors, with their place in the model
+    source    Shazeer, 2020, arXiv:2002.05202
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model, x = fp.GEGLU(16, hidden=40), jnp.zeros((8, 10, 16))
+    >>> params = jax.eval_shape(model.init, jax.random.key(0), x)
+    >>> jax.eval_shape(model.forward, params, x)[0].shape
+    (8, 10, 16)
+    """
 
     activation: ClassVar[Layer] = GELU()

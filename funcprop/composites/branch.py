@@ -27,9 +27,22 @@ from funcprop.layer import (
 class Parallel(Composite):
     """(y₁, …, yₙ) = (f₁(x₁), …, fₙ(xₙ)).
 
-    forward   x: a tuple, one entry a child -> y: a tuple
+    forward   x: a tuple, one entry a child, any trees -> y: a tuple
     keeps     what the children keep
     backward  dx: a tuple, entry by entry; None for integer entries
+    dtypes    those of the children
+    raises    LayerError where x, dy, params or residuals is no tuple with one entry a child; a
+              child's own errors, with its place in the model
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Parallel(fp.Dense(3), fp.Identity())
+    >>> x = jnp.ones((8, 4)), jnp.arange(8)
+    >>> params = model.init(jax.random.key(0), x)
+    >>> y, residuals = model.forward(params, x)
+    >>> y[0].shape, y[1].shape
+    ((8, 3), (8,))
     """
 
     def init(self, key: Array, x: tuple[Any, ...]) -> Params:
@@ -57,9 +70,24 @@ class BranchResiduals(NamedTuple):
 class Branch(Composite):
     """Every child reads the same x; `combine` says what becomes of their outputs.
 
-    forward   x -> (y₁, …, yₙ), or their sum, or their concatenation along the features
+    forward   x, any tree -> (y₁, …, yₙ), or their sum [..., out], or their concatenation along the
+              features [..., Σ outᵢ]
     keeps     what the children keep; for "concatenate" also their feature sizes
     backward  dx = Σᵢ dxᵢ: x was used n times, so its gradients add
+    dtypes    any float for all that is added or concatenated, one for each; else those of the
+              children
+    raises    LayerError where there is no child or combine is unknown, params or residuals have not
+              one entry a child, outputs or their dx do not fit each other, or dy not y; a child's
+              own errors, with its place in the model
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model, x = fp.Branch(fp.Tanh(), fp.Identity(), combine="concatenate"), jnp.zeros((1, 2))
+    >>> params = model.init(jax.random.key(0), x)
+    >>> y, residuals = model.forward(params, x)
+    >>> model.backward(params, residuals, jnp.ones((1, 4)))[0]
+    Array([[2., 2.]], dtype=float32)
     """
 
     combine: Literal["tuple", "sum", "concatenate"]

@@ -24,7 +24,38 @@ from funcprop.layer import (
 
 @dataclass(frozen=True, init=False, repr=False)
 class Composite(Layer):
-    """A layer made of layers. Parameters, residuals and statistics: a tuple, one entry a child."""
+    """A layer made of layers. Parameters, residuals and statistics: a tuple, one entry a child.
+
+    A subclass says how x goes through the children and how dy comes back. `init_each`,
+    `forward_each` and `backward_each` do the rest.
+
+    forward   x -> y: any trees; the arrays [..., features] are for the children to check
+    keeps     what the children keep
+    backward  dy -> dx, and dparams: a tuple, one entry a child
+    dtypes    those of the children
+    raises    LayerError where an entry is no layer, or params, residuals or statistics are no tuple
+              with one entry a child; a child's own errors, with its place in the model
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> class Twice(fp.Composite):
+    ...     def init(self, key, x):
+    ...         return self.init_each(key, (x,))
+    ...
+    ...     def forward(self, params, x, context=fp.Context()):
+    ...         (y,), residuals = self.forward_each(params, (x,), context)
+    ...         return 2 * y, residuals
+    ...
+    ...     def backward(self, params, residuals, dy):
+    ...         (dx,), dparams = self.backward_each(params, residuals, (2 * dy,))
+    ...         return dx, dparams
+    >>> model, x = Twice(fp.Bias()), jnp.ones((1, 2))
+    >>> params = model.init(jax.random.key(0), x)
+    >>> y, residuals = model.forward(params, x)
+    >>> model.backward(params, residuals, y)[0]
+    Array([[4., 4.]], dtype=float32)
+    """
 
     layers: tuple[Layer, ...]
 

@@ -46,6 +46,22 @@ class FixedPoint(Composite):
     keeps     what f keeps at z*; nothing of the steps before
     backward  u = dz* + (∂f/∂z)ᵀ u, by the same iteration, from u = dz*
               dx = (∂f/∂x)ᵀ u    dparams = (∂f/∂params)ᵀ u
+    dtypes    any float; z* and dx have that of x, distances are measured in float32 at least
+    raises    LayerError where features or max_steps is no positive whole number or tolerance
+              negative, x holds no floats first, f changes the shape or dtype of z, or the iteration
+              does not end and its numbers are known; f's own errors, with their place in the model
+    source    Bai, Kolter and Koltun, 2019, arXiv:1909.01377
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> small = fp.initializers.Uniform(0.1)
+    >>> f = fp.Serial(fp.Concatenate(), fp.Dense(3, w_init=small), fp.Tanh())
+    >>> model, x = fp.FixedPoint(f, features=3), jax.ShapeDtypeStruct((8, 4), jnp.float32)
+    >>> params = model.init(jax.random.key(0), x)
+    >>> z, residuals = jax.eval_shape(model.forward, params, x)
+    >>> z.shape
+    (8, 3)
     """
 
     features: int | None

@@ -27,6 +27,19 @@ class OverTime(Composite):
     forward   x [..., time, features] -> y [..., time, out]; of a tree, every leaf
     keeps     what the layer keeps of every step, stacked on axis 0
     backward  dx, step by step    dparams = Σₜ dparamsₜ: the parameters were used T times
+    dtypes    those of the layer; 16-bit dparams are summed in float32
+    raises    LayerError where x or dy is not [..., time, features] with one time in all leaves,
+              params is no tuple of one, or the output of a step has no axis; the layer's own
+              errors, with their place in the model
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model, x = fp.OverTime(fp.Dense(3)), jax.ShapeDtypeStruct((8, 10, 4), jnp.float32)
+    >>> params = model.init(jax.random.key(0), x)
+    >>> y, residuals = jax.eval_shape(model.forward, params, x)
+    >>> params[0].w.shape, y.shape
+    ((4, 3), (8, 10, 3))
     """
 
     shared: Sum

@@ -26,9 +26,22 @@ class Remat(Composite):
     Inside `Repeat` the memory falls on every device. On its own a CPU gains nothing: XLA undoes
     the separation there, and the two forward passes become one again.
 
-    forward   x -> y
+    forward   x -> y, any trees, for example [..., in] -> [..., out]
     keeps     x and the context, and what f observed; nothing of f's residuals
     backward  f forward once more, then f backward: dx, dparams
+    dtypes    those of f
+    raises    LayerError where params is no tuple of one; f's own errors, with their place in the
+              model
+    source    Chen, Xu, Zhang and Guestrin, 2016, arXiv:1604.06174
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model, x = fp.Remat(fp.Serial(fp.Dense(30), fp.Tanh())), jnp.ones((8, 4))
+    >>> params = model.init(jax.random.key(0), x)
+    >>> y, residuals = model.forward(params, x)
+    >>> y.shape, jax.tree.map(jnp.shape, residuals)
+    ((8, 30), RematResiduals(x=(8, 4), context=Context(key=None, mask=None), statistics=()))
     """
 
     def __init__(self, layer: Layer) -> None:

@@ -37,9 +37,23 @@ class Repeat(Composite):
     of backward, the statistics and the residuals. Each step draws from a key of its own; all read
     one mask. In `init` every step sees the same x.
 
-    forward   x -> y, of one tree with equal shapes and dtypes
+    forward   x -> y, of one tree with equal shapes and dtypes, for example [..., features]
     keeps     what the layer keeps of every step, stacked
     backward  dy -> dx, from the last step to the first: the chain rule
+    dtypes    those of the layer
+    raises    LayerError where length is no positive whole number, a leaf of params has not as many
+              steps on axis 0, or a step changes the tree, shapes or dtypes of x or dy; the layer's
+              own errors, with their place in the model
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model, x = fp.Repeat(fp.Skip(fp.Dense(4)), 12), jax.ShapeDtypeStruct((8, 4), jnp.float32)
+    >>> params = jax.eval_shape(model.init, jax.random.key(0), x)
+    >>> params[0][0].w.shape
+    (12, 4, 4)
+    >>> jax.eval_shape(model.forward, params, x)[0].shape
+    (8, 4)
     """
 
     length: int

@@ -24,10 +24,14 @@ from funcprop.layer import (
 
 
 class RewiredParams(NamedTuple):
-    """The parameters of a rewired layer."""
+    """The parameters of a rewired layer.
 
-    params: Params  # the layer's own
-    feedback: Any  # what the rewiring owns, or ()
+    params    the layer's own, of the shapes and dtypes it gives them
+    feedback  what the rewiring owns, a tree of arrays, for example [out, in]; or ()
+    """
+
+    params: Params
+    feedback: Any
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,24 @@ class Rewired(Layer):
     The layer's own parameters are those that it has without the rewiring, drawn from the same key.
     `fp.inference` returns the layer itself.
 
-    forward   x -> y, the layer's
+    forward   x -> y, the layer's, any trees, for example [..., in] -> [..., out]
     keeps     what the layer keeps, and nothing else
     backward  dx = send(dy)    dparams: the layer's own, for the dy that came
+    dtypes    those of the layer
+    raises    LayerError where params is no RewiredParams; NotImplementedError where `send` is not
+              defined; the layer's own errors
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> class Halved(fp.composites.Rewired):
+    ...     def send(self, params, residuals, dy):
+    ...         return self.layer.backward(params.params, residuals, dy)[0] / 2
+    >>> model, x = Halved(fp.Bias()), jnp.ones((1, 2))
+    >>> params = model.init(jax.random.key(0), x)
+    >>> y, residuals = model.forward(params, x)
+    >>> model.backward(params, residuals, jnp.ones((1, 2)))[0]
+    Array([[0.5, 0.5]], dtype=float32)
     """
 
     layer: Layer
@@ -112,7 +131,15 @@ def zeros(feedback: Any) -> Any:
 
 
 def rewirings(layer: Layer) -> Iterator[Rewired]:
-    """Every rewired layer of a model, outer ones first."""
+    """Every rewired layer of a model, outer ones first.
+
+    Layers that hold others without being a Composite or Rewired are not entered.
+
+    >>> import funcprop as fp
+    >>> model = fp.Serial(fp.composites.Rewired(fp.Dense(3)), fp.Tanh())
+    >>> [rewired.layer for rewired in fp.composites.rewirings(model)]
+    [Dense(3)]
+    """
     if isinstance(layer, Rewired):
         yield layer
         yield from rewirings(layer.layer)

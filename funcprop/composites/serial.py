@@ -15,9 +15,24 @@ from funcprop.layer import Array, Context, Params, Residuals, inside, output_sha
 class Serial(Composite):
     """y = fₙ(… f₂(f₁(x))).
 
-    forward   x -> y, each child on the output of the one before
+    forward   x -> y: any trees, for example [..., in] -> [..., out]; each child reads the output of
+              the one before
     keeps     what the children keep
     backward  dy -> dx, each child on the cotangent of the one after: the chain rule
+    dtypes    those of the children
+    raises    LayerError where an entry is no layer, or params or residuals are no tuple with one
+              entry a child; a child's own errors, with its place in the model
+    source    Nielsen, Neural Networks and Deep Learning, chapter 2
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model, x = fp.Serial(fp.Dense(3), fp.Sigmoid(), fp.Dense(2)), jnp.ones((8, 4))
+    >>> params = model.init(jax.random.key(0), x)
+    >>> y, residuals = model.forward(params, x)
+    >>> dx, dparams = model.backward(params, residuals, jnp.ones((8, 2)))
+    >>> y.shape, dx.shape, dparams[2].w.shape
+    ((8, 2), (8, 4), (3, 2))
     """
 
     def init(self, key: Array, x: Any) -> Params:

@@ -16,6 +16,19 @@ class Skip(Composite):
     forward   x [...] -> y [...]; f keeps shape and dtype
     keeps     what f keeps
     backward  dx = dy + df(dy): x was used twice, so its gradients add
+    dtypes    any float; y and dx have that of x
+    raises    LayerError where f(x) has not the shape and dtype of x; f's own errors, with their
+              place in the model
+    source    He, Zhang, Ren and Sun, 2015, arXiv:1512.03385
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model, x = fp.Skip(fp.Tanh()), jnp.zeros((1, 2))
+    >>> params = model.init(jax.random.key(0), x)
+    >>> y, residuals = model.forward(params, x)
+    >>> model.backward(params, residuals, jnp.ones((1, 2)))[0]
+    Array([[2., 2.]], dtype=float32)
     """
 
     def __init__(self, layer: Layer) -> None:

@@ -41,6 +41,20 @@ class StochasticDepth(Composite):
     forward   x -> y [examples, ...]
     keeps     what f keeps, and kept
     backward  f backward of dy · kept / (1 − rate)
+    dtypes    any float; y has that of f(x)
+    raises    LayerError where rate is not in [0, 1), params is no tuple of one, f(x) is not a float
+              array, there is no key, or dy has not the examples of y; f's own errors, with their
+              place in the model
+    source    Huang, Sun, Liu, Sedra and Weinberger, 2016, arXiv:1603.09382
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model, x = fp.StochasticDepth(fp.Identity(), 0.5), jnp.ones((100, 3))
+    >>> params = model.init(jax.random.key(0), x)
+    >>> y, residuals = model.forward(params, x, fp.Context(key=jax.random.key(1)))
+    >>> sorted(set(y[:, 0].tolist())), residuals.kept.shape
+    ([0.0, 2.0], (100, 1))
     """
 
     rate: float

@@ -26,10 +26,27 @@ class Tied(Composite):
 
         Tied(Serial(Embedding(V, D), body, Dense(V, bias=False)), (("[0].w.T", "[2].w"),))
 
-    forward   x -> y: f, with the targets filled in
+    forward   x -> y: f, any trees, with the targets filled in; a parameter "[0].w.T" [D, V] is
+              stored once, as [V, D]
     keeps     what f keeps
     backward  dsource = Σ over its uses, dtarget = None: a parameter used twice has two gradients,
               which add
+    dtypes    those of f; a source and its targets have one
+    raises    LayerError where pairs is no tuple of pairs of paths, a path names no parameter, a
+              target is named twice or lies in a source, a source and its target differ in tree,
+              shape or dtype, or params holds something at a target; f's own errors, with their
+              place in the model
+    source    Press and Wolf, 2016, arXiv:1608.05859
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> f = fp.Serial(fp.Embedding(10, 4), fp.Dense(10, bias=False))
+    >>> model, ids = fp.Tied(f, (("[0].w.T", "[1].w"),)), jax.ShapeDtypeStruct((8,), jnp.int32)
+    >>> params = model.init(jax.random.key(0), ids)
+    >>> logits, residuals = jax.eval_shape(model.forward, params, ids)
+    >>> logits.shape, params[0][1]
+    ((8, 10), Affine(w=None, b=None))
     """
 
     pairs: tuple[tuple[str, str], ...]

@@ -41,10 +41,24 @@ class WeightStandardized(Layer):
     the last. To transforms that walk the tree of layers it is a leaf, since what its child says of
     ŵ is not yet said of w. `fp.inference` puts ŵ into the plain layer.
 
-    forward   x -> y, the layer's with ŵ
+    forward   x [..., in] -> y [..., out], the layer's with ŵ
     keeps     what the layer keeps, and the mean and 1/√(variance + ε) of each channel's weights
     backward  dx, and all gradients but dw, are the layer's
               dw = (dŵ − mean dŵ − ŵ · mean(dŵ · ŵ)) rstd
+    dtypes    those of the layer; means and variances are made in float32 at least
+    raises    LayerError where layer is no layer, eps not positive, or params no NamedTuple with
+              floats w [..., in, out]; the layer's own errors, with their place in the model
+    source    Qiao, Wang, Liu, Shen and Yuille, 2019, arXiv:1903.10520
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.WeightStandardized(fp.Conv(16, (3, 3), bias=False))
+    >>> x = jax.ShapeDtypeStruct((8, 28, 28, 3), jnp.float32)
+    >>> params = model.init(jax.random.key(0), x)
+    >>> y, residuals = jax.eval_shape(model.forward, params, x)
+    >>> y.shape, residuals.mean.shape
+    ((8, 28, 28, 16), (16,))
     """
 
     layer: Layer

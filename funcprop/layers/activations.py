@@ -32,6 +32,17 @@ class Sigmoid(Layer):
     forward   z [...] -> a [...]
     keeps     a: the derivative needs only the output
     backward  dz = da · a(1 − a)
+    dtypes    any float; a and dz have that of z
+    raises    LayerError where z is not a float array, or da not of the shape and dtype of a
+    source    Nielsen, Neural Networks and Deep Learning, chapter 1
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> a, residuals = fp.Sigmoid().forward((), jnp.zeros(2))
+    >>> a
+    Array([0.5, 0.5], dtype=float32)
+    >>> fp.Sigmoid().backward((), residuals, jnp.ones(2))[0]
+    Array([0.25, 0.25], dtype=float32)
     """
 
     def forward(self, params: tuple, z: Array, context: Context = Context()) -> tuple[Array, Array]:
@@ -51,6 +62,16 @@ class Tanh(Layer):
     forward   z [...] -> a [...]
     keeps     a: the derivative needs only the output
     backward  dz = da · (1 − a²)
+    dtypes    any float; a and dz have that of z
+    raises    LayerError where z is not a float array, or da not of the shape and dtype of a
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> a, residuals = fp.Tanh().forward((), jnp.array([0.0, 100.0]))
+    >>> a
+    Array([0., 1.], dtype=float32)
+    >>> fp.Tanh().backward((), residuals, jnp.ones(2))[0]
+    Array([1., 0.], dtype=float32)
     """
 
     def forward(self, params: tuple, z: Array, context: Context = Context()) -> tuple[Array, Array]:
@@ -70,6 +91,17 @@ class ReLU(Layer):
     forward   z [...] -> a [...]
     keeps     a: it is positive exactly where z is
     backward  dz = da · [a > 0], so relu′(0) = 0
+    dtypes    any float; a and dz have that of z
+    raises    LayerError where z is not a float array, or da not of the shape and dtype of a
+    source    Nair and Hinton, Rectified linear units improve restricted Boltzmann machines, 2010
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> a, residuals = fp.ReLU().forward((), jnp.array([-1.0, 0.0, 2.0]))
+    >>> a
+    Array([0., 0., 2.], dtype=float32)
+    >>> fp.ReLU().backward((), residuals, jnp.ones(3))[0]
+    Array([0., 0., 1.], dtype=float32)
     """
 
     def forward(self, params: tuple, z: Array, context: Context = Context()) -> tuple[Array, Array]:
@@ -89,6 +121,19 @@ class LeakyReLU(Layer):
     forward   z [...] -> a [...]
     keeps     a: for slope ≥ 0 it is positive exactly where z is
     backward  dz = da · (1 where a > 0, slope elsewhere)
+    dtypes    any float; a and dz have that of z
+    raises    LayerError where slope is negative, z is not a float array, or da not of the shape and
+              dtype of a
+    source    Maas, Hannun and Ng, Rectifier nonlinearities improve neural network acoustic models,
+              2013
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> a, residuals = fp.LeakyReLU(0.5).forward((), jnp.array([-2.0, 2.0]))
+    >>> a
+    Array([-1.,  2.], dtype=float32)
+    >>> fp.LeakyReLU(0.5).backward((), residuals, jnp.ones(2))[0]
+    Array([0.5, 1. ], dtype=float32)
     """
 
     slope: float = 0.01
@@ -113,6 +158,16 @@ class ELU(Layer):
     forward   z [...] -> a [...]
     keeps     a: for α > 0 it is positive exactly where z is, and αeᶻ = a + α
     backward  dz = da · (1 where a > 0, a + α elsewhere)
+    dtypes    any float; a and dz have that of z
+    raises    LayerError where alpha is negative, z is not a float array, or da not of the shape and
+              dtype of a
+    source    Clevert, Unterthiner and Hochreiter, 2015, arXiv:1511.07289
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> a, residuals = fp.ELU().forward((), jnp.array([-100.0, 0.0, 2.0]))
+    >>> a
+    Array([-1.,  0.,  2.], dtype=float32)
     """
 
     alpha: float = 1.0
@@ -138,6 +193,15 @@ class SELU(Layer):
     forward   z [...] -> a [...]
     keeps     a: it is positive exactly where z is, and λαeᶻ = a + λα
     backward  dz = da · (λ where a > 0, a + λα elsewhere)
+    dtypes    any float; a and dz have that of z
+    raises    LayerError where z is not a float array, or da not of the shape and dtype of a
+    source    Klambauer, Unterthiner, Mayr and Hochreiter, 2017, arXiv:1706.02515
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> a, residuals = fp.SELU().forward((), jnp.array([-1.0, 1.0]))
+    >>> print(f"{a[0]:.3f} {a[1]:.3f}")
+    -1.111 1.051
     """
 
     def forward(self, params: tuple, z: Array, context: Context = Context()) -> tuple[Array, Array]:
@@ -164,6 +228,15 @@ class GELU(Layer):
     forward   z [...] -> a [...]
     keeps     z: a is not monotone in z; and a, since Φ(z) = a / z costs less than erfc again
     backward  dz = da · (Φ(z) + zφ(z)), or da · (½(1 + t) + ½z(1 − t²)u′), t = tanh u
+    dtypes    any float; a and dz have that of z
+    raises    LayerError where z is not a float array, or da not of the shape and dtype of a
+    source    Hendrycks and Gimpel, 2016, arXiv:1606.08415
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> a, residuals = fp.GELU().forward((), jnp.array([-1.0, 1.0]))
+    >>> print(f"{a[0]:.3f} {a[1]:.3f}")
+    -0.159 0.841
     """
 
     approximate: bool = False
@@ -207,6 +280,16 @@ class SiLU(Layer):
     forward   z [...] -> a [...]
     keeps     z: a is not monotone in z
     backward  dz = da · s(1 + z(1 − s)), s = σ(z)
+    dtypes    any float; a and dz have that of z
+    raises    LayerError where z is not a float array, or da not of the shape and dtype of a
+    source    Hendrycks and Gimpel, 2016, arXiv:1606.08415; Ramachandran, Zoph and Le, 2017,
+              arXiv:1710.05941
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> a, residuals = fp.SiLU().forward((), jnp.zeros(1))
+    >>> fp.SiLU().backward((), residuals, jnp.ones(1))[0]
+    Array([0.5], dtype=float32)
     """
 
     def forward(self, params: tuple, z: Array, context: Context = Context()) -> tuple[Array, Array]:
@@ -226,6 +309,14 @@ class Softplus(Layer):
     forward   z [...] -> a [...], as max(z, 0) + log(1 + e), e = e^−|z|, which cannot overflow
     keeps     z: e costs one exponential, and XLA makes it once for both passes where it can
     backward  dz = da · σ(z), σ(z) = 1 / (1 + e) for z ≥ 0 and e / (1 + e) below
+    dtypes    any float; a and dz have that of z
+    raises    LayerError where z is not a float array, or da not of the shape and dtype of a
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> a, residuals = fp.Softplus().forward((), jnp.array([0.0, 100.0]))
+    >>> print(f"{a[0]:.3f} {a[1]:.3f}")
+    0.693 100.000
     """
 
     def forward(self, params: tuple, z: Array, context: Context = Context()) -> tuple[Array, Array]:
@@ -245,6 +336,16 @@ class HardTanh(Layer):
     forward   z [...] -> a [...]
     keeps     a: it lies inside (−1, 1) exactly where z does
     backward  dz = da · [|a| < 1]
+    dtypes    any float; a and dz have that of z
+    raises    LayerError where z is not a float array, or da not of the shape and dtype of a
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> a, residuals = fp.HardTanh().forward((), jnp.array([-2.0, 0.5, 1.0]))
+    >>> a
+    Array([-1. ,  0.5,  1. ], dtype=float32)
+    >>> fp.HardTanh().backward((), residuals, jnp.ones(3))[0]
+    Array([0., 1., 0.], dtype=float32)
     """
 
     def forward(self, params: tuple, z: Array, context: Context = Context()) -> tuple[Array, Array]:
@@ -264,6 +365,16 @@ class Softmax(Layer):
     forward   z [..., features] -> a [..., features]
     keeps     a: the Jacobian is diag(a) − a aᵀ
     backward  dz = a · (da − Σⱼ aⱼ daⱼ)
+    dtypes    any float; a and dz have that of z, sums are made in float32 at least
+    raises    LayerError where z is not a float array with features, or da not of the shape and
+              dtype of a
+    source    Nielsen, Neural Networks and Deep Learning, chapter 3
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> a, residuals = fp.Softmax().forward((), jnp.zeros((2, 4)))
+    >>> a[0]
+    Array([0.25, 0.25, 0.25, 0.25], dtype=float32)
     """
 
     def forward(self, params: tuple, z: Array, context: Context = Context()) -> tuple[Array, Array]:
@@ -284,6 +395,15 @@ class LogSoftmax(Layer):
     forward   z [..., features] -> a [..., features]
     keeps     a: the probabilities are eᵃ
     backward  dz = da − eᵃ Σⱼ daⱼ
+    dtypes    any float; a and dz have that of z, sums are made in float32 at least
+    raises    LayerError where z is not a float array with features, or da not of the shape and
+              dtype of a
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> a, residuals = fp.LogSoftmax().forward((), jnp.zeros((2, 4)))
+    >>> print(f"{a[0, 0]:.3f}")
+    -1.386
     """
 
     def forward(self, params: tuple, z: Array, context: Context = Context()) -> tuple[Array, Array]:

@@ -73,6 +73,23 @@ class DotProductAttention(Layer):
     keeps     q, k, v, y, and two numbers a row: the peak and the total of its softmax
     backward  dv = pᵀ dy    dp = dy vᵀ    ds = p · (dp − Σ dy·y)    dq = scale · ds k
               dk = scale · dsᵀ q; p is made again from q, k, peak and total (Dao, 2023)
+    dtypes    any float, one for q, k and v; y and all gradients have it, scores and sums are made
+              in float32 at least
+    raises    LayerError where window or block is no positive whole number, soft_cap no positive
+              number or scale negative, x is no tuple of three such arrays or of these and a mask,
+              the shapes do not fit each other, there is nothing to attend to, T ≠ S under causal or
+              window, a mask is not bool [..., S], or dy has not the shape and dtype of y
+    source    Vaswani et al., 2017, arXiv:1706.03762; in tiles: Dao et al., 2022, arXiv:2205.14135,
+              and Dao, 2023, arXiv:2307.08691; grouped queries: Ainslie et al., 2023,
+              arXiv:2305.13245
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> q = jax.ShapeDtypeStruct((8, 10, 4, 16), jnp.float32)  # 8 examples, 10 steps, 4 heads of 16
+    >>> y, residuals = jax.eval_shape(fp.DotProductAttention(causal=True).forward, (), (q, q, q))
+    >>> y.shape, residuals.peak.shape
+    ((8, 10, 4, 16), (8, 4, 1, 10, 1))
     """
 
     causal: bool = False

@@ -31,10 +31,14 @@ from funcprop.layers.scale import (
 
 
 class Statistics(NamedTuple):
-    """What BatchNorm observed in a batch: what the train step averages."""
+    """What BatchNorm observed in a batch: what the train step averages. float32 or wider.
 
-    mean: Array  # [features], float32 or wider
-    variance: Array  # [features], float32 or wider; unbiased, Σ(x − mean)² / (n − 1), as PyTorch's
+    mean      [features]
+    variance  [features], unbiased: Σ(x − mean)² / (n − 1), as PyTorch's
+    """
+
+    mean: Array
+    variance: Array
 
 
 class BatchNormResiduals(NamedTuple):
@@ -60,6 +64,23 @@ class BatchNorm(Layer):
     keeps     x, and the mean, the variance and 1/√(variance + ε) of each feature
     backward  dscale = Σ dy · x̂    dbias = Σ dy, both summed over all leading axes
               dx = (dy − dbias/n − x̂ · dscale/n) scale · rstd, n values a feature
+    dtypes    any float, one for x and the parameters; y and all gradients have it, means, variances
+              and sums are made in float32 at least
+    raises    LayerError where eps is not positive, x is not a float array [..., features] of at
+              least two values a feature, params is no Gain of its features and dtype, dy has not
+              the shape and dtype of y, or `inference` gets no Statistics of its features
+    source    Ioffe and Szegedy, 2015, arXiv:1502.03167
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer, x = fp.BatchNorm(), jnp.array([[1.0], [3.0]])
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> y, residuals = layer.forward(params, x)
+    >>> print(f"{y[0, 0]:.3f} {y[1, 0]:.3f}")
+    -1.000 1.000
+    >>> layer.statistics(residuals)
+    Statistics(mean=Array([2.], dtype=float32), variance=Array([2.], dtype=float32))
     """
 
     eps: float = 1e-5

@@ -26,10 +26,14 @@ Padding = Literal["SAME", "VALID", "CAUSAL"] | int | tuple[int | tuple[int, int]
 
 
 class Kernel(NamedTuple):
-    """The parameters of a convolution."""
+    """The parameters of a convolution, both of one float dtype.
 
-    w: Array  # [*kernel_size, in/groups, out]
-    b: Array | None  # [out], or None where the layer has no bias
+    w  [*kernel_size, in/groups, out]
+    b  [out], or None where the layer has no bias
+    """
+
+    w: Array
+    b: Array | None
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,21 @@ class Conv(Convolution):
     keeps     x: dw is its correlation with dz
     backward  dx[i] = Σₜ dz[o] w[t]ᵀ where s·o + d·t − p = i
               dw[t] = Σ_o x[s·o + d·t − p]ᵀ dz[o]    db = Σ dz
+    dtypes    any float, one for x, w and b; z and all gradients have it
+    raises    LayerError where a size, a stride or a padding cannot be, groups do not divide the
+              channels, x is not a float array [..., *sizes, in] or smaller than the kernel, params
+              is no Kernel of its channels and dtype, or dz has not the shape and dtype of z
+    source    Nielsen, Neural Networks and Deep Learning, chapter 6; the sizes: Dumoulin and Visin,
+              2016, arXiv:1603.07285
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer, x = fp.Conv(16, (3, 3), stride=2), jax.ShapeDtypeStruct((8, 28, 28, 1), jnp.float32)
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> z, residuals = jax.eval_shape(layer.forward, params, x)
+    >>> params.w.shape, z.shape
+    ((3, 3, 1, 16), (8, 14, 14, 16))
     """
 
     def forward(

@@ -24,10 +24,14 @@ from funcprop.layer import (
 
 
 class Affine(NamedTuple):
-    """The parameters of z = x w + b."""
+    """The parameters of z = x w + b, all of one float dtype.
 
-    w: Array  # [in, out]
-    b: Array | None  # [out], or None where the layer has no bias
+    w  [in, out]
+    b  [out], or None where the layer has no bias
+    """
+
+    w: Array
+    b: Array | None
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,22 @@ class Dense(Layer):
     forward   x [..., in] -> z [..., out]
     keeps     x: dw is its product with dz
     backward  dx = dz wᵀ    dw = xᵀ dz    db = Σ dz, both summed over all leading axes
+    dtypes    any float, one for x, w and b; z and all gradients have it
+    raises    LayerError where features is no positive whole number, x is not a float array of as
+              many features as w has rows, params is no Affine of the dtype of x, or dz has not the
+              shape and dtype of z
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer, x = fp.Dense(3), jnp.ones((2, 4))
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> z, residuals = layer.forward(params, x)
+    >>> dx, dparams = layer.backward(params, residuals, jnp.ones((2, 3)))
+    >>> z.shape, dx.shape, dparams.w.shape
+    ((2, 3), (2, 4), (4, 3))
+    >>> dparams.b
+    Array([2., 2., 2.], dtype=float32)
     """
 
     features: int

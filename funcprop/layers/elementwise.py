@@ -24,6 +24,13 @@ class Elementwise:
     df  z [...] -> f′(z) [...], likewise; compare finds out where it is not the derivative of f
 
     Two pairs are equal where their functions are the same objects: name the functions.
+
+    dtypes  any float; f and df return that of z, or Lambda raises LayerError
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> fp.Elementwise(jnp.sin, jnp.cos)
+    Elementwise(sin, cos)
     """
 
     f: Callable[[Array], Array]
@@ -41,6 +48,16 @@ class Lambda(Layer):
     forward   z [...] -> a [...]
     keeps     z: the derivative is taken of it
     backward  dz = da · f′(z)
+    dtypes    any float; a and dz have that of z
+    raises    LayerError where elementwise is no Elementwise, z is not a float array, f or df
+              changes its shape or dtype, or da has not those of a
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> sine = fp.Lambda(fp.Elementwise(jnp.sin, jnp.cos))
+    >>> a, residuals = sine.forward((), jnp.zeros(2))
+    >>> sine.backward((), residuals, jnp.ones(2))[0]
+    Array([1., 1.], dtype=float32)
     """
 
     elementwise: Elementwise

@@ -28,9 +28,12 @@ from funcprop.layer import (
 
 
 class Table(NamedTuple):
-    """The parameters of a lookup: one row a word, or a position."""
+    """The parameters of a lookup: one row a word, or a position.
 
-    w: Array  # [rows, features]
+    w  [rows, features], of a float dtype
+    """
+
+    w: Array
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,22 @@ class Embedding(Layer):
     forward   ids int [...] -> y [..., features]
     keeps     the ids
     backward  dw[i] = Σ dy over all places where id i stood; the ids have no gradient (None)
+    dtypes    ids of any integer dtype; w and y float32 after `init`, else any float; sums are made
+              in float32 at least
+    raises    LayerError where vocabulary or features is no positive whole number, x is not an array
+              of integers in range, params is no Table of that size, or dy has not the shape and
+              dtype of y
+    source    Bengio, Ducharme, Vincent and Jauvin, A neural probabilistic language model, 2003
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer, ids = fp.Embedding(vocabulary=4, features=2), jnp.array([1, 3, 3])
+    >>> params = layer.init(jax.random.key(0), ids)
+    >>> y, residuals = layer.forward(params, ids)
+    >>> dx, dparams = layer.backward(params, residuals, jnp.ones((3, 2)))
+    >>> y.shape, dx, dparams.w[:, 0].tolist()
+    ((3, 2), None, [0.0, 1.0, 0.0, 2.0])
     """
 
     vocabulary: int
@@ -137,6 +156,20 @@ class LearnedPositions(Layer):
     forward   x [..., T, D] -> y [..., T, D], T ≤ length
     keeps     nothing
     backward  dx = dy    dw = Σ dy over the leading axes, 0 in the rows from T on
+    dtypes    any float, one for x and w; y and all gradients have it
+    raises    LayerError where length is no positive whole number, x is not a float array
+              [..., T, D] of at most that many positions, or params is no Table of its features and
+              dtype
+    source    Gehring et al., 2017, arXiv:1705.03122
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer, x = fp.LearnedPositions(16), jnp.zeros((8, 10, 4))
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> y, residuals = layer.forward(params, x)
+    >>> params.w.shape, y.shape
+    ((16, 4), (8, 10, 4))
     """
 
     length: int
@@ -175,6 +208,15 @@ class SinusoidalPositions(Layer):
     forward   x [..., T, D] -> y [..., T, D]
     keeps     nothing
     backward  dx = dy
+    dtypes    any float; y and dx have that of x, the waves are computed in float32 at least
+    raises    LayerError where base is below 1, or x is not a float array [..., T, D]
+    source    Vaswani et al., 2017, arXiv:1706.03762, section 3.5
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> y, _ = fp.SinusoidalPositions().forward((), jnp.zeros((10, 4)))
+    >>> y[0]
+    Array([0., 1., 0., 1.], dtype=float32)
     """
 
     base: float = 10000.0
@@ -204,6 +246,16 @@ class Rotary(Layer):
     forward   x [..., T, heads, K] -> y [..., T, heads, K], K even
     keeps     nothing
     backward  dx = dy turned back, by −θ
+    dtypes    any float; y and dx have that of x, the turn is computed in float32 at least
+    raises    LayerError where base is below 1, or x is not a float array [..., T, heads, K] with K
+              even
+    source    Su et al., 2021, arXiv:2104.09864
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> y, _ = fp.Rotary().forward((), jnp.ones((10, 1, 2)))
+    >>> y.shape, y[0, 0]  # the first position is not turned
+    ((10, 1, 2), Array([1., 1.], dtype=float32))
     """
 
     base: float = 10000.0

@@ -22,6 +22,17 @@ class Multiply(Layer):
     forward   (a [...], b [...]) -> y [...]
     keeps     a, b
     backward  da = dy · b    db = dy · a
+    dtypes    any float, one for a and b; y, da and db have it
+    raises    LayerError where x is no pair of float arrays of one shape and dtype, or dy has not
+              the shape and dtype of y
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> y, residuals = fp.Multiply().forward((), (jnp.array([2.0]), jnp.array([3.0])))
+    >>> y
+    Array([6.], dtype=float32)
+    >>> fp.Multiply().backward((), residuals, jnp.ones(1))[0]
+    (Array([3.], dtype=float32), Array([2.], dtype=float32))
     """
 
     def forward(

@@ -13,12 +13,18 @@ from funcprop.layers.recurrence import Recurrent, State, gates_of, project
 
 
 class GRUWeights(NamedTuple):
-    """The parameters of a GRU; the blocks r, u, n side by side in the last axis."""
+    """The parameters of a GRU, all of one float dtype; the blocks r, u, n side by side.
 
-    w_x: Array  # [in, 3 H]
-    w_h: Array  # [H, 3 H]
-    b: Array | None  # [3 H], or None where the layer has no bias
-    b_n: Array | None  # [H], inside the reset of n; None with b
+    w_x  [in, 3 H]
+    w_h  [H, 3 H]
+    b    [3 H], or None where the layer has no bias
+    b_n  [H], inside the reset of n; None with b
+    """
+
+    w_x: Array
+    w_h: Array
+    b: Array | None
+    b_n: Array | None
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,22 @@ class GRU(Recurrent):
     backward  dz_n = dh′ · (1 − u)(1 − n²)    dm = dz_n · r    dz_r = dz_n · m r(1 − r)
               dz_u = dh′ · (h − n) u(1 − u)    dh = dh′ u + (dz_r, dz_u, dm) w_hᵀ
               dx, dw_x, db from (dz_r, dz_u, dz_n), dw_h and db_n from (dz_r, dz_u, dm)
+    dtypes    any float, one for x, the parameters and the states; y and all gradients have it, the
+              walk is in float32 at least
+    raises    LayerError where features is no positive whole number or reverse or bias no bool, x is
+              not a float array [..., T, in] with a step, or this and a state, params are no
+              GRUWeights of its features and dtype, `context.mask` is not bool [..., T], or dy has
+              not the tree, shapes and dtype of y
+    source    Cho et al., 2014, arXiv:1406.1078
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer, xs = fp.GRU(4), jax.ShapeDtypeStruct((8, 10, 3), jnp.float32)
+    >>> params = jax.eval_shape(layer.init, jax.random.key(0), xs)
+    >>> ys, residuals = jax.eval_shape(layer.forward, params, xs)
+    >>> params.w_x.shape, ys.shape
+    ((3, 12), (8, 10, 4))
     """
 
     blocks: ClassVar[int] = 3

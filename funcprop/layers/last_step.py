@@ -35,6 +35,18 @@ class LastStep(Layer):
     forward   x [..., T, features] -> y [..., features]
     keeps     T, and which step it was where there is a mask
     backward  dx = dy at that step, 0 elsewhere
+    dtypes    any float; y and dx have that of x
+    raises    LayerError where x is not a float array [..., T, features], `context.mask` is not of
+              the shape [..., T], or, under a mask, dy not of that of y
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> x = jnp.array([[1.0], [2.0], [3.0]])
+    >>> fp.LastStep().forward((), x)[0]
+    Array([3.], dtype=float32)
+    >>> mask = jnp.array([True, True, False])
+    >>> fp.LastStep().forward((), x, fp.Context(mask=mask))[0]
+    Array([2.], dtype=float32)
     """
 
     def forward(

@@ -38,6 +38,18 @@ class LinearRecurrence(Layer):
     forward   (a, x), both [..., T, features] -> h [..., T, features]
     keeps     a and h (float32 where x has 16 bits)
     backward  dxₜ = dhₜ + aₜ₊₁ dxₜ₊₁, the same recurrence walked the other way;    daₜ = dxₜ hₜ₋₁
+    dtypes    any float, one for a and x; h, da and dx have it, the walk is in float32 at least
+    raises    LayerError where reverse is no bool, x is no pair of float arrays of one shape
+              [..., T, features] and dtype, `context.mask` is not bool [..., T], or dh has not the
+              shape and dtype of h
+    source    Martin and Cundy, 2017, arXiv:1709.04057
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> a, x = jnp.full((3, 1), 0.5), jnp.ones((3, 1))
+    >>> h, residuals = fp.LinearRecurrence().forward((), (a, x))
+    >>> h.ravel()
+    Array([1.  , 1.5 , 1.75], dtype=float32)
     """
 
     reverse: bool = False

@@ -24,12 +24,18 @@ from funcprop.layers.dense import Affine, Dense, weight_gradient
 
 
 class LowRank(NamedTuple):
-    """The parameters of z = x w + b + s (x a) c."""
+    """The parameters of z = x w + b + s (x a) c, all of one float dtype.
 
-    w: Array  # [in, out], frozen
-    b: Array | None  # [out], frozen, or None where the layer has no bias
-    a: Array  # [in, rank]
-    c: Array  # [rank, out]
+    w  [in, out], frozen
+    b  [out], frozen, or None where the layer has no bias
+    a  [in, rank]
+    c  [rank, out]
+    """
+
+    w: Array
+    b: Array | None
+    a: Array
+    c: Array
 
 
 class LoRAResiduals(NamedTuple):
@@ -51,6 +57,22 @@ class LoRA(Layer):
     keeps     x and h = x a
     backward  g = s dz cᵀ [..., rank]    dx = dz wᵀ + g aᵀ
               da = xᵀ g    dc = s hᵀ dz    dw = db = None
+    dtypes    any float, one for x and the parameters; z and all gradients have it
+    raises    LayerError where features or rank is no positive whole number or alpha negative, x is
+              not a float array of as many features as w has rows, params is no LowRank of its
+              dtype, dz has not the shape and dtype of z, or `adapt` gets the parameters of another
+              Dense
+    source    Hu et al., 2021, arXiv:2106.09685
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer, x = fp.LoRA(3, rank=1), jnp.ones((2, 4))
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> z, residuals = jax.eval_shape(layer.forward, params, x)
+    >>> dx, dparams = jax.eval_shape(layer.backward, params, residuals, z)
+    >>> dparams.w, dparams.a.shape, dparams.c.shape
+    (None, (4, 1), (1, 3))
     """
 
     features: int

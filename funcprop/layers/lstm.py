@@ -27,6 +27,24 @@ class LSTM(Recurrent):
               dz_i = dc′ · g i(1 − i)    dz_f = dc′ · c f(1 − f)    dz_g = dc′ · i(1 − g²)
               dh = dz w_hᵀ    dc = dc′ f    dx = dz w_xᵀ
               dw_x = xᵀ dz    dw_h = hᵀ dz    db = Σ dz
+    dtypes    any float, one for x, the parameters and the states; y and all gradients have it, the
+              walk is in float32 at least
+    raises    LayerError where features is no positive whole number or reverse or bias no bool, x is
+              not a float array [..., T, in] with a step, or this and a pair of states, params are
+              no RecurrentWeights of its features and dtype, `context.mask` is not bool [..., T], or
+              dy has not the tree, shapes and dtype of y
+    source    Hochreiter and Schmidhuber, Long short-term memory, 1997; Gers, Schmidhuber and
+              Cummins, Learning to forget, 2000
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer, xs = fp.LSTM(4), jax.ShapeDtypeStruct((8, 10, 3), jnp.float32)
+    >>> params = jax.eval_shape(layer.init, jax.random.key(0), xs)
+    >>> state = jax.ShapeDtypeStruct((8, 4), jnp.float32)
+    >>> (ys, (h, c)), residuals = jax.eval_shape(layer.forward, params, (xs, (state, state)))
+    >>> ys.shape, h.shape, c.shape
+    ((8, 10, 4), (8, 4), (8, 4))
     """
 
     blocks: ClassVar[int] = 4

@@ -56,6 +56,21 @@ class LayerNorm(Layer):
     keeps     x, and the mean and 1/√(variance + ε) of each row
     backward  dx = (dx̂ − mean dx̂ − x̂ · mean(dx̂ · x̂)) rstd, dx̂ = dy · scale
               dscale = Σ dy · x̂    dbias = Σ dy, over all leading axes
+    dtypes    any float, one for x and the parameters; y and all gradients have it, means, variances
+              and sums are made in float32 at least
+    raises    LayerError where eps is not positive or axes no positive whole number, x is not a
+              float array with as many axes, params is no Gain of its shape over them and of its
+              dtype, or dy has not the shape and dtype of y
+    source    Ba, Kiros and Hinton, 2016, arXiv:1607.06450
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer, x = fp.LayerNorm(), jnp.array([[1.0, 3.0]])
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> y, residuals = layer.forward(params, x)
+    >>> print(f"{y[0, 0]:.3f} {y[0, 1]:.3f}")
+    -1.000 1.000
     """
 
     eps: float = 1e-5
@@ -110,6 +125,21 @@ class RMSNorm(Layer):
     keeps     x, and 1/√(mean x² + ε) of each row
     backward  dx = (dx̂ − x̂ · mean(dx̂ · x̂)) rstd, dx̂ = dy · scale
               dscale = Σ dy · x̂, over all leading axes
+    dtypes    any float, one for x and scale; y and all gradients have it, means and sums are made
+              in float32 at least
+    raises    LayerError where eps is not positive or axes no positive whole number, x is not a
+              float array with as many axes, params is no Gain of its shape over them and of its
+              dtype, or dy has not the shape and dtype of y
+    source    Zhang and Sennrich, 2019, arXiv:1910.07467
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer, x = fp.RMSNorm(), jnp.array([[1.0, 7.0]])
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> y, residuals = layer.forward(params, x)
+    >>> print(f"{y[0, 0]:.3f} {y[0, 1]:.3f}")
+    0.200 1.400
     """
 
     eps: float = 1e-6
@@ -157,6 +187,22 @@ class GroupNorm(Layer):
     keeps     x, and the mean and 1/√(variance + ε) of each group
     backward  dx = (dx̂ − mean dx̂ − x̂ · mean(dx̂ · x̂)) rstd, dx̂ = dy · scale
               dscale = Σ dy · x̂    dbias = Σ dy, over all axes but the channels
+    dtypes    any float, one for x and the parameters; y and all gradients have it, means, variances
+              and sums are made in float32 at least
+    raises    LayerError where groups is no positive whole number, axes no natural number or eps not
+              positive, x is not a float array of more than `axes` axes, groups does not divide its
+              channels, params is no Gain of its channels and dtype, or dy has not the shape and
+              dtype of y
+    source    Wu and He, 2018, arXiv:1803.08494
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer, x = fp.GroupNorm(groups=4), jax.ShapeDtypeStruct((2, 6, 6, 8), jnp.float32)
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> y, residuals = jax.eval_shape(layer.forward, params, x)
+    >>> y.shape, residuals.mean.shape
+    ((2, 6, 6, 8), (2, 1, 1, 4))
     """
 
     groups: int
@@ -234,6 +280,21 @@ class InstanceNorm(GroupNorm):
     keeps     x, and the mean and 1/√(variance + ε) of each channel
     backward  dx = (dx̂ − mean dx̂ − x̂ · mean(dx̂ · x̂)) rstd, dx̂ = dy · scale
               dscale = Σ dy · x̂    dbias = Σ dy, over all axes but the channels
+    dtypes    any float, one for x and the parameters; y and all gradients have it, means, variances
+              and sums are made in float32 at least
+    raises    LayerError where axes is no positive whole number or eps not positive, x is not a
+              float array of more than `axes` axes, params is no Gain of its channels and dtype, or
+              dy has not the shape and dtype of y
+    source    Ulyanov, Vedaldi and Lempitsky, 2016, arXiv:1607.08022
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer, x = fp.InstanceNorm(), jax.ShapeDtypeStruct((2, 6, 6, 8), jnp.float32)
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> y, residuals = jax.eval_shape(layer.forward, params, x)
+    >>> y.shape, residuals.mean.shape
+    ((2, 6, 6, 8), (2, 1, 1, 8))
     """
 
     groups: int = field(default=1, init=False, repr=False)

@@ -26,6 +26,14 @@ class Pixels(Layer):
     forward   x [...] uint8 or float -> y [...] float
     keeps     nothing; whether x was bytes is in the tree structure: None, not ()
     backward  None for bytes, dx = dy for floats
+    dtypes    uint8, or any float
+    raises    LayerError where x is neither
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> y, residuals = fp.Pixels().forward((), jnp.array([0, 255], jnp.uint8))
+    >>> y
+    Array([0., 1.], dtype=float32)
     """
 
     def forward(

@@ -179,6 +179,18 @@ class MaxPool(Pool):
     keeps     the index of the maximum in its window. Asking x == y in the backward pass instead
               is wrong under jit, where x and y may be computed again with other rounding.
     backward  dx = Σ over taps of dy, shifted to the tap, where the tap won
+    dtypes    any float; y and dx have that of x, sums are made in float32 at least
+    raises    LayerError where window, stride or padding cannot be, x is not a float array
+              [..., sizes, channels] with room for a window, or dy has not the shape of y
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer, x = fp.MaxPool((2,)), jnp.array([[1.0], [3.0], [2.0], [2.0]])
+    >>> y, residuals = layer.forward((), x)
+    >>> y.ravel()
+    Array([3., 2.], dtype=float32)
+    >>> layer.backward((), residuals, jnp.ones((2, 1)))[0].ravel()
+    Array([0., 1., 1., 0.], dtype=float32)
     """
 
     def forward(
@@ -231,6 +243,18 @@ class AvgPool(Pool):
     forward   x [..., sizes, channels] -> y [..., windows, channels]
     keeps     the sizes, in the tree structure
     backward  dx = Σ over taps of dy / count, shifted to the tap
+    dtypes    any float; y and dx have that of x, sums are made in float32 at least
+    raises    LayerError where window, stride or padding cannot be, x is not a float array
+              [..., sizes, channels] with room for a window, or dy has not the shape of y
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer, x = fp.AvgPool((2,)), jnp.array([[1.0], [3.0], [2.0], [2.0]])
+    >>> y, residuals = layer.forward((), x)
+    >>> y.ravel()
+    Array([2., 2.], dtype=float32)
+    >>> layer.backward((), residuals, jnp.ones((2, 1)))[0].ravel()
+    Array([0.5, 0.5, 0.5, 0.5], dtype=float32)
     """
 
     count_include_pad: bool = True
@@ -267,6 +291,19 @@ class GlobalAvgPool(Layer):
     forward   x [..., sizes, channels] -> y [..., channels]
     keeps     the sizes, in the tree structure
     backward  dx = dy / Π sizes, everywhere
+    dtypes    any float; y and dx have that of x, the mean is made in float32 at least
+    raises    LayerError where axes is no positive whole number, or x is not a float array
+              [..., sizes, channels] with something in it
+    source    Lin, Chen and Yan, 2013, arXiv:1312.4400
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> images = jax.ShapeDtypeStruct((8, 7, 7, 32), jnp.float32)
+    >>> jax.eval_shape(fp.GlobalAvgPool().forward, (), images)[0].shape
+    (8, 32)
+    >>> fp.GlobalAvgPool(axes=1).forward((), jnp.array([[1.0], [3.0]]))[0]
+    Array([2.], dtype=float32)
     """
 
     axes: int = 2
@@ -302,6 +339,16 @@ class GlobalMaxPool(Layer):
     forward   x [..., sizes, channels] -> y [..., channels]
     keeps     the index of the maximum
     backward  dx = dy at the index, 0 elsewhere
+    dtypes    any float; y and dx have that of x
+    raises    LayerError where axes is no positive whole number, x is not a float array
+              [..., sizes, channels] with something in it, or dy has not the shape of y
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer = fp.GlobalMaxPool(axes=1)
+    >>> y, residuals = layer.forward((), jnp.array([[1.0], [3.0]]))
+    >>> layer.backward((), residuals, jnp.ones(1))[0].ravel()
+    Array([0., 1.], dtype=float32)
     """
 
     axes: int = 2

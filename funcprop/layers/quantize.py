@@ -28,6 +28,18 @@ class Binarize(Layer):
     forward   x [...] -> y [...]
     keeps     |x| ≤ 1: bool [...], one byte an element
     backward  dx = dy · 1[|x| ≤ 1]
+    dtypes    any float; y and dx have that of x
+    raises    LayerError where x is not a float array, or dy not of the shape of y
+    source    Hubara et al., Binarized neural networks, 2016; the estimate: Bengio, Léonard and
+              Courville, 2013, arXiv:1308.3432
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> y, residuals = fp.Binarize().forward((), jnp.array([-2.0, 0.0, 0.5]))
+    >>> y
+    Array([-1.,  1.,  1.], dtype=float32)
+    >>> fp.Binarize().backward((), residuals, jnp.ones(3))[0]
+    Array([0., 1., 1.], dtype=float32)
     """
 
     def forward(self, params: tuple, x: Array, context: Context = Context()) -> tuple[Array, Array]:
@@ -49,6 +61,16 @@ class Quantize(Layer):
     forward   x [...] -> y [...]
     keeps     low ≤ x ≤ high: bool [...], one byte an element
     backward  dx = dy · 1[low ≤ x ≤ high]
+    dtypes    any float; y and dx have that of x
+    raises    LayerError where levels is no whole number of at least 2, low is not below high, x is
+              not a float array, or dy not of the shape of y
+    source    Bengio, Léonard and Courville, 2013, arXiv:1308.3432
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> y, residuals = fp.Quantize(3).forward((), jnp.array([-0.8, 0.1, 0.9]))
+    >>> y
+    Array([-1.,  0.,  1.], dtype=float32)
     """
 
     levels: int

@@ -37,11 +37,18 @@ STRETCH = 16  # steps; measured on the CPU: longer stretches cost memory, shorte
 
 
 class RecurrentWeights(NamedTuple):
-    """The parameters of z = x w_x + h w_h + b; G gates side by side in the last axis."""
+    """The parameters of z = x w_x + h w_h + b, all of one float dtype; G gates side by side.
 
-    w_x: Array  # [in, G H]
-    w_h: Array  # [H, G H]
-    b: Array | None  # [G H], or None where the layer has no bias
+    w_x  [in, G H]
+    w_h  [H, G H]
+    b    [G H], or None where the layer has no bias
+
+    G is 1 for RNN and 4 for LSTM.
+    """
+
+    w_x: Array
+    w_h: Array
+    b: Array | None
 
 
 class RecurrentResiduals(NamedTuple):

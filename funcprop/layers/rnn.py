@@ -24,6 +24,23 @@ class RNN(Recurrent):
     keeps     x and the states: φ′ needs only the output; float32 where x has 16 bits
     backward  dz = dh′ · (1 − h′²), or dh′ · [h′ > 0] for relu;    dh = dz w_hᵀ
               dx = dz w_xᵀ    dw_x = xᵀ dz    dw_h = hᵀ dz    db = Σ dz
+    dtypes    any float, one for x, the parameters and the states; y and all gradients have it, the
+              walk is in float32 at least
+    raises    LayerError where features is no positive whole number, reverse or bias no bool or
+              activation unknown, x is not a float array [..., T, in] with a step, or this and a
+              state, params are no RecurrentWeights of its features and dtype, `context.mask` is not
+              bool [..., T], or dy has not the tree, shapes and dtype of y
+    source    Elman, Finding structure in time, 1990; the walk back: Werbos, Backpropagation through
+              time, 1990
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer, xs = fp.RNN(4), jax.ShapeDtypeStruct((8, 10, 3), jnp.float32)
+    >>> params = jax.eval_shape(layer.init, jax.random.key(0), xs)
+    >>> ys, residuals = jax.eval_shape(layer.forward, params, xs)
+    >>> ys.shape
+    (8, 10, 4)
     """
 
     activation: Literal["tanh", "relu"] = "tanh"

@@ -23,10 +23,15 @@ from funcprop.layer import (
 
 
 class Gain(NamedTuple):
-    """The parameters of y = x · scale + bias, elementwise."""
+    """The parameters of y = x · scale + bias, elementwise, both of one float dtype.
 
-    scale: Array | None  # [features], or None where there is no factor
-    bias: Array | None  # [features], or None where nothing is added
+    scale  [features], or None where there is no factor; LayerNorm's and RMSNorm's over the last
+           `axes` axes
+    bias   of the same shape, or None where nothing is added
+    """
+
+    scale: Array | None
+    bias: Array | None
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,21 @@ class Scale(Layer):
     forward   x [..., features] -> y [..., features]
     keeps     x: dscale is its product with dy
     backward  dx = dy · scale    dscale = Σ dy · x    dbias = Σ dy, over all leading axes
+    dtypes    any float, one for x, scale and bias; y and all gradients have it, products and sums
+              are made in float32 at least
+    raises    LayerError where x is not a float array with features, params is no Gain of its
+              features and dtype, or dy has not the shape and dtype of y
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer, x = fp.Scale(), jnp.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> params
+    Gain(scale=Array([1., 1.], dtype=float32), bias=None)
+    >>> y, residuals = layer.forward(params, x)
+    >>> layer.backward(params, residuals, jnp.ones((2, 2)))[1].scale
+    Array([4., 6.], dtype=float32)
     """
 
     bias: bool = False
@@ -62,6 +82,19 @@ class Bias(Layer):
     forward   x [..., features] -> y [..., features]
     keeps     nothing
     backward  dx = dy    dbias = Σ dy, over all leading axes
+    dtypes    any float, one for x and bias; y and all gradients have it, sums are made in float32
+              at least
+    raises    LayerError where x or dy is not a float array with features, or params is no Gain of
+              its features and dtype
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer, x = fp.Bias(), jnp.ones((5, 2))
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> y, residuals = layer.forward(params, x)
+    >>> layer.backward(params, residuals, jnp.ones((5, 2)))[1].bias
+    Array([5., 5.], dtype=float32)
     """
 
     bias_init: Initializer = Zeros()

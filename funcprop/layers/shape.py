@@ -30,9 +30,17 @@ from funcprop.layer import (
 class Identity(Layer):
     """y = x, for any tree.
 
-    forward   x -> x
+    forward   x -> x, any tree
     keeps     nothing
     backward  dx = dy
+    dtypes    any
+    raises    nothing
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> y, _ = fp.Identity().forward((), (jnp.ones(2), jnp.arange(3)))
+    >>> y[1]
+    Array([0, 1, 2], dtype=int32)
     """
 
     def forward(self, params: tuple, x: Any, context: Context = Context()) -> tuple[Any, tuple]:
@@ -49,6 +57,16 @@ class Reshape(Layer):
     forward   x [..., old] -> y [..., new]
     keeps     the old sizes, in the tree structure
     backward  dx = dy in the old shape
+    dtypes    any float; y and dx have that of x
+    raises    LayerError where shape is no tuple with at most one −1 or axes no positive whole
+              number, x is not a float array of as many axes, they do not fill the shape, or dy has
+              not that of y
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> y, _ = fp.Reshape((2, -1)).forward((), jnp.ones((8, 6)))
+    >>> y.shape
+    (8, 2, 3)
     """
 
     shape: tuple[int, ...]
@@ -93,6 +111,15 @@ class Flatten(Reshape):
     forward   x [..., sizes] -> y [..., features]
     keeps     the sizes, in the tree structure
     backward  dx = dy in the old shape
+    dtypes    any float; y and dx have that of x
+    raises    LayerError where axes is no positive whole number, x is not a float array of as many
+              axes, or dy has not the shape of y
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> y, _ = fp.Flatten().forward((), jnp.ones((8, 5, 4, 3)))
+    >>> y.shape
+    (8, 60)
     """
 
     shape: tuple[int, ...] = field(default=(-1,), init=False, repr=False)
@@ -109,6 +136,15 @@ class Transpose(Layer):
     forward   x [..., sizes] -> y [..., sizes in the new order]
     keeps     nothing
     backward  dx = dy in the old order
+    dtypes    any float; y and dx have that of x
+    raises    LayerError where axes is no order of 0 ... n−1, or x or dy not a float array of at
+              least n axes
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> y, _ = fp.Transpose().forward((), jnp.ones((8, 10, 4)))
+    >>> y.shape
+    (8, 4, 10)
     """
 
     axes: tuple[int, ...] = (1, 0)
@@ -142,6 +178,15 @@ class Split(Layer):
     forward   x [..., Σ sizes] -> (y₁ [..., size₁], …, yₙ [..., sizeₙ])
     keeps     nothing
     backward  dx = the dyᵢ side by side
+    dtypes    any float; all pieces and dx have that of x
+    raises    LayerError where sizes is no tuple of positive whole numbers, x is not a float array
+              with their sum of features, or dy no such tuple of pieces
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> (one, two), _ = fp.Split((1, 3)).forward((), jnp.ones((8, 4)))
+    >>> one.shape, two.shape
+    ((8, 1), (8, 3))
     """
 
     sizes: tuple[int, ...]
@@ -181,6 +226,17 @@ class Concatenate(Layer):
     forward   (x₁ [..., D₁], …, xₙ [..., Dₙ]) -> y [..., Σ Dᵢ]
     keeps     the sizes Dᵢ, in the tree structure
     backward  dxᵢ = its piece of dy
+    dtypes    any float, one for all; y and all dxᵢ have it
+    raises    LayerError where x is no tuple of float arrays that agree in all axes but the last and
+              in dtype, or dy has not as many features as y
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> y, sizes = fp.Concatenate().forward((), (jnp.ones((8, 1)), jnp.ones((8, 3))))
+    >>> y.shape
+    (8, 4)
+    >>> [dx.shape for dx in fp.Concatenate().backward((), sizes, y)[0]]
+    [(8, 1), (8, 3)]
     """
 
     def forward(
@@ -221,6 +277,18 @@ class Pad(Layer):
     forward   x [..., sizes] -> y [..., sizes + before + after]
     keeps     nothing
     backward  dx = dy without the frame, plus each element of the frame where it was copied from
+    dtypes    any float; y and dx have that of x, sums are made in float32 at least
+    raises    LayerError where widths is no tuple of pairs of natural numbers or mode unknown, x is
+              not a float array with as many axes, or an axis is too short for what is copied from
+              it
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer = fp.Pad(((1, 2),), "edge")
+    >>> layer.forward((), jnp.array([3.0, 4.0]))[0]
+    Array([3., 3., 4., 4., 4.], dtype=float32)
+    >>> layer.backward((), (), jnp.ones(5))[0]
+    Array([2., 3.], dtype=float32)
     """
 
     widths: tuple[tuple[int, int], ...]
@@ -313,6 +381,16 @@ class Upsample(Layer):
     forward   x [..., height, width, channels] -> y [..., height · s, width · s, channels]
     keeps     nothing
     backward  dx = the sum of dy over the s · s copies of an element, each with its weight
+    dtypes    any float; y and dx have that of x, sums are made in float32 at least
+    raises    LayerError where factor is no positive whole number or tuple of them or method
+              unknown, x or dy is not a float array with axes for them, or an axis of dy is no
+              multiple of its factor
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> y, _ = fp.Upsample((2,)).forward((), jnp.array([[1.0], [5.0]]))
+    >>> y.ravel()
+    Array([1., 1., 5., 5.], dtype=float32)
     """
 
     factor: int | tuple[int, ...] = 2

@@ -31,6 +31,21 @@ class Dropout(Layer):
     forward   x [...] -> y [...]
     keeps     kept: bool [...], one byte an element (None at rate 0, where nothing is drawn)
     backward  dx = dy · kept / (1 − rate)
+    dtypes    any float; y and dx have that of x
+    raises    LayerError where rate is not in [0, 1), x is not a float array, there is no key, or dy
+              has not the shape of y
+    source    Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov, 2014, Journal of Machine
+              Learning Research 15
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer, context = fp.Dropout(0.5), fp.Context(key=jax.random.key(0))
+    >>> y, kept = layer.forward((), jnp.ones(100), context)
+    >>> sorted(set(y.tolist()))
+    [0.0, 2.0]
+    >>> fp.inference(layer, ())
+    (Identity(), ())
     """
 
     rate: float
@@ -72,6 +87,19 @@ class SpatialDropout(Dropout):
     forward   x [..., height, width, channels] -> y, of the same shape
     keeps     kept: bool [..., 1, 1, channels] (None at rate 0, where nothing is drawn)
     backward  dx = dy · kept / (1 − rate)
+    dtypes    any float; y and dx have that of x
+    raises    LayerError where rate is not in [0, 1) or axes no positive whole number, x is not a
+              float array of more than `axes` axes, there is no key, or dy has not the shape of y
+    source    Tompson, Goroshin, Jain, LeCun and Bregler, 2015, arXiv:1411.4280
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer, context = fp.SpatialDropout(0.1), fp.Context(key=jax.random.key(0))
+    >>> x = jax.ShapeDtypeStruct((2, 6, 6, 8), jnp.float32)
+    >>> y, kept = jax.eval_shape(layer.forward, (), x, context)
+    >>> y.shape, kept.shape
+    ((2, 6, 6, 8), (2, 1, 1, 8))
     """
 
     axes: int = 2
@@ -109,6 +137,16 @@ class GaussianNoise(Layer):
     forward   x [...] -> y [...]
     keeps     nothing: the noise does not depend on x
     backward  dx = dy
+    dtypes    any float; y and dx have that of x, the noise is drawn in float32
+    raises    LayerError where stddev is negative, x is not a float array, or there is no key
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer, x = fp.GaussianNoise(0.1), jnp.zeros((2, 3))
+    >>> y, _ = layer.forward((), x, fp.Context(key=jax.random.key(0)))
+    >>> y.shape, bool((y == x).any())
+    ((2, 3), False)
     """
 
     stddev: float

@@ -35,6 +35,21 @@ class ConvTranspose(Convolution):
     keeps     x: dw is its correlation with dz
     backward  dx[i] = Σₜ dz[s·i + d·t − p] w[t]ᵀ, a strided Conv of dz
               dw[t] = Σᵢ x[i]ᵀ dz[s·i + d·t − p]    db = Σ dz
+    dtypes    any float, one for x, w and b; z and all gradients have it
+    raises    LayerError where a size, a stride or a padding cannot be, groups do not divide the
+              channels, x is not a float array [..., *sizes, in], the padding leaves no output,
+              params is no Kernel of its channels and dtype, or dz has not the shape and dtype of z
+    source    Dumoulin and Visin, 2016, arXiv:1603.07285, section 4
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> x = jax.ShapeDtypeStruct((8, 7, 7, 16), jnp.float32)
+    >>> layer = fp.ConvTranspose(3, (4, 4), stride=2)
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> z, residuals = jax.eval_shape(layer.forward, params, x)
+    >>> z.shape
+    (8, 14, 14, 3)
     """
 
     def forward(

@@ -30,6 +30,20 @@ class BinaryCrossEntropy(Loss):
     forward   (z, y), both [..., features] -> the loss
     keeps     z, y
     backward  dz = (σ(z) − y) dC    dy = −z dC
+    dtypes    any float, one for z and y; the loss and the gradients have it, sums are made in
+              float32 at least
+    raises    LayerError where reduction is unknown, z and y are not of one shape and dtype or
+              empty, a target that counts is known and not in [0, 1], a mask is not bool [...], a
+              mean is over no example, or dC has not the shape of the loss
+    source    Nielsen, Neural Networks and Deep Learning, chapter 3
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> z, y = jnp.array([[0.0, 0.0]]), jnp.array([[1.0, 0.0]])
+    >>> C, residuals = fp.BinaryCrossEntropy().forward((), (z, y))
+    >>> (dz, dy), _ = fp.BinaryCrossEntropy().backward((), residuals, jnp.ones(()))
+    >>> print(f"{C:.3f}", dz)
+    1.386 [[-0.5  0.5]]
     """
 
     def forward(
@@ -71,10 +85,26 @@ class SoftmaxCrossEntropy(Loss):
     `ignore_index` do not count. A target that is neither a class nor a distribution is an error,
     or NaN where its value is not known yet.
 
-    forward   (z, y) -> the loss
+    forward   (z, y): z [..., classes], y as above -> the loss
     keeps     e^(z − max z) and its sum (z itself where that is narrower, or the target a
               distribution), and the target
     backward  dz = (p Σy − y) dC    dy = −(1 − α) log p dC (None for integer classes)
+    dtypes    z of any float, which the loss and dz have; classes of any integer dtype,
+              probabilities of the dtype of z; sums are made in float32 at least
+    raises    LayerError where reduction is unknown or label_smoothing not in [0, 1), x is no pair
+              or empty, the target fits neither form, one that counts is known and neither a class
+              nor a distribution, a mask is not bool [...], a mean is over no example, or dC has not
+              the shape of the loss
+    source    Nielsen, Neural Networks and Deep Learning, chapter 3; label smoothing: Szegedy et
+              al., 2015, arXiv:1512.00567
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> loss, z, labels = fp.SoftmaxCrossEntropy(), jnp.zeros((2, 4)), jnp.array([0, 3])
+    >>> C, residuals = loss.forward((), (z, labels))
+    >>> (dz, _), _ = loss.backward((), residuals, jnp.ones(()))
+    >>> print(f"{C:.3f}", dz[0])
+    1.386 [-0.375  0.125  0.125  0.125]
     """
 
     label_smoothing: float = 0.0
@@ -163,6 +193,20 @@ class Hinge(Loss):
     forward   (z, t): scores [..., classes], integer classes [...] -> the loss
     keeps     which wrong classes lie inside the margin
     backward  dzⱼ = [active] dC    dz_t = −(number active) dC; 0 exactly at the margin
+    dtypes    z of any float, which the loss and dz have; classes of any integer dtype; sums are
+              made in float32 at least
+    raises    LayerError where margin is negative or reduction unknown, x is no pair or empty, t is
+              not int [...], a class that counts is known and out of range, a mask is not bool
+              [...], a mean is over no example, or dC has not the shape of the loss
+    source    Weston and Watkins, Support vector machines for multi-class pattern recognition, 1999
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> scores, labels = jnp.array([[1.0, 0.5, -1.0]]), jnp.array([0])
+    >>> C, residuals = fp.Hinge().forward((), (scores, labels))
+    >>> (dz, _), _ = fp.Hinge().backward((), residuals, jnp.ones(()))
+    >>> float(C), dz
+    (0.5, Array([[-1.,  1.,  0.]], dtype=float32))
     """
 
     margin: float = 1.0
@@ -214,6 +258,19 @@ class KLDivergence(Loss):
     forward   (log p, y), both [..., classes] -> the loss
     keeps     both, and log y − log p
     backward  dlog p = −y dC    dy = (log y + 1 − log p) dC; at y = 0, −log p dC
+    dtypes    any float, one for both; the loss and the gradients have it, sums are made in float32
+              at least
+    raises    LayerError where reduction is unknown, log p and y are not of one shape and dtype or
+              empty, a probability that counts is known and negative, a mask is not bool [...], a
+              mean is over no example, or dC has not the shape of the loss
+    source    Kullback and Leibler, On information and sufficiency, 1951
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> log_p, y = jnp.log(jnp.array([[0.5, 0.5]])), jnp.array([[1.0, 0.0]])
+    >>> C, residuals = fp.KLDivergence().forward((), (log_p, y))
+    >>> print(f"{C:.3f}")
+    0.693
     """
 
     def forward(
@@ -251,6 +308,19 @@ class FocalLoss(Loss):
     forward   (z, t): logits [..., classes], integer classes [...] -> the loss
     keeps     the log-probabilities and the target
     backward  with s = log p: ds = (−(1 − p)^γ + γ (1 − p)^(γ−1) p s) dC    dz = ds (y − softmax z)
+    dtypes    z of any float, which the loss and dz have; classes of any integer dtype; sums are
+              made in float32 at least
+    raises    LayerError where gamma is negative or reduction unknown, x is no pair or empty, t is
+              not int [...], a class that counts is known and out of range, a mask is not bool
+              [...], a mean is over no example, or dC has not the shape of the loss
+    source    Lin, Goyal, Girshick, He and Dollár, 2017, arXiv:1708.02002
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> z, labels = jnp.zeros((1, 2)), jnp.array([0])
+    >>> C, residuals = fp.FocalLoss().forward((), (z, labels))
+    >>> print(f"{C:.3f}")  # ¼ log 2
+    0.173
     """
 
     gamma: float = 2.0

@@ -60,6 +60,18 @@ class CosineDistance(Loss):
     forward   (a, y), both [..., features] -> the loss
     keeps     both, their norms, and cos(a, y)
     backward  da = −(ŷ − â cos) dC / ‖a‖    dy likewise
+    dtypes    any float, one for a and y; the loss and the gradients have it, sums are made in
+              float32 at least
+    raises    LayerError where reduction is unknown, a and y are not of one shape and dtype or
+              empty, a mask is not bool [...], a mean is over no example, or dC has not the shape of
+              the loss
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> a, y = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 5.0]])
+    >>> C, residuals = fp.CosineDistance().forward((), (a, y))
+    >>> float(C)
+    1.0
     """
 
     def forward(
@@ -98,6 +110,19 @@ class TripletMargin(Loss):
     forward   (a, (p, n)): anchor, positive and negative, all [..., features] -> the loss
     keeps     all three, and the two distances of the triplets inside the margin
     backward  dp = −(a − p)/‖a − p‖ dC    dn = (a − n)/‖a − n‖ dC    da = −dp − dn; else 0
+    dtypes    any float, one for all three; the loss and the gradients have it, sums are made in
+              float32 at least
+    raises    LayerError where margin is negative or reduction unknown, x is not (a, (p, n)) of one
+              shape and dtype or empty, a mask is not bool [...], a mean is over no example, or dC
+              has not the shape of the loss
+    source    Schroff, Kalenichenko and Philbin, 2015, arXiv:1503.03832
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> a, p, n = jnp.array([[0.0, 0.0]]), jnp.array([[0.0, 1.0]]), jnp.array([[0.0, 1.5]])
+    >>> C, residuals = fp.TripletMargin().forward((), (a, (p, n)))
+    >>> float(C)
+    0.5
     """
 
     margin: float = 1.0
@@ -163,6 +188,21 @@ class InfoNCE(Loss):
     forward   (a, b), both [..., B, features] -> the loss
     keeps     both, their norms, the scores and their log-sum-exp
     backward  ds = (p − 1) dC    dâ = ds b̂ / τ    da = (dâ − â (â · dâ)) / ‖a‖    db likewise
+    dtypes    any float, one for a and b; the loss and the gradients have it, sums are made in
+              float32 at least
+    raises    LayerError where temperature is not positive or reduction unknown, a and b are not of
+              one shape [..., B, features] and dtype or empty, a mask is not bool [..., B], a mean
+              is over no example, or dC has not the shape of the loss
+    source    van den Oord, Li and Vinyals, 2018, arXiv:1807.03748; symmetric: Radford et al., 2021,
+              arXiv:2103.00020
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> a = b = jnp.eye(2)
+    >>> C, residuals = jax.jit(fp.InfoNCE(temperature=1.0).forward)((), (a, b))
+    >>> print(f"{C:.3f}")  # log(e + 1) − 1
+    0.313
     """
 
     temperature: float = 0.07

@@ -75,6 +75,25 @@ class LinearCrossEntropy(Loss):
               again, by chunks
     backward  ds = (p (1 + 2ζ log Σ eˢ) − y) dC    dz = ds (1 − (s/c)²)
               dh = dz wᵀ    dw = hᵀ dz    db = Σ dz, in one loop
+    dtypes    any float, one for h, w and b, which the loss and the gradients have; targets of any
+              integer dtype; sums are made in float32 at least
+    raises    LayerError where vocabulary or chunk is no positive whole number, label_smoothing not
+              in [0, 1), z_loss negative, soft_cap not positive or reduction unknown, h is empty or
+              has not as many features as w has rows, params is no Projection of its dtype, the
+              target is not int [...], a class that counts is known and out of range, a mask is not
+              bool [...], a mean is over no example, or dC has not the shape of the loss
+    source    Wijmans et al., 2024, arXiv:2411.09009; z_loss: Chowdhery et al., 2022,
+              arXiv:2204.02311
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> loss = fp.LinearCrossEntropy(vocabulary=4, w_init=fp.initializers.Zeros())
+    >>> x = jnp.ones((2, 3)), jnp.array([0, 3])
+    >>> params = loss.init(jax.random.key(0), x)
+    >>> C, residuals = loss.forward(params, x)
+    >>> print(f"{C:.3f}", params.w.shape)
+    1.386 (3, 4)
     """
 
     vocabulary: int

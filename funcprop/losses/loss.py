@@ -35,7 +35,21 @@ Reduction = Literal["mean", "sum", "none"]
 
 @dataclass(frozen=True)
 class Loss(Layer):
-    """What losses share: their input is a pair, and the examples are reduced in one place."""
+    """What losses share: their input is a pair, and the examples are reduced in one place.
+
+    forward   (prediction [..., features], target) -> [], or with reduction="none" [...]
+    backward  dy [] or [...] -> (dprediction, dtarget), None for an integer target
+    dtypes    prediction of any float; the loss has its dtype, sums are made in float32 at least
+    raises    LayerError where reduction is unknown, x is no such pair or empty, a mask is not bool
+              [...], or a mean is over no example
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> loss = fp.MeanSquaredError(reduction="none")
+    >>> C, residuals = loss.forward((), (jnp.ones((2, 3)), jnp.zeros((2, 3))))
+    >>> C
+    Array([1., 1.], dtype=float32)
+    """
 
     reduction: Reduction = dataclasses.field(default="mean", kw_only=True)
 

@@ -25,6 +25,20 @@ class QuadraticCost(Loss):
     forward   (a, y), both [..., features] -> C
     keeps     a − y
     backward  da = (a − y) dC    dy = −da
+    dtypes    any float, one for a and y; C and the gradients have it, sums are made in float32 at
+              least
+    raises    LayerError where reduction is unknown, a and y are not of one shape and dtype or
+              empty, a mask is not bool [...], a mean is over no example, or dC has not the shape of
+              C
+    source    Nielsen, Neural Networks and Deep Learning, chapter 1
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> a, y = jnp.array([[1.0, 3.0]]), jnp.array([[0.0, 1.0]])
+    >>> C, residuals = fp.QuadraticCost().forward((), (a, y))
+    >>> (da, dy), _ = fp.QuadraticCost().backward((), residuals, jnp.ones(()))
+    >>> float(C), da
+    (2.5, Array([[1., 2.]], dtype=float32))
     """
 
     def forward(
@@ -51,6 +65,18 @@ class MeanSquaredError(Loss):
     forward   (a, y), both [..., features] -> the mean squared error
     keeps     a − y
     backward  da = (2/D)(a − y) dC    dy = −da
+    dtypes    any float, one for a and y; the loss and the gradients have it, sums are made in
+              float32 at least
+    raises    LayerError where reduction is unknown, a and y are not of one shape and dtype or
+              empty, a mask is not bool [...], a mean is over no example, or dC has not the shape of
+              the loss
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> a, y = jnp.array([[1.0, 3.0]]), jnp.array([[0.0, 1.0]])
+    >>> C, residuals = fp.MeanSquaredError().forward((), (a, y))
+    >>> float(C)
+    2.5
     """
 
     def forward(
@@ -77,6 +103,20 @@ class Huber(Loss):
     forward   (a, y), both [..., features] -> the loss
     keeps     a − y
     backward  da = clip(a − y, −δ, δ) dC    dy = −da
+    dtypes    any float, one for a and y; the loss and the gradients have it, sums are made in
+              float32 at least
+    raises    LayerError where delta is negative or reduction unknown, a and y are not of one shape
+              and dtype or empty, a mask is not bool [...], a mean is over no example, or dC has not
+              the shape of the loss
+    source    Huber, Robust estimation of a location parameter, 1964
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> a, y = jnp.array([[0.5, 3.0]]), jnp.zeros((1, 2))
+    >>> C, residuals = fp.Huber().forward((), (a, y))
+    >>> (da, dy), _ = fp.Huber().backward((), residuals, jnp.ones(()))
+    >>> float(C), da
+    (2.625, Array([[0.5, 1. ]], dtype=float32))
     """
 
     delta: float = 1.0

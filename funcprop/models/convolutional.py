@@ -28,6 +28,18 @@ def convnet(
     output      after the last Dense; None for logits
 
     H and W are at least 4. Raises LayerError for sizes and rates that cannot be.
+
+    source  LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document
+            recognition, 1998; Nielsen, Neural Networks and Deep Learning, chapter 6
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model, x = fp.convnet(classes=10), jnp.zeros((8, 28, 28, 1), jnp.uint8)
+    >>> params = jax.eval_shape(model.init, jax.random.key(0), x)
+    >>> context = fp.Context(key=jax.random.key(1))  # for dropout
+    >>> jax.eval_shape(model.forward, params, x, context)[0].shape
+    (8, 10)
     """
 
     def conv(features: int) -> tuple[Layer, ...]:

@@ -52,6 +52,16 @@ def gpt(
     w_init   of all weights but the tables, which are N(0, 0.02²)
 
     Raises LayerError for sizes and rates that cannot be.
+
+    source  Radford et al., Language models are unsupervised multitask learners, 2019
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model, tokens = fp.gpt(vocabulary=256, length=32), jnp.zeros((8, 20), jnp.int32)
+    >>> params = jax.eval_shape(model.init, jax.random.key(0), tokens)
+    >>> jax.eval_shape(model.forward, params, tokens)[0].shape
+    (8, 20, 256)
     """
     backbone = Serial(
         Embedding(vocabulary, width),
@@ -69,6 +79,17 @@ def gpt_objective(model: Layer, chunk: int = 256) -> Tied:
     chunk  how many rows of logits are in memory at a time
 
     Raises TypeError for another model.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model, tokens = fp.gpt(vocabulary=256, length=32), jnp.zeros((8, 20), jnp.int32)
+    >>> objective = fp.gpt_objective(model)
+    >>> params = jax.eval_shape(objective.init, jax.random.key(0), (tokens, tokens))
+    >>> gradient = fp.backprop(objective)
+    >>> value, grads = jax.eval_shape(gradient, params, (tokens, tokens))
+    >>> value.shape, jax.tree.structure(grads) == jax.tree.structure(params)
+    ((), True)
     """
     backbone, head = backbone_and_head(model)
     loss = LinearCrossEntropy(head.features, chunk=chunk)
@@ -76,13 +97,39 @@ def gpt_objective(model: Layer, chunk: int = 256) -> Tied:
 
 
 def to_objective(params: Params) -> Params:
-    """The parameters of `gpt`, or gradients of their arrangement, as `gpt_objective` has them."""
+    """The parameters of `gpt`, or gradients of their arrangement, as `gpt_objective` has them.
+
+    params  ((backbone, Affine(None, None)),) -> (((backbone, ()), Projection(None, None)),):
+            the same arrays, whatever their shapes and dtypes; w [vocabulary, width] in backbone
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model, tokens = fp.gpt(vocabulary=256, length=32, width=16), jnp.zeros(20, jnp.int32)
+    >>> params = jax.eval_shape(model.init, jax.random.key(0), tokens)
+    >>> objective, batch = fp.gpt_objective(model), (tokens, tokens)
+    >>> jax.eval_shape(objective.forward, fp.to_objective(params), batch)[0].shape
+    ()
+    """
     ((backbone, _),) = params
     return (((backbone, ()), Projection(None, None)),)  # type: ignore[arg-type]
 
 
 def from_objective(params: Params) -> Params:
-    """The parameters of `gpt_objective`, or their gradients, as `gpt` has them."""
+    """The parameters of `gpt_objective`, or their gradients, as `gpt` has them.
+
+    params  (((backbone, ()), Projection(None, None)),) -> ((backbone, Affine(None, None)),):
+            the same arrays, whatever their shapes and dtypes; w [vocabulary, width] in backbone
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model, tokens = fp.gpt(vocabulary=256, length=32, width=16), jnp.zeros(20, jnp.int32)
+    >>> objective, batch = fp.gpt_objective(model), (tokens, tokens)
+    >>> params = jax.eval_shape(objective.init, jax.random.key(0), batch)
+    >>> jax.eval_shape(model.forward, fp.from_objective(params), tokens)[0].shape
+    (20, 256)
+    """
     (((backbone, _), _),) = params
     return ((backbone, Affine(None, None)),)  # type: ignore[arg-type]
 
@@ -102,6 +149,16 @@ def generate(
 
     A model reads at most as many tokens as it has positions: the last ones.
     Raises TypeError for another model, ValueError for an empty prompt or impossible numbers.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model, prompt = fp.gpt(vocabulary=256, length=32), jnp.array([72, 105])
+    >>> params = jax.eval_shape(model.init, jax.random.key(0), prompt)
+    >>> key = jax.random.key(1)
+    >>> text = jax.eval_shape(lambda params: fp.generate(model, params, prompt, 50, key), params)
+    >>> text.shape, text.dtype
+    ((50,), dtype('int32'))
     """
     backbone_and_head(model)  # raises for another model
     positions = params[0][0][1].w.shape[0]

@@ -48,6 +48,24 @@ def gpt2_params(
     of four times the width, eps 1e-5.
     Raises ValueError, in one message, for names that are missing or unknown, shapes that do not
     fit, and an output projection that is not the embedding.
+
+    >>> import numpy as np
+    >>> import funcprop as fp
+    >>> given = {"wte.weight": np.ones((5, 4)), "wpe.weight": np.ones((3, 4))}
+    >>> sizes = {
+    ...     "h.0.ln_1": (4,),
+    ...     "h.0.attn.c_attn": (4, 12),
+    ...     "h.0.attn.c_proj": (4, 4),
+    ...     "h.0.ln_2": (4,),
+    ...     "h.0.mlp.c_fc": (4, 16),
+    ...     "h.0.mlp.c_proj": (16, 4),
+    ...     "ln_f": (4,),
+    ... }
+    >>> for name, size in sizes.items():
+    ...     given |= {f"{name}.weight": np.ones(size), f"{name}.bias": np.ones(size[-1])}
+    >>> model, params = fp.gpt2_params(given, heads=2)
+    >>> params[0][0][0].w.shape
+    (5, 4)
     """
     given = {name.removeprefix("transformer."): value for name, value in state_dict.items()}
     given = {name: numpy_of(value) for name, value in given.items() if not MASKS.fullmatch(name)}

@@ -16,6 +16,16 @@ def lstm_classifier(classes: int, width: int = 128, dropout: float = 0.0, axes: 
 
     Sequences of different lengths are padded, and `context.mask` [batch, time] shows what counts.
     Raises LayerError for sizes and rates that cannot be.
+
+    source  Hochreiter and Schmidhuber, Long short-term memory, 1997
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model, x = fp.lstm_classifier(classes=10, axes=2), jnp.zeros((8, 20, 3))
+    >>> params = jax.eval_shape(model.init, jax.random.key(0), x)
+    >>> jax.eval_shape(model.forward, params, x)[0].shape
+    (8, 10)
     """
     return Serial(
         Pixels(),

@@ -27,6 +27,18 @@ def mlp(
     axes        how many axes an example has: 3 for images [height, width, channels]
 
     Raises LayerError for a size that is no positive whole number.
+
+    source  Nielsen, Neural Networks and Deep Learning, chapter 1
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> fp.mlp([30], classes=10)
+    Serial(Pixels(), Flatten(), Dense(30), Sigmoid(), Dense(10))
+    >>> model, x = fp.mlp([30], classes=10), jnp.zeros((8, 28, 28, 1), jnp.uint8)
+    >>> params = jax.eval_shape(model.init, jax.random.key(0), x)
+    >>> jax.eval_shape(model.forward, params, x)[0].shape
+    (8, 10)
     """
     hidden = [
         layer

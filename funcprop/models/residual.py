@@ -21,6 +21,16 @@ def resnet(classes: int, width: int = 16, depth: int = 1) -> Serial:
 
     A batch needs at least two images, or the last stage more than one pixel (`BatchNorm`).
     Raises LayerError for sizes that cannot be.
+
+    source  He, Zhang, Ren and Sun, 2015, arXiv:1512.03385, section 4.2
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model, x = fp.resnet(classes=10), jnp.zeros((8, 32, 32, 3), jnp.uint8)
+    >>> params = jax.eval_shape(model.init, jax.random.key(0), x)
+    >>> jax.eval_shape(model.forward, params, x)[0].shape
+    (8, 10)
     """
     blocks = [
         residual_block(width * 2**stage, halves=stage > 0 and number == 0)

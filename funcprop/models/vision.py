@@ -38,6 +38,16 @@ def vit(
     dropout  rate, in the blocks
 
     Raises LayerError for sizes and rates that cannot be.
+
+    source  Dosovitskiy et al., 2020, arXiv:2010.11929
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model, x = fp.vit(classes=10, image=(28, 28)), jnp.zeros((8, 28, 28, 1), jnp.uint8)
+    >>> params = jax.eval_shape(model.init, jax.random.key(0), x)
+    >>> jax.eval_shape(model.forward, params, x)[0].shape
+    (8, 10)
     """
     embed = Conv(width, (patch, patch), patch, "VALID")
     if image[0] % patch or image[1] % patch:
