@@ -279,7 +279,7 @@ def _build(
             raise LayerError(
                 layer,
                 f"has feedback that learns, of which {rule.name} knows no single examples",
-                "fixed feedback has no gradient: fp.feedback_alignment()",
+                "fixed feedback has no gradient: fp.rewiring.feedback_alignment()",
             )
         if isinstance(layer, Rewired) and isinstance(layer.layer, Composite):
             if layer.trained and not rule.like_params:
