@@ -1,11 +1,11 @@
 """Collectors: one backward pass, anything out of it."""
 
 from funcprop.collectors import closed_loss as closed_loss
+from funcprop.collectors.accounting import epsilon as epsilon
+from funcprop.collectors.accounting import noise_for as noise_for
+from funcprop.collectors.accounting import poisson_batches as poisson_batches
 from funcprop.collectors.clipping import book_keeping as book_keeping
 from funcprop.collectors.clipping import clipped as clipped
-from funcprop.collectors.clipping import epsilon as epsilon
-from funcprop.collectors.clipping import noise_for as noise_for
-from funcprop.collectors.clipping import poisson_batches as poisson_batches
 from funcprop.collectors.clipping import private_gradient as private_gradient
 from funcprop.collectors.clipping import squared_total as squared_total
 from funcprop.collectors.clipping import weighted_sum as weighted_sum
