@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +24,28 @@ from funcprop.layer import (
     two,
 )
 
-GradientFunction = Callable[..., Any]  # (params, batch, context) -> (value or (value, aux), grads)
-
 
 class Aux(NamedTuple):
     """What a gradient function tells beside the value, under `has_aux`."""
 
     prediction: Any  # the model's output; () where the objective is a single layer
     statistics: Any  # what the model observed on the way, or ()
+
+
+class GradientFunction(Protocol):
+    """What `backprop` makes and `train_step` takes: (params, batch, context) -> value, grads."""
+
+    def __call__(self, params: Params, batch: Any, /, context: Context = Context()) -> Any:
+        """The value and its gradient at `params`.
+
+        params   a pytree of arrays
+        batch    (x, target), (x, target, mask), or what the objective reads
+        context  key and mask
+
+        -> value, grads: a scalar, or (scalar, Aux) under `has_aux`, and a tree like params with
+        None at what is frozen
+        """
+        ...
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ from funcprop.collectors.record import records as records
 from funcprop.collectors.record import values as values
 from funcprop.collectors.rule import Remembered as Remembered
 from funcprop.collectors.rule import Rule as Rule
+from funcprop.collectors.rule import RuleFunction as RuleFunction
 from funcprop.collectors.rule import collect_all as collect_all
 from funcprop.collectors.rule import gradient as gradient
 from funcprop.collectors.single_examples import summed as summed

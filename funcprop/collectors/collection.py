@@ -17,7 +17,7 @@ import jax
 
 from funcprop.collectors.held import Held, InPlaceRepeat, is_held, without_held
 from funcprop.collectors.record import Place, recorded
-from funcprop.collectors.rule import Remembered, Rule, as_rule, is_empty
+from funcprop.collectors.rule import Remembered, Rule, RuleFunction, as_rule, is_empty
 from funcprop.collectors.separate import Apart, Untied
 from funcprop.collectors.single_examples import check_summed, check_unmixed
 from funcprop.composites import (
@@ -241,7 +241,7 @@ class Collected(Layer):
             check_summed(loss, self.rule)
 
 
-def collect(model: Layer, rule: Any) -> Collected:
+def collect(model: Layer, rule: Rule | RuleFunction) -> Collected:
     """The model with `rule` in place of every leaf's gradient: nothing else changes.
 
     rule    (layer, params, residuals, dy) -> dx, anything; or one of `funcprop.collectors`
