@@ -287,7 +287,7 @@ def as_rule(rule: Any) -> Rule:
         ) from error
     except ValueError:  # a builtin without a signature
         pass
-    return FunctionRule(rule)
+    return FunctionRule(rule)  # type: ignore[arg-type]
 
 
 gradient = Gradient()
