@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcprop.composites.wrapper import Wrapper
 from funcprop.layer import (
-    Array,
     Context,
     Layer,
     LayerError,
@@ -176,13 +176,8 @@ def check_finite(where: Any, tree: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Autodiff(Layer):
+class Autodiff(Wrapper):
     """The same forward, with `jax.vjp` as its backward."""
-
-    layer: Layer
-
-    def init(self, key: Array, x: Any) -> Params:
-        return self.layer.init(key, x)
 
     def forward(
         self, params: Params, x: Any, context: Context = Context()

@@ -20,6 +20,7 @@ from funcprop.composites.skip import Skip as Skip
 from funcprop.composites.stochastic_depth import StochasticDepth as StochasticDepth
 from funcprop.composites.tied import Tied as Tied
 from funcprop.composites.weight_standardized import WeightStandardized as WeightStandardized
+from funcprop.composites.wrapper import Wrapper as Wrapper
 from funcprop.lazy import deprecated
 
 if not TYPE_CHECKING:
