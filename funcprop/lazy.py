@@ -25,6 +25,7 @@ _MOVED = {
 # What a user may have written, and what to write instead.
 DEPRECATED = {
     **{f"fp.{name}": f"fp.{room}.{name}" for room in _MOVED for name in _MOVED[room].split()},
+    **{f"fp.collectors.{name}": f"fp.pipelines.{name}" for name in _MOVED["pipelines"].split()},
     "fp.Binarise": "fp.Binarize",
     "fp.layers.Binarise": "fp.layers.Binarize",
     "fp.Quantise": "fp.Quantize",

@@ -1,5 +1,7 @@
 """Collectors: one backward pass, anything out of it."""
 
+from typing import TYPE_CHECKING
+
 from funcprop.collectors import closed_loss as closed_loss
 from funcprop.collectors.accounting import epsilon as epsilon
 from funcprop.collectors.accounting import noise_for as noise_for
@@ -57,3 +59,7 @@ from funcprop.collectors.split import split_backward as split_backward
 from funcprop.collectors.tracing import Trace as Trace
 from funcprop.collectors.tracing import trace as trace
 from funcprop.collectors.updating import update as update
+from funcprop.lazy import deprecated
+
+if not TYPE_CHECKING:
+    __getattr__ = deprecated(__name__)

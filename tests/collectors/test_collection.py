@@ -16,7 +16,6 @@ from funcprop.collectors import (
     Full,
     Outer,
     Rule,
-    StageTimes,
     book_keeping,
     closed_form,
     collect,
@@ -25,7 +24,6 @@ from funcprop.collectors import (
     gradients,
     records,
     second_moment,
-    simulate_pipeline,
     squared_norms,
     summed,
     total,
@@ -36,6 +34,7 @@ from funcprop.collectors import (
 from funcprop.collectors.rule import Together
 from funcprop.comparison.catalogue import ROWS
 from funcprop.layer import Array, Context, Layer, LayerError, is_float
+from funcprop.pipelines import StageTimes, simulate_pipeline
 from funcprop.training import init_update_state, update_step
 
 KEY = jax.random.key(0)
