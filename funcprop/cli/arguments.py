@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn, Union, get_args, get_origin, get_ty
 
 from funcprop.cli.compare import Compare
 from funcprop.cli.errors import UsageError
-from funcprop.cli.job.recipe import nearest
+from funcprop.cli.job.checks import nearest
 from funcprop.cli.markers import Positional, UseAppendAction
 from funcprop.cli.predict import Predict
 from funcprop.cli.train import Train
