@@ -21,8 +21,8 @@ from funcprop.data import load
 
 RULES = {
     "backpropagation": None,
-    "signs of w": fp.sign_symmetry(),
-    "random weights": fp.feedback_alignment(),
+    "signs of w": fp.rewiring.sign_symmetry(),
+    "random weights": fp.rewiring.feedback_alignment(),
 }
 LOSS = fp.SoftmaxCrossEntropy()
 
@@ -47,7 +47,7 @@ def learn(rule: str, data, epochs: int, seed: int = 0) -> tuple[float, float, fl
     optimizer = optax.sgd(0.02, momentum=0.9)
     state = fp.init_state(model, optimizer, jax.random.key(seed), x[:1])
     one_epoch = fp.epoch(fp.train_step(fp.backprop(model, LOSS), optimizer), 32)
-    angles = jax.jit(fp.alignment(model, LOSS))
+    angles = jax.jit(fp.rewiring.alignment(model, LOSS))
 
     some = x[:300], y[:300]
     before = angles(state.params, some)["[0].w"]

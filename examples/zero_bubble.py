@@ -39,16 +39,16 @@ def main() -> None:
     print(f"weight half  {megaflops(weight_half, params, kept):6.1f}")
 
     from_forward = sum(leaf.nbytes for leaf in jax.tree.leaves(residuals))
-    between = fp.bytes_between(stage, params, x)
+    between = fp.collectors.bytes_between(stage, params, x)
     print(f"kept from forward to backward {from_forward / 1e6:.1f} MB, between the halves", end=" ")
     print(f"{between / 1e6:.1f} MB")
 
-    times = fp.stage_times(stage, params, x)
+    times = fp.pipelines.stage_times(stage, params, x)
     f, b, w = (1e3 * seconds for seconds in times)
     print(f"measured: F {f:.2f} ms, B {b:.2f} ms, W {w:.2f} ms")
 
     for name in ("1F1B", "ZB-H1", "ZB-H2"):
-        timeline = fp.simulate_pipeline(name, [times] * STAGES, MICROBATCHES)
+        timeline = fp.pipelines.simulate_pipeline(name, [times] * STAGES, MICROBATCHES)
         held = max(timeline.peak_memory(from_forward, between)) / 1e6
         print(f"\n{name}: {timeline.bubble_fraction:.0%} idle, ", end="")
         print(f"{1e3 * timeline.cost:.1f} ms a step, {held:.0f} MB on the fullest stage")

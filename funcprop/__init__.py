@@ -1,165 +1,160 @@
-"""funcprop: programmable backpropagation for JAX."""
+"""funcprop: programmable backpropagation for JAX.
 
-from funcprop.blocks import GEGLU as GEGLU
-from funcprop.blocks import GLU as GLU
-from funcprop.blocks import Bidirectional as Bidirectional
-from funcprop.blocks import CrossAttention as CrossAttention
-from funcprop.blocks import SelfAttention as SelfAttention
-from funcprop.blocks import SwiGLU as SwiGLU
-from funcprop.collectors import SplitBackward as SplitBackward
-from funcprop.collectors import bytes_between as bytes_between
-from funcprop.collectors import collect as collect
-from funcprop.collectors import collect_all as collect_all
-from funcprop.collectors import ggn_vector as ggn_vector
-from funcprop.collectors import hessian_vector as hessian_vector
-from funcprop.collectors import private_gradient as private_gradient
-from funcprop.collectors import split_backward as split_backward
-from funcprop.comparison import Comparison as Comparison
-from funcprop.comparison import GradientError as GradientError
-from funcprop.comparison import Score as Score
-from funcprop.comparison import assert_gradients as assert_gradients
-from funcprop.comparison import compare as compare
-from funcprop.comparison import mutation_score as mutation_score
-from funcprop.composites import Branch as Branch
-from funcprop.composites import Cast as Cast
-from funcprop.composites import Composite as Composite
-from funcprop.composites import FixedPoint as FixedPoint
-from funcprop.composites import OverTime as OverTime
-from funcprop.composites import Parallel as Parallel
-from funcprop.composites import Remat as Remat
-from funcprop.composites import Repeat as Repeat
-from funcprop.composites import Reversible as Reversible
-from funcprop.composites import ReversibleRepeat as ReversibleRepeat
-from funcprop.composites import Rewired as Rewired
-from funcprop.composites import RewiredParams as RewiredParams
-from funcprop.composites import Serial as Serial
-from funcprop.composites import Skip as Skip
-from funcprop.composites import StochasticDepth as StochasticDepth
-from funcprop.composites import Tied as Tied
-from funcprop.composites import WeightStandardized as WeightStandardized
-from funcprop.gradient import Aux as Aux
-from funcprop.gradient import as_function as as_function
-from funcprop.gradient import autodiff as autodiff
-from funcprop.gradient import backprop as backprop
-from funcprop.gradient import objective as objective
-from funcprop.layer import Context as Context
-from funcprop.layer import Layer as Layer
-from funcprop.layer import LayerError as LayerError
-from funcprop.layers import ELU as ELU
-from funcprop.layers import GELU as GELU
-from funcprop.layers import GRU as GRU
-from funcprop.layers import LSTM as LSTM
-from funcprop.layers import RNN as RNN
-from funcprop.layers import SELU as SELU
-from funcprop.layers import Affine as Affine
-from funcprop.layers import AvgPool as AvgPool
-from funcprop.layers import BatchNorm as BatchNorm
-from funcprop.layers import Bias as Bias
-from funcprop.layers import Binarize as Binarize
-from funcprop.layers import Concatenate as Concatenate
-from funcprop.layers import Conv as Conv
-from funcprop.layers import ConvTranspose as ConvTranspose
-from funcprop.layers import Dense as Dense
-from funcprop.layers import DotProductAttention as DotProductAttention
-from funcprop.layers import Dropout as Dropout
-from funcprop.layers import Elementwise as Elementwise
-from funcprop.layers import Embedding as Embedding
-from funcprop.layers import Flatten as Flatten
-from funcprop.layers import Gain as Gain
-from funcprop.layers import GaussianNoise as GaussianNoise
-from funcprop.layers import GlobalAvgPool as GlobalAvgPool
-from funcprop.layers import GlobalMaxPool as GlobalMaxPool
-from funcprop.layers import GroupNorm as GroupNorm
-from funcprop.layers import GRUWeights as GRUWeights
-from funcprop.layers import HardTanh as HardTanh
-from funcprop.layers import Identity as Identity
-from funcprop.layers import InstanceNorm as InstanceNorm
-from funcprop.layers import Kernel as Kernel
-from funcprop.layers import Lambda as Lambda
-from funcprop.layers import LastStep as LastStep
-from funcprop.layers import LayerNorm as LayerNorm
-from funcprop.layers import LeakyReLU as LeakyReLU
-from funcprop.layers import LearnedPositions as LearnedPositions
-from funcprop.layers import LinearRecurrence as LinearRecurrence
-from funcprop.layers import LogSoftmax as LogSoftmax
-from funcprop.layers import LoRA as LoRA
-from funcprop.layers import LowRank as LowRank
-from funcprop.layers import MaxPool as MaxPool
-from funcprop.layers import Multiply as Multiply
-from funcprop.layers import Pad as Pad
-from funcprop.layers import Pixels as Pixels
-from funcprop.layers import Quantize as Quantize
-from funcprop.layers import RecurrentWeights as RecurrentWeights
-from funcprop.layers import ReLU as ReLU
-from funcprop.layers import Reshape as Reshape
-from funcprop.layers import RMSNorm as RMSNorm
-from funcprop.layers import Rotary as Rotary
-from funcprop.layers import Scale as Scale
-from funcprop.layers import Sigmoid as Sigmoid
-from funcprop.layers import SiLU as SiLU
-from funcprop.layers import SinusoidalPositions as SinusoidalPositions
-from funcprop.layers import Softmax as Softmax
-from funcprop.layers import Softplus as Softplus
-from funcprop.layers import SpatialDropout as SpatialDropout
-from funcprop.layers import Split as Split
-from funcprop.layers import Statistics as Statistics
-from funcprop.layers import Table as Table
-from funcprop.layers import Tanh as Tanh
-from funcprop.layers import Transpose as Transpose
-from funcprop.layers import Upsample as Upsample
-from funcprop.losses import CTC as CTC
-from funcprop.losses import BinaryCrossEntropy as BinaryCrossEntropy
-from funcprop.losses import CosineDistance as CosineDistance
-from funcprop.losses import FocalLoss as FocalLoss
-from funcprop.losses import Hinge as Hinge
-from funcprop.losses import Huber as Huber
-from funcprop.losses import InfoNCE as InfoNCE
-from funcprop.losses import KLDivergence as KLDivergence
-from funcprop.losses import LinearCrossEntropy as LinearCrossEntropy
-from funcprop.losses import MeanSquaredError as MeanSquaredError
-from funcprop.losses import QuadraticCost as QuadraticCost
-from funcprop.losses import SoftmaxCrossEntropy as SoftmaxCrossEntropy
-from funcprop.losses import TripletMargin as TripletMargin
-from funcprop.models import convnet as convnet
-from funcprop.models import from_objective as from_objective
-from funcprop.models import generate as generate
-from funcprop.models import gpt as gpt
-from funcprop.models import gpt2_params as gpt2_params
-from funcprop.models import gpt_objective as gpt_objective
-from funcprop.models import lstm_classifier as lstm_classifier
-from funcprop.models import mlp as mlp
-from funcprop.models import resnet as resnet
-from funcprop.models import to_objective as to_objective
-from funcprop.models import vit as vit
-from funcprop.pipelines import StageTimes as StageTimes
-from funcprop.pipelines import Timeline as Timeline
-from funcprop.pipelines import simulate_pipeline as simulate_pipeline
-from funcprop.pipelines import stage_times as stage_times
-from funcprop.prediction import inference as inference
-from funcprop.rewiring import DirectFeedback as DirectFeedback
-from funcprop.rewiring import alignment as alignment
-from funcprop.rewiring import clip_cotangent as clip_cotangent
-from funcprop.rewiring import direct_feedback_alignment as direct_feedback_alignment
-from funcprop.rewiring import feedback_alignment as feedback_alignment
-from funcprop.rewiring import frozen as frozen
-from funcprop.rewiring import gradient_reversal as gradient_reversal
-from funcprop.rewiring import kolen_pollack as kolen_pollack
-from funcprop.rewiring import noisy_cotangent as noisy_cotangent
-from funcprop.rewiring import rewire as rewire
-from funcprop.rewiring import sign_symmetry as sign_symmetry
-from funcprop.rewiring import straight_through as straight_through
-from funcprop.rewiring import warm_start as warm_start
-from funcprop.training import Evaluation as Evaluation
-from funcprop.training import Metrics as Metrics
-from funcprop.training import TrainState as TrainState
-from funcprop.training import accumulate as accumulate
-from funcprop.training import clip_by_norm as clip_by_norm
-from funcprop.training import ensemble as ensemble
-from funcprop.training import epoch as epoch
-from funcprop.training import evaluate as evaluate
-from funcprop.training import init_state as init_state
-from funcprop.training import init_update_state as init_update_state
-from funcprop.training import load_checkpoint as load_checkpoint
-from funcprop.training import save_checkpoint as save_checkpoint
-from funcprop.training import train_step as train_step
-from funcprop.training import update_step as update_step
+Names are imported when they are asked for, from the packages that stand first. Layers, losses,
+models and what is done with them stand here; rules, rewirings and the types of parameters in
+their packages: fp.collectors.squared_norms, fp.rewiring.frozen, fp.layers.Affine.
+"""
+
+from typing import TYPE_CHECKING
+
+from funcprop.lazy import on_demand
+
+if TYPE_CHECKING:
+    from funcprop import blocks as blocks
+    from funcprop import collectors as collectors
+    from funcprop import comparison as comparison
+    from funcprop import composites as composites
+    from funcprop import data as data
+    from funcprop import gradient as gradient
+    from funcprop import initializers as initializers
+    from funcprop import layer as layer
+    from funcprop import layers as layers
+    from funcprop import losses as losses
+    from funcprop import models as models
+    from funcprop import pipelines as pipelines
+    from funcprop import prediction as prediction
+    from funcprop import rewiring as rewiring
+    from funcprop import training as training
+    from funcprop.blocks import GEGLU as GEGLU
+    from funcprop.blocks import GLU as GLU
+    from funcprop.blocks import Bidirectional as Bidirectional
+    from funcprop.blocks import CrossAttention as CrossAttention
+    from funcprop.blocks import SelfAttention as SelfAttention
+    from funcprop.blocks import SwiGLU as SwiGLU
+    from funcprop.collectors import collect as collect
+    from funcprop.collectors import collect_all as collect_all
+    from funcprop.collectors import ggn_vector as ggn_vector
+    from funcprop.collectors import hessian_vector as hessian_vector
+    from funcprop.collectors import private_gradient as private_gradient
+    from funcprop.collectors import split_backward as split_backward
+    from funcprop.comparison import Comparison as Comparison
+    from funcprop.comparison import GradientError as GradientError
+    from funcprop.comparison import assert_gradients as assert_gradients
+    from funcprop.comparison import compare as compare
+    from funcprop.comparison import mutation_score as mutation_score
+    from funcprop.composites import Branch as Branch
+    from funcprop.composites import Cast as Cast
+    from funcprop.composites import Composite as Composite
+    from funcprop.composites import FixedPoint as FixedPoint
+    from funcprop.composites import OverTime as OverTime
+    from funcprop.composites import Parallel as Parallel
+    from funcprop.composites import Remat as Remat
+    from funcprop.composites import Repeat as Repeat
+    from funcprop.composites import Reversible as Reversible
+    from funcprop.composites import ReversibleRepeat as ReversibleRepeat
+    from funcprop.composites import Serial as Serial
+    from funcprop.composites import Skip as Skip
+    from funcprop.composites import StochasticDepth as StochasticDepth
+    from funcprop.composites import Tied as Tied
+    from funcprop.composites import WeightStandardized as WeightStandardized
+    from funcprop.gradient import Aux as Aux
+    from funcprop.gradient import as_function as as_function
+    from funcprop.gradient import autodiff as autodiff
+    from funcprop.gradient import backprop as backprop
+    from funcprop.gradient import objective as objective
+    from funcprop.layer import Context as Context
+    from funcprop.layer import Layer as Layer
+    from funcprop.layer import LayerError as LayerError
+    from funcprop.layers import ELU as ELU
+    from funcprop.layers import GELU as GELU
+    from funcprop.layers import GRU as GRU
+    from funcprop.layers import LSTM as LSTM
+    from funcprop.layers import RNN as RNN
+    from funcprop.layers import SELU as SELU
+    from funcprop.layers import AvgPool as AvgPool
+    from funcprop.layers import BatchNorm as BatchNorm
+    from funcprop.layers import Bias as Bias
+    from funcprop.layers import Binarize as Binarize
+    from funcprop.layers import Concatenate as Concatenate
+    from funcprop.layers import Conv as Conv
+    from funcprop.layers import ConvTranspose as ConvTranspose
+    from funcprop.layers import Dense as Dense
+    from funcprop.layers import DotProductAttention as DotProductAttention
+    from funcprop.layers import Dropout as Dropout
+    from funcprop.layers import Elementwise as Elementwise
+    from funcprop.layers import Embedding as Embedding
+    from funcprop.layers import Flatten as Flatten
+    from funcprop.layers import GaussianNoise as GaussianNoise
+    from funcprop.layers import GlobalAvgPool as GlobalAvgPool
+    from funcprop.layers import GlobalMaxPool as GlobalMaxPool
+    from funcprop.layers import GroupNorm as GroupNorm
+    from funcprop.layers import HardTanh as HardTanh
+    from funcprop.layers import Identity as Identity
+    from funcprop.layers import InstanceNorm as InstanceNorm
+    from funcprop.layers import Lambda as Lambda
+    from funcprop.layers import LastStep as LastStep
+    from funcprop.layers import LayerNorm as LayerNorm
+    from funcprop.layers import LeakyReLU as LeakyReLU
+    from funcprop.layers import LearnedPositions as LearnedPositions
+    from funcprop.layers import LinearRecurrence as LinearRecurrence
+    from funcprop.layers import LogSoftmax as LogSoftmax
+    from funcprop.layers import LoRA as LoRA
+    from funcprop.layers import MaxPool as MaxPool
+    from funcprop.layers import Multiply as Multiply
+    from funcprop.layers import Pad as Pad
+    from funcprop.layers import Pixels as Pixels
+    from funcprop.layers import Quantize as Quantize
+    from funcprop.layers import ReLU as ReLU
+    from funcprop.layers import Reshape as Reshape
+    from funcprop.layers import RMSNorm as RMSNorm
+    from funcprop.layers import Rotary as Rotary
+    from funcprop.layers import Scale as Scale
+    from funcprop.layers import Sigmoid as Sigmoid
+    from funcprop.layers import SiLU as SiLU
+    from funcprop.layers import SinusoidalPositions as SinusoidalPositions
+    from funcprop.layers import Softmax as Softmax
+    from funcprop.layers import Softplus as Softplus
+    from funcprop.layers import SpatialDropout as SpatialDropout
+    from funcprop.layers import Split as Split
+    from funcprop.layers import Tanh as Tanh
+    from funcprop.layers import Transpose as Transpose
+    from funcprop.layers import Upsample as Upsample
+    from funcprop.losses import CTC as CTC
+    from funcprop.losses import BinaryCrossEntropy as BinaryCrossEntropy
+    from funcprop.losses import CosineDistance as CosineDistance
+    from funcprop.losses import FocalLoss as FocalLoss
+    from funcprop.losses import Hinge as Hinge
+    from funcprop.losses import Huber as Huber
+    from funcprop.losses import InfoNCE as InfoNCE
+    from funcprop.losses import KLDivergence as KLDivergence
+    from funcprop.losses import LinearCrossEntropy as LinearCrossEntropy
+    from funcprop.losses import MeanSquaredError as MeanSquaredError
+    from funcprop.losses import QuadraticCost as QuadraticCost
+    from funcprop.losses import SoftmaxCrossEntropy as SoftmaxCrossEntropy
+    from funcprop.losses import TripletMargin as TripletMargin
+    from funcprop.models import convnet as convnet
+    from funcprop.models import generate as generate
+    from funcprop.models import gpt as gpt
+    from funcprop.models import lstm_classifier as lstm_classifier
+    from funcprop.models import mlp as mlp
+    from funcprop.models import resnet as resnet
+    from funcprop.models import vit as vit
+    from funcprop.prediction import inference as inference
+    from funcprop.rewiring import rewire as rewire
+    from funcprop.rewiring import warm_start as warm_start
+    from funcprop.training import Evaluation as Evaluation
+    from funcprop.training import Metrics as Metrics
+    from funcprop.training import TrainState as TrainState
+    from funcprop.training import accumulate as accumulate
+    from funcprop.training import clip_by_norm as clip_by_norm
+    from funcprop.training import ensemble as ensemble
+    from funcprop.training import epoch as epoch
+    from funcprop.training import evaluate as evaluate
+    from funcprop.training import init_state as init_state
+    from funcprop.training import init_update_state as init_update_state
+    from funcprop.training import load_checkpoint as load_checkpoint
+    from funcprop.training import save_checkpoint as save_checkpoint
+    from funcprop.training import train_step as train_step
+    from funcprop.training import update_step as update_step
+else:
+    __getattr__, __dir__, __all__ = on_demand(__name__)

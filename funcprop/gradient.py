@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcprop.composites.wrapper import Wrapper
 from funcprop.layer import (
-    Array,
     Context,
     Layer,
     LayerError,
@@ -23,8 +23,6 @@ from funcprop.layer import (
     spell,
     two,
 )
-
-GradientFunction = Callable[..., Any]  # (params, batch, context) -> (value or (value, aux), grads)
 
 
 class Aux(NamedTuple):
@@ -47,6 +45,22 @@ class Aux(NamedTuple):
 
     prediction: Any  # the model's output; () where the objective is a single layer
     statistics: Any  # what the model observed on the way, or ()
+
+
+class GradientFunction(Protocol):
+    """What `backprop` makes and `train_step` takes: (params, batch, context) -> value, grads."""
+
+    def __call__(self, params: Params, batch: Any, /, context: Context = Context()) -> Any:
+        """The value and its gradient at `params`.
+
+        params   a pytree of arrays
+        batch    (x, target), (x, target, mask), or what the objective reads
+        context  key and mask
+
+        -> value, grads: a scalar, or (scalar, Aux) under `has_aux`, and a tree like params with
+        None at what is frozen
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -208,13 +222,8 @@ def check_finite(where: Any, tree: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Autodiff(Layer):
+class Autodiff(Wrapper):
     """The same forward, with `jax.vjp` as its backward."""
-
-    layer: Layer
-
-    def init(self, key: Array, x: Any) -> Params:
-        return self.layer.init(key, x)
 
     def forward(
         self, params: Params, x: Any, context: Context = Context()

@@ -325,7 +325,7 @@ def test_a_signal_ends_a_process_with_its_files_written(tmp_path):
         ("train --model gpt --data text: --batch-size 9999", ("--batch-size is 9999",)),
         ("train --data mnist --data-dir /no/such", ("/no/such does not exist",)),
         ("train surplus", ("surplus",)),
-        ("predict", ("PATH",)),
+        ("predict", ("required: folder",)),
         ("compare Desne", ("did you mean 'Dense'",)),
     ],
 )

@@ -1,6 +1,8 @@
-"""The house: a file imports only from floors below its own, or from its own package."""
+"""The house: a file imports only from floors below its own, or from what stands before it in its
+own package: there is an order of the files in which every import points backwards."""
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -25,11 +27,20 @@ FLOORS = {
     "data": 0,
     "layer": 0,
     "initializers": 0,
-    "extras": -1,  # below all: it imports nothing
+    "extras": -1,  # below all: these import nothing
+    "lazy": -1,
 }
 FILES = sorted(
     path for path in HOUSE.rglob("*.py") if path.relative_to(HOUSE).as_posix() != "__init__.py"
 )
+
+
+# A comparison is drawn as a page by its own method, on request: what draws knows what is drawn.
+ON_REQUEST = {
+    ("comparison.report", "comparison.costs"),
+    ("comparison.report", "comparison.page"),
+    ("comparison.table", "comparison.page"),
+}
 
 
 def room(path):
@@ -37,22 +48,29 @@ def room(path):
     return path.relative_to(HOUSE).parts[0].removesuffix(".py")
 
 
+def module(path):
+    """The name of a file's module below funcprop: "layers.dense"; a package's is its folder's."""
+    parts = path.relative_to(HOUSE).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+MODULES = {module(path) for path in FILES}
+
+
 def imported(path):
-    """(line, room) of everything imported from funcprop, at the top or inside functions."""
+    """(line, module) of everything imported from funcprop, at the top or inside functions."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}:{node.lineno}: write the import in full"
-            module = node.module or ""
-            names = [module]
-            if module == "funcprop":
-                names = [f"funcprop.{alias.name}" for alias in node.names]
+            full = [f"{node.module}.{alias.name}" for alias in node.names]
+            here = node.module == "funcprop"
+            names = [n if here or n[9:] in MODULES else node.module or "" for n in full]
         for name in names:
-            parts = name.split(".")
-            if parts[0] == "funcprop":
-                yield node.lineno, parts[1] if len(parts) > 1 else "funcprop"
+            if name == "funcprop" or name.startswith("funcprop."):
+                yield node.lineno, name[9:] or "funcprop"
 
 
 def test_every_file_has_a_floor():
@@ -62,9 +80,24 @@ def test_every_file_has_a_floor():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(HOUSE).as_posix())
 def test_imports_come_from_below(path):
     own = room(path)
+    rooms = [(line, name.partition(".")[0]) for line, name in imported(path)]
     wrong = [
         f"line {line}: {other} (floor {FLOORS.get(other, '?')})"
-        for line, other in imported(path)
+        for line, other in rooms
         if other != own and not FLOORS.get(other, 99) < FLOORS[own]
     ]
     assert wrong == [], f"{path.relative_to(HOUSE)} is on floor {FLOORS[own]}"
+
+
+@pytest.mark.parametrize("own", sorted(set(map(room, FILES))))
+def test_there_is_no_circle_of_imports_inside_a_package(own):
+    order = TopologicalSorter()
+    for path in FILES:
+        if room(path) == own:
+            names = {name for _, name in imported(path) if name.partition(".")[0] == own}
+            before = {name for name in names if (module(path), name) not in ON_REQUEST}
+            order.add(module(path), *before)
+    try:
+        order.prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' <- '.join(error.args[1])}")

@@ -75,7 +75,7 @@ CASES = {
     ),
     "the scale of a zero vector": (
         root_mean_square, ZERO, fp.RMSNorm(eps=1e-4, scale=False), lambda x: x,
-        fp.Gain(None, None), [100, 100, 100],
+        fp.layers.Gain(None, None), [100, 100, 100],
     ),
     "a branch that overflows": (
         elu, jnp.array([1000.0, -1.0]), fp.ELU(), lambda z: z, (), [1, np.exp(-1)],

@@ -96,10 +96,13 @@ def test_other_errors_keep_their_type_and_tell_the_place():
         (lambda d: check_input(d, [1.0]), "wanted an array of floats"),
         (lambda d: check_input(d, jnp.ones(()), rank=1), "at least 1 axes"),
         (lambda d: check_input(d, jnp.ones(3), features=4), "its last axis has 3 features"),
-        (lambda d: check_params(d, (), fp.Affine), "wanted Affine"),
+        (lambda d: check_params(d, (), fp.layers.Affine), "wanted Affine"),
         (
             lambda d: check_params(
-                d, fp.Affine(jnp.ones((2, 2), jnp.float16), None), fp.Affine, like=jnp.ones(2)
+                d,
+                fp.layers.Affine(jnp.ones((2, 2), jnp.float16), None),
+                fp.layers.Affine,
+                like=jnp.ones(2),
             ),
             "the dtypes differ",
         ),

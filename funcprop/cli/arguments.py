@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
-import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Union
+from types import NoneType
+from typing import Annotated, Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from funcprop.cli.compare import Compare
 from funcprop.cli.errors import UsageError
-from funcprop.cli.job.recipe import nearest
+from funcprop.cli.job.checks import nearest
+from funcprop.cli.markers import Positional, UseAppendAction
 from funcprop.cli.predict import Predict
 from funcprop.cli.train import Train
 from funcprop.extras import require
@@ -35,27 +37,73 @@ def parse(arguments: Sequence[str]) -> Train | Predict | Compare | None:
     Raises UsageError, in one line.
     """
     tyro = require("tyro", "train")
-    check_words(arguments)
-    short = arguments[0] not in COMMANDS  # the list of commands: a line each
+    words = [spelled(word) for word in arguments]
+    check_words(words)
+    if "--help" in words or "-h" in words:
+        show_help(tyro, words[0])
+        return None
+    return command(COMMANDS[words[0]], words[1:])
+
+
+def spelled(word: str) -> str:
+    """An option as it stands in the help: --data-dir, where --data_dir was written."""
+    option, equals, value = word.partition("=")
+    return option.replace("_", "-") + equals + value if word.startswith("--") else word
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError where argparse would print and end the process."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message.removeprefix("argument "))
+
+
+def command(kind: type, words: Sequence[str]) -> Any:
+    """The command of a kind that the words are, read into its fields."""
+    parser = Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    hints = get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        name, how = field.name, reading(hints[field.name])
+        if not how.pop("positional", False):
+            name = f"--{name.replace('_', '-')}"
+        parser.add_argument(name, **how)
+    found = vars(parser.parse_intermixed_args(words))
+    given = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
+    return kind(**given)
+
+
+def reading(hint: Any) -> dict[str, Any]:
+    """How argparse reads a field of this type."""
+    markers = getattr(hint, "__metadata__", ())
+    hint = hint.__origin__ if markers else hint
+    if hint is bool:
+        return {"action": "store_true"}
+    parts = get_args(hint)
+    kind = parts[0] if NoneType in parts else hint  # an option that may be left out
+    many = get_origin(kind) is tuple
+    kind = get_args(kind)[0] if many else kind
+    if UseAppendAction in markers:
+        return {"type": kind, "action": "append"}
+    nargs = {"nargs": "*"} if many else {}
+    return {"type": kind, "positional": Positional in markers, **nargs}
+
+
+def show_help(tyro: Any, first: str) -> None:
+    """The help of a command, or the list of commands, a line each."""
+    short = first not in COMMANDS
     kinds: Any = tuple(
         Annotated[kind, tyro.conf.subcommand(name, description=first_line(kind) if short else None)]
         for name, kind in COMMANDS.items()
     )
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            return tyro.cli(
-                Union[kinds],  # noqa: UP007
-                prog="funcprop",
-                description=DESCRIPTION,
-                args=arguments,
-                config=(tyro.conf.FlagCreatePairsOff,),
-                registry=optional_values(tyro),
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            return None
-        raise UsageError(first_sentence(errors.getvalue())) from None
+    with contextlib.suppress(SystemExit):
+        tyro.cli(
+            Union[kinds],  # noqa: UP007
+            prog="funcprop",
+            description=DESCRIPTION,
+            args=["--help"] if short else [first, "--help"],
+            config=(tyro.conf.FlagCreatePairsOff,),
+            registry=optional_values(tyro),
+        )
 
 
 def first_line(kind: type) -> str:
@@ -75,49 +123,31 @@ def check_words(arguments: Sequence[str]) -> None:
     known = ["--help"]
     known += [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(COMMANDS[first])]
     for word in arguments[1:]:
-        option = word.partition("=")[0].replace("_", "-")
+        option = word.partition("=")[0]
         if word.startswith("--") and option not in known:
             raise UsageError(
                 f"unknown option {option!r}: {nearest(option, known)}see `funcprop {first} --help`"
             )
 
 
-def first_sentence(box: str) -> str:
-    """The text of tyro's error box up to its first rule or blank row, as one line."""
-    rows = [row.strip("│ ") for row in box.splitlines()[1:]]  # the first one is the title
-    ends = [i for i, row in enumerate(rows) if not row.strip("╰╯─- ")]
-    if ends[:1] == [0]:  # a terminal without UTF-8: no frame, and a rule below the title
-        rows, ends = rows[1:], [end - 1 for end in ends[1:]]
-    sentence = " ".join(rows[: ends[0] if ends else None])
-    return sentence.removeprefix("Error parsing ") or "the arguments are no command"
-
-
 def optional_values(tyro: Any) -> Any:
-    """How tyro reads an option that may be left out: as its value, never as the word None."""
+    """How the help shows an option that may be left out: by its value, never by the word None."""
     registry = tyro.constructors.ConstructorRegistry()
+    metavars = {float: "NUMBER", int: "NUMBER", str: "NAME", Path: "PATH"}
+    shown: dict[Any, tuple[Any, str]] = {k | None: (1, word) for k, word in metavars.items()}
+    shown[tuple[int, ...] | None] = ("*", "[NUMBER ...]")
 
     @registry.primitive_rule
     def rule(info: Any) -> Any:
-        kinds = ((float, "NUMBER"), (int, "NUMBER"), (str, "NAME"), (Path, "PATH"))
-        for kind, metavar in kinds:
-            if info.type == kind | None:
-                return tyro.constructors.PrimitiveConstructorSpec(
-                    nargs=1,
-                    metavar=metavar,
-                    instance_from_str=lambda words, kind=kind: kind(words[0]),
-                    is_instance=lambda value, kind=kind: value is None or isinstance(value, kind),
-                    str_from_instance=lambda value: ["none" if value is None else str(value)],
-                )
-        if info.type == tuple[int, ...] | None:
-            return tyro.constructors.PrimitiveConstructorSpec(
-                nargs="*",
-                metavar="[NUMBER ...]",
-                instance_from_str=lambda words: tuple(map(int, words)),
-                is_instance=lambda value: value is None or isinstance(value, tuple),
-                str_from_instance=lambda value: (
-                    ["none"] if value is None else list(map(str, value))
-                ),
-            )
-        return None
+        if info.type not in shown:
+            return None
+        nargs, metavar = shown[info.type]
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=nargs,
+            metavar=metavar,
+            instance_from_str=lambda words: words,
+            is_instance=lambda value: True,
+            str_from_instance=lambda value: ["none" if value is None else str(value)],
+        )
 
     return registry

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 
-from funcprop.cli.job.recipe import RecipeError
+from funcprop.cli.job.checks import RecipeError
 from funcprop.comparison.discovery import TargetError
 from funcprop.data import DataError
 from funcprop.layer import LayerError

@@ -10,15 +10,10 @@ from typing import Annotated
 import jax
 import numpy as np
 
+from funcprop.cli.job.build import build_model, build_optimizer, check_data, prepare
+from funcprop.cli.job.checks import RecipeError
 from funcprop.cli.job.folder import PARAMS, read_config
-from funcprop.cli.job.recipe import (
-    LOSSES,
-    RecipeError,
-    build_model,
-    build_optimizer,
-    check_data,
-    prepare,
-)
+from funcprop.cli.job.names import LOSSES
 from funcprop.cli.job.run import score
 from funcprop.cli.markers import Positional
 from funcprop.cli.train import accuracy, read

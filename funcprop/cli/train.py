@@ -11,6 +11,15 @@ from typing import NamedTuple
 import jax
 
 from funcprop.cli.errors import FailedRun, complain
+from funcprop.cli.job.build import (
+    build_gradient,
+    build_model,
+    build_objective,
+    build_optimizer,
+    check_data,
+    prepare,
+)
+from funcprop.cli.job.checks import RecipeError
 from funcprop.cli.job.folder import (
     CURVES,
     PARAMS,
@@ -19,19 +28,9 @@ from funcprop.cli.job.folder import (
     draw_curves,
     start_folder,
 )
+from funcprop.cli.job.names import LOSSES
 from funcprop.cli.job.progress import progress
-from funcprop.cli.job.recipe import (
-    LOSSES,
-    Recipe,
-    RecipeError,
-    build_gradient,
-    build_model,
-    build_objective,
-    build_optimizer,
-    check_data,
-    prepare,
-    settled,
-)
+from funcprop.cli.job.recipe import Recipe, settled
 from funcprop.cli.job.run import NonFiniteError, Record, Score, history, score
 from funcprop.cli.job.summary import format_summary, summary
 from funcprop.comparison.front import compare

@@ -1,11 +1,13 @@
 """Collectors: one backward pass, anything out of it."""
 
+from typing import TYPE_CHECKING
+
 from funcprop.collectors import closed_loss as closed_loss
+from funcprop.collectors.accounting import epsilon as epsilon
+from funcprop.collectors.accounting import noise_for as noise_for
+from funcprop.collectors.accounting import poisson_batches as poisson_batches
 from funcprop.collectors.clipping import book_keeping as book_keeping
 from funcprop.collectors.clipping import clipped as clipped
-from funcprop.collectors.clipping import epsilon as epsilon
-from funcprop.collectors.clipping import noise_for as noise_for
-from funcprop.collectors.clipping import poisson_batches as poisson_batches
 from funcprop.collectors.clipping import private_gradient as private_gradient
 from funcprop.collectors.clipping import squared_total as squared_total
 from funcprop.collectors.clipping import weighted_sum as weighted_sum
@@ -47,6 +49,7 @@ from funcprop.collectors.record import records as records
 from funcprop.collectors.record import values as values
 from funcprop.collectors.rule import Remembered as Remembered
 from funcprop.collectors.rule import Rule as Rule
+from funcprop.collectors.rule import RuleFunction as RuleFunction
 from funcprop.collectors.rule import collect_all as collect_all
 from funcprop.collectors.rule import gradient as gradient
 from funcprop.collectors.single_examples import summed as summed
@@ -56,3 +59,7 @@ from funcprop.collectors.split import split_backward as split_backward
 from funcprop.collectors.tracing import Trace as Trace
 from funcprop.collectors.tracing import trace as trace
 from funcprop.collectors.updating import update as update
+from funcprop.lazy import deprecated
+
+if not TYPE_CHECKING:
+    __getattr__ = deprecated(__name__)

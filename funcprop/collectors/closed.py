@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,18 @@ from funcprop.layers.dense import Affine
 from funcprop.layers.embedding import Table, known_rows
 from funcprop.layers.recurrence import Recurrent, RecurrentResiduals
 
-ClosedForm = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
+
+class ClosedForm(Protocol):
+    """What stands for a layer's gradient of each single example: a rule whose record are forms."""
+
+    def __call__(self, layer: Any, params: Any, residuals: Any, dy: Any, /) -> tuple[Any, Any]:
+        """-> dx, forms: a tree like params, with a Form (`Outer`, `Rows`, `Full`) at every leaf.
+
+        The arguments are those of `layer.backward`; axis 0 of dy are the examples.
+        """
+        ...
+
+
 CLOSED: dict[type, ClosedForm] = {}
 PREPARED: dict[type, Callable[[Any], Layer]] = {}
 

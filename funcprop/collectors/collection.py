@@ -17,7 +17,7 @@ import jax
 
 from funcprop.collectors.held import Held, InPlaceRepeat, is_held, without_held
 from funcprop.collectors.record import Place, recorded
-from funcprop.collectors.rule import Remembered, Rule, as_rule, is_empty
+from funcprop.collectors.rule import Remembered, Rule, RuleFunction, as_rule, is_empty
 from funcprop.collectors.separate import Apart, Untied
 from funcprop.collectors.single_examples import check_summed, check_unmixed
 from funcprop.composites import (
@@ -29,6 +29,7 @@ from funcprop.composites import (
     Rewired,
     RewiredParams,
     Tied,
+    Wrapper,
 )
 from funcprop.composites.tied import parse, put, transposes
 from funcprop.layer import (
@@ -56,10 +57,9 @@ class CollectingResiduals(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Collecting(Layer):
+class Collecting(Wrapper):
     """`layer`, with a rule's record in the second slot of backward."""
 
-    layer: Layer
     rule: Rule
     place: Place
     shared: bool = False  # its parameters have other uses: a use is passed up, not a record
@@ -70,13 +70,16 @@ class Collecting(Layer):
         whole = self.rule.whole or (self.rule.like_params and not self.rule.per_example)
         return self.layer if isinstance(self.layer, Rewired) and not whole else None
 
-    def init(self, key: Array, x: Any) -> Params:
-        return self.layer.init(key, x)
+    def own_params(self, params: Params) -> Params:
+        return params.params if is_held(params) else params
+
+    def own_residuals(self, residuals: CollectingResiduals) -> Residuals:
+        return residuals.kept
 
     def forward(
         self, params: Params, x: Any, context: Context = Context()
     ) -> tuple[Any, CollectingResiduals]:
-        own = params.params if is_held(params) else params
+        own = self.own_params(params)
         y, kept = two(self.layer, "forward", self.layer.forward(own, x, context))
         rewired = self.seen_through
         if rewired is None:
@@ -114,12 +117,6 @@ class Collecting(Layer):
             return dx, value
         return dx, recorded(value, self.place, self.layer)
 
-    def statistics(self, residuals: CollectingResiduals) -> Any:
-        return self.layer.statistics(residuals.kept)
-
-    def inference(self, params: Params, statistics: Any) -> tuple[Layer, Params]:
-        return self.layer.inference(params.params if is_held(params) else params, statistics)
-
 
 class Open(NamedTuple):
     """A leaf whose parameters have uses elsewhere."""
@@ -131,20 +128,11 @@ class Open(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Finishing(Layer):
+class Finishing(Wrapper):
     """A composite in which all uses of some parameters have come together."""
 
-    layer: Layer
     rule: Rule
     leaves: tuple[Open, ...]
-
-    def init(self, key: Array, x: Any) -> Params:
-        return self.layer.init(key, x)
-
-    def forward(
-        self, params: Params, x: Any, context: Context = Context()
-    ) -> tuple[Any, Residuals]:
-        return self.layer.forward(params, x, context)
 
     def backward(self, params: Params, residuals: Residuals, dy: Any) -> tuple[Any, Any]:
         dx, tree = self.layer.backward(params, residuals, dy)
@@ -164,12 +152,6 @@ class Finishing(Layer):
             tree = put(tree, path, value)
         return dx, tree
 
-    def statistics(self, residuals: Residuals) -> Any:
-        return self.layer.statistics(residuals)
-
-    def inference(self, params: Params, statistics: Any) -> tuple[Layer, Params]:
-        return self.layer.inference(params, statistics)
-
 
 def read(tree: Any, path: Path) -> Any:
     """What stands at a path of indices; None inside of None."""
@@ -179,12 +161,12 @@ def read(tree: Any, path: Path) -> Any:
 
 
 @dataclass(frozen=True)
-class Collected(Layer):
+class Collected(Wrapper):
     """A model whose backward returns a rule's records: `collect(model, rule)`.
 
     model     the model as it was given
     rule      what is asked at every leaf
-    inner     the model with every leaf exchanged
+    layer     the model with every leaf exchanged
 
     forward   x -> y, the model's
     keeps     what the layers keep, and what the rule remembers
@@ -205,20 +187,19 @@ class Collected(Layer):
 
     model: Layer
     rule: Rule
-    inner: Layer  # the model with every leaf exchanged
 
     def __repr__(self) -> str:
         return f"collect({self.model!r}, {self.rule!r})"
 
     def init(self, key: Array, x: Any) -> Params:
-        return self.hold(self.inner.init(key, x))
+        return self.hold(self.layer.init(key, x))
 
     def hold(self, params: Params) -> Params:
         """The model's parameters with what the rule carries beside them: `Held` at every layer
         that has any; the parameters themselves for a rule that carries nothing."""
         if not self.rule.holds:
             return params
-        held = _hold(self.inner, params)
+        held = _hold(self.layer, params)
         self.rule.check_held(params, held)
         return held
 
@@ -234,24 +215,13 @@ class Collected(Layer):
                 )
             return rest.pop(0)
 
-        joined = _walk(self.inner, params, give)
+        joined = _walk(self.layer, params, give)
         if rest:
             raise ValueError(
                 f"the state holds {len(rest)} more than the model has layers, or is of another "
                 "step: start from init_update_state(model, optimizer, key, x)"
             )
         return joined
-
-    def forward(
-        self, params: Params, x: Any, context: Context = Context()
-    ) -> tuple[Any, Residuals]:
-        return self.inner.forward(params, x, context)
-
-    def backward(self, params: Params, residuals: Residuals, dy: Any) -> tuple[Any, Any]:
-        return self.inner.backward(params, residuals, dy)
-
-    def statistics(self, residuals: Residuals) -> Any:
-        return self.inner.statistics(residuals)
 
     def inference(self, params: Params, statistics: Any) -> tuple[Layer, Params]:
         return self.model.inference(without_held(params), statistics)
@@ -262,7 +232,7 @@ class Collected(Layer):
             check_summed(loss, self.rule)
 
 
-def collect(model: Layer, rule: Any) -> Collected:
+def collect(model: Layer, rule: Rule | RuleFunction) -> Collected:
     """The model with `rule` in place of every leaf's gradient: nothing else changes.
 
     rule      (layer, params, residuals, dy) -> dx, anything; or one of `funcprop.collectors`
@@ -296,7 +266,7 @@ def collect(model: Layer, rule: Any) -> Collected:
             f"{describe(model)} collects already: collect(model, collect_all(a=rule, b=other))"
         )
     rule = as_rule(rule)
-    return Collected(model, rule, _build(model, rule, (), frozenset())[0])
+    return Collected(_build(model, rule, (), frozenset())[0], model, rule)
 
 
 def _build(
@@ -314,7 +284,7 @@ def _build(
             raise LayerError(
                 layer,
                 f"has feedback that learns, of which {rule.name} knows no single examples",
-                "fixed feedback has no gradient: fp.feedback_alignment()",
+                "fixed feedback has no gradient: fp.rewiring.feedback_alignment()",
             )
         if isinstance(layer, Rewired) and isinstance(layer.layer, Composite):
             if layer.trained and not rule.like_params:

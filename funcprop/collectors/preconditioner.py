@@ -11,11 +11,10 @@ updates, state = optimizer.update(grads, state, params, factors=factors)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from funcprop.collectors.collection import Collected, collect
 from funcprop.collectors.ggn import sampling_key
@@ -25,6 +24,9 @@ from funcprop.collectors.record import is_record, records, values
 from funcprop.collectors.rule import Rule, collect_all, gradient
 from funcprop.gradient import Objective
 from funcprop.layer import Array, Context, Layer, Params, widen
+
+if TYPE_CHECKING:
+    import optax
 
 Fisher = Literal["sampled", "empirical", "exact"]
 
@@ -197,6 +199,8 @@ def precondition_by_kfac(
         )
         new = KfacState(state.count + 1, averages, inverses)
         return precondition(updates, inverses), new
+
+    import optax
 
     return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 
@@ -39,6 +39,23 @@ class Remembered(NamedTuple):
 def is_empty(extra: Any) -> bool:
     """Whether a rule remembers nothing."""
     return isinstance(extra, tuple) and not extra
+
+
+class RuleFunction(Protocol):
+    """A rule that says nothing but what it puts into the second slot of a leaf's backward."""
+
+    def __call__(self, layer: Any, params: Any, residuals: Any, dy: Any, /) -> tuple[Any, Any]:
+        """What backward returns in the place of the layer's own.
+
+        layer      the leaf, without its rewiring
+        params     its parameters
+        residuals  what its forward kept
+        dy         the cotangent of its output
+
+        -> dx, record: what is sent on, as a rule `layer.backward(params, residuals, dy)[0]`, and
+        anything, as a pytree of arrays
+        """
+        ...
 
 
 class Rule(Sum):
@@ -135,7 +152,7 @@ class Rule(Sum):
 class FunctionRule(Rule):
     """A plain function as a rule."""
 
-    function: Callable[..., tuple[Any, Any]]
+    function: RuleFunction
 
     @property
     def name(self) -> str:
@@ -292,7 +309,7 @@ class Together(Rule):
         return dxs[0], first.unflatten([Both(row) for row in rows])
 
 
-def collect_all(**rules: Any) -> Together:
+def collect_all(**rules: Rule | RuleFunction) -> Together:
     """Several rules in one backward pass: collect_all(gradient=gradient, norms=squared_norms).
 
     rules   name=rule, or a function (layer, params, residuals, dy) -> dx, record

@@ -22,6 +22,7 @@ from funcprop.composites import (
     ReversibleRepeat,
     RewiredParams,
     Tied,
+    Wrapper,
 )
 from funcprop.composites.cast import CastResiduals, Precision, cast
 from funcprop.gradient import partition
@@ -140,7 +141,7 @@ def bytes_between(layer: Layer, params: Params, x: Any, context: Context = Conte
 
 
 @dataclass(frozen=True)
-class Deferred(Layer):
+class Deferred(Wrapper):
     """`layer`, whose backward leaves what dparams need in place of dparams.
 
     forward   x -> y, the layer's
@@ -148,13 +149,6 @@ class Deferred(Layer):
     backward  dx, and Kept(residuals, dy)
               Done(dparams) where the parameters are vectors, () where there are none
     """
-
-    layer: Layer
-
-    def forward(
-        self, params: Params, x: Any, context: Context = Context()
-    ) -> tuple[Any, Residuals]:
-        return self.layer.forward(params, x, context)
 
     def backward(self, params: Params, residuals: Residuals, dy: Any) -> tuple[Any, Any]:
         dx, dparams = two(self.layer, "backward", self.layer.backward(params, residuals, dy))

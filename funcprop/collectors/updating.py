@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from funcprop.collectors.held import Held, is_held
 from funcprop.collectors.rule import Rule
 from funcprop.composites.sharing import Sum
 from funcprop.layer import Array, Layer, Params, Residuals
+
+if TYPE_CHECKING:
+    import optax
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Update(Rule):
             lambda p, g: jnp.zeros_like(p) if g is None and p is not None else g,
             own, use, is_leaf=is_none,
         )  # fmt: skip
+
+        import optax
 
         def one_step(own: Params, grads: Any, state: Any) -> tuple[Params, Any]:
             with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
@@ -91,6 +95,8 @@ def update(optimizer: optax.GradientTransformation) -> Update:
     >>> new.params.b.tolist()  # 0 − 0.5 · (−1)
     [0.5, 0.5]
     """
+    import optax
+
     if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(f"update wants an optimizer of optax, and was given {optimizer!r}")
     check_separable(optimizer)
@@ -178,7 +184,8 @@ def check_by_layer(optimizer: optax.GradientTransformation, params: Params, held
                     f"the optimizer treats params{name} otherwise among all parameters than in its "
                     "layer: it goes by their paths, or takes a norm over several, and a backward "
                     "pass that updates shows it one layer at a time: write "
-                    "train_step(backprop(model, loss), optimizer), or freeze layers by fp.frozen()"
+                    "train_step(backprop(model, loss), optimizer), or freeze layers by "
+                    "fp.rewiring.frozen()"
                 )
 
 
@@ -187,4 +194,6 @@ def is_none(leaf: Any) -> bool:
 
 
 def _waits(state: Any) -> bool:
+    import optax
+
     return isinstance(state, optax.MultiStepsState)

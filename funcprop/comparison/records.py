@@ -18,9 +18,9 @@ import numpy as np
 from funcprop.collectors.separate import Apart, Untied
 from funcprop.comparison.truth import Grads
 from funcprop.comparison.verdict import Leaf, broken
-from funcprop.composites import Composite, OverTime, Tied
+from funcprop.composites import Composite, OverTime, Tied, Wrapper
 from funcprop.gradient import autodiff, zeros_where_frozen
-from funcprop.layer import Array, Context, Layer, Params, Residuals, two
+from funcprop.layer import Context, Layer, Params, Residuals, two
 
 Place = tuple[str, ...]
 
@@ -81,20 +81,16 @@ class RecorderResiduals(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Recorder(Layer):
+class Recorder(Wrapper):
     """`layer`, with a record of what it did in the second slot of backward.
 
     `original` is what the record speaks of: the layer itself, or a composite whose children do
     not record. A broken contract raises Broken where it is `strict`.
     """
 
-    layer: Layer
     original: Layer
     place: Place
     strict: bool = True
-
-    def init(self, key: Array, x: Any) -> Params:
-        return self.layer.init(key, x)
 
     def forward(
         self, params: Params, x: Any, context: Context = Context()
@@ -120,8 +116,8 @@ class Recorder(Layer):
         ranks = tuple(leaf.ndim for leaf in jax.tree.leaves((params, x, context, dy, dx, dparams)))
         return dx, Record(params, x, context, dy, dx, dparams, self.original, place, ranks)
 
-    def statistics(self, residuals: RecorderResiduals) -> Any:
-        return self.layer.statistics(residuals.kept)
+    def own_residuals(self, residuals: RecorderResiduals) -> Residuals:
+        return residuals.kept
 
 
 def name_of(layer: Layer, place: Place) -> str:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcprop.comparison.programs import Programs, generator, named_leaves
+from funcprop.composites import Wrapper
 from funcprop.gradient import combine, partition
 from funcprop.layer import Array, Context, Layer, Params
 
@@ -25,13 +26,8 @@ COTANGENTS = 2  # that slopes are taken for
 
 
 @dataclass(frozen=True)
-class Surrogate(Layer):
+class Surrogate(Wrapper):
     """A layer in whose derivative's place another's backward stands; its values are its own."""
-
-    layer: Layer
-
-    def forward(self, params: Params, x: Any, context: Context = Context()) -> Any:
-        return self.layer.forward(params, x, context)
 
     def stops(self, params: Params, x: Any, context: Context) -> bool:
         """Whether finite differences would see more than its derivative."""

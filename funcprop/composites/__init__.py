@@ -1,5 +1,7 @@
 """Composites: layers made of layers, the only place where the chain rule is written."""
 
+from typing import TYPE_CHECKING
+
 from funcprop.composites.branch import Branch as Branch
 from funcprop.composites.branch import Parallel as Parallel
 from funcprop.composites.cast import Cast as Cast
@@ -18,3 +20,8 @@ from funcprop.composites.skip import Skip as Skip
 from funcprop.composites.stochastic_depth import StochasticDepth as StochasticDepth
 from funcprop.composites.tied import Tied as Tied
 from funcprop.composites.weight_standardized import WeightStandardized as WeightStandardized
+from funcprop.composites.wrapper import Wrapper as Wrapper
+from funcprop.lazy import deprecated
+
+if not TYPE_CHECKING:
+    __getattr__ = deprecated(__name__)

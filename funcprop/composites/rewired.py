@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from funcprop.composites.composite import Composite
+from funcprop.composites.wrapper import Wrapper
 from funcprop.layer import (
     Array,
-    Context,
     Layer,
     LayerError,
     Params,
@@ -35,7 +35,7 @@ class RewiredParams(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Rewired(Layer):
+class Rewired(Wrapper):
     """A layer with another first result of backward; a subclass says which, in `send`.
 
     The layer's own parameters are those that it has without the rewiring, drawn from the same key.
@@ -60,8 +60,6 @@ class Rewired(Layer):
     >>> model.backward(params, residuals, jnp.ones((1, 2)))[0]
     Array([[0.5, 0.5]], dtype=float32)
     """
-
-    layer: Layer
 
     trained: ClassVar[bool] = True  # whether the layer's own parameters have a gradient
     learns: ClassVar[bool] = False  # whether the feedback has one that is not zero
@@ -88,24 +86,16 @@ class Rewired(Layer):
         params = self.layer.init(key, x)
         return RewiredParams(params, self.feedback(feedback_key(key), params, x))
 
-    def forward(
-        self, params: RewiredParams, x: Any, context: Context = Context()
-    ) -> tuple[Any, Residuals]:
-        return self.layer.forward(checked(self, params).params, x, context)
+    def own_params(self, params: Params) -> Params:
+        return checked(self, params).params
 
     def backward(
         self, params: RewiredParams, residuals: Residuals, dy: Any
     ) -> tuple[Any, RewiredParams | None]:
-        own = checked(self, params).params
+        own = self.own_params(params)
         _, dparams = two(self.layer, "backward", self.layer.backward(own, residuals, dy))
         dx = self.send(params, residuals, dy)
         return dx, RewiredParams(dparams, self.dfeedback(params, dparams))
-
-    def statistics(self, residuals: Residuals) -> Any:
-        return self.layer.statistics(residuals)
-
-    def inference(self, params: RewiredParams, statistics: Any) -> tuple[Layer, Params]:
-        return self.layer.inference(checked(self, params).params, statistics)
 
 
 def feedback_key(key: Array) -> Array:

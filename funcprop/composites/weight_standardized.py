@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from funcprop.composites.wrapper import Wrapper
 from funcprop.layer import (
     Array,
     Context,
@@ -33,7 +34,7 @@ class WeightStandardizedResiduals(NamedTuple):
 
 
 @dataclass(frozen=True)
-class WeightStandardized(Layer):
+class WeightStandardized(Wrapper):
     """y = f(ŵ, x), ŵ = (w − mean w) / √(var w + ε) for each output channel (Qiao et al., 2019).
 
     Around a Dense, a Conv, or any layer whose parameters are a NamedTuple with a `w [..., out]`;
@@ -61,7 +62,6 @@ class WeightStandardized(Layer):
     ((8, 28, 28, 16), (16,))
     """
 
-    layer: Layer
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
@@ -99,8 +99,8 @@ class WeightStandardized(Layer):
         dw = standardize_backward(w_hat, rstd, widen(dparams.w), average)
         return dx, dparams._replace(w=dw.astype(params.w.dtype))
 
-    def statistics(self, residuals: WeightStandardizedResiduals) -> Any:
-        return self.layer.statistics(residuals.child)
+    def own_residuals(self, residuals: WeightStandardizedResiduals) -> Residuals:
+        return residuals.child
 
     def inference(self, params: Params, statistics: Any) -> tuple[Layer, Params]:
         w = self._weights(params)

@@ -1,5 +1,7 @@
 """Layers: one family a file, forward and backward side by side."""
 
+from typing import TYPE_CHECKING
+
 from funcprop.layers.activations import ELU as ELU
 from funcprop.layers.activations import GELU as GELU
 from funcprop.layers.activations import SELU as SELU
@@ -62,3 +64,7 @@ from funcprop.layers.stochastic import Dropout as Dropout
 from funcprop.layers.stochastic import GaussianNoise as GaussianNoise
 from funcprop.layers.stochastic import SpatialDropout as SpatialDropout
 from funcprop.layers.transposed import ConvTranspose as ConvTranspose
+from funcprop.lazy import deprecated
+
+if not TYPE_CHECKING:
+    __getattr__ = deprecated(__name__)

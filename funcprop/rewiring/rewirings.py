@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from funcprop.composites import Composite
 from funcprop.layer import Layer, LayerError, spell
 
-Rewiring = Callable[[Any], Layer]  # a layer -> the layer that takes its place
+
+class Rewiring(Protocol):
+    """What `rewire` asks about each layer of a type: `frozen()`, or a function of your own."""
+
+    def __call__(self, layer: Any, /) -> Layer:
+        """The layer that takes its place: as a rule a subclass of `Rewired` around it.
+
+        layer  of exactly the type that stands beside the rewiring in `rewire(model, {type: ...})`
+        """
+        ...
 
 
 def rewire(model: Layer, rules: Mapping[type[Layer], Rewiring]) -> Layer:

@@ -11,6 +11,7 @@ from funcprop.training.loop import evaluate as evaluate
 from funcprop.training.state import TrainState as TrainState
 from funcprop.training.state import init_state as init_state
 from funcprop.training.step import Metrics as Metrics
+from funcprop.training.step import Step as Step
 from funcprop.training.step import accumulate as accumulate
 from funcprop.training.step import clip_by_norm as clip_by_norm
 from funcprop.training.step import ensemble as ensemble

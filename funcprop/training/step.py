@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,21 @@ from funcprop.gradient import GradientFunction
 from funcprop.layer import Array, Context, norm_of, widen
 from funcprop.training.state import TrainState, trainable, untouched
 
-Step = Callable[[TrainState, Any], tuple[TrainState, Any]]
+
+class Step(Protocol):
+    """(state, batch) -> state, metrics: what `train_step`, `update_step`, `epoch` and `ensemble`
+    make. Pure, so that `jax.jit` and `jax.lax.scan` take it.
+    """
+
+    def __call__(self, state: TrainState, batch: Any, /) -> tuple[TrainState, Any]:
+        """The state after the batch, and what was observed on the way.
+
+        state  as `init_state` or `init_update_state` makes it
+        batch  (x, target) or (x, target, mask); the whole data for an epoch
+
+        -> state, Metrics; with one more axis, first, for an epoch's steps or an ensemble's members
+        """
+        ...
 
 
 class Metrics(NamedTuple):

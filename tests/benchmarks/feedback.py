@@ -54,13 +54,13 @@ NETWORKS = {
 RULES = {
     "backprop": None,
     "backprop, decayed": None,
-    "Kolen-Pollack": fp.kolen_pollack(),
-    "uSF": fp.sign_symmetry(),
-    "brSF": fp.sign_symmetry("batch-wise random"),
-    "frSF": fp.sign_symmetry("fixed random"),
-    "feedback alignment": fp.feedback_alignment(),
-    "direct feedback alignment": fp.direct_feedback_alignment(),
-    "last layer alone": fp.frozen(),
+    "Kolen-Pollack": fp.rewiring.kolen_pollack(),
+    "uSF": fp.rewiring.sign_symmetry(),
+    "brSF": fp.rewiring.sign_symmetry("batch-wise random"),
+    "frSF": fp.rewiring.sign_symmetry("fixed random"),
+    "feedback alignment": fp.rewiring.feedback_alignment(),
+    "direct feedback alignment": fp.rewiring.direct_feedback_alignment(),
+    "last layer alone": fp.rewiring.frozen(),
 }
 
 
@@ -88,7 +88,7 @@ def taught(name: str, network: str, seed: int, data, epochs: int, rate: float):
     for _ in range(epochs):
         state, _ = epoch(state, train)
     some = tuple(part[:1000] for part in train)
-    first = next(iter(fp.alignment(model, LOSS)(state.params, some).values()))
+    first = next(iter(fp.rewiring.alignment(model, LOSS)(state.params, some).values()))
     accuracy = fp.evaluate(model, state.params, data.test).accuracy
     return 100 * (1 - accuracy), float(first)
 

@@ -188,7 +188,7 @@ def mlp_batch(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 def mlp_by_hand() -> ByHand:
     def put(p: Any) -> Params:
-        return ((), (), fp.Affine(p["w1"], p["b1"]), (), fp.Affine(p["w2"], p["b2"]))
+        return ((), (), fp.layers.Affine(p["w1"], p["b1"]), (), fp.layers.Affine(p["w2"], p["b2"]))
 
     return supervised(put, mlp((HIDDEN,), CLASSES, activation=fp.ReLU(), axes=1))
 
@@ -295,8 +295,11 @@ def convnet_by_hand() -> ByHand:
     model = fp.Serial(*block(CHANNELS[1]), *block(CHANNELS[2]), fp.Flatten(), fp.Dense(CLASSES))
 
     def put(p: Any) -> Params:
-        blocks = [(fp.Kernel(b["w"], None), fp.Gain(b["scale"], b["bias"])) for b in p["blocks"]]
-        return (*blocks[0], (), (), *blocks[1], (), (), (), fp.Affine(p["w"], p["b"]))
+        blocks = [
+            (fp.layers.Kernel(b["w"], None), fp.layers.Gain(b["scale"], b["bias"]))
+            for b in p["blocks"]
+        ]
+        return (*blocks[0], (), (), *blocks[1], (), (), (), fp.layers.Affine(p["w"], p["b"]))
 
     return supervised(put, model)
 
@@ -451,8 +454,8 @@ def lstm_batch(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 def lstm_by_hand() -> ByHand:
     def put(p: Any) -> Params:
-        weights = fp.RecurrentWeights(p["w_x"], p["w_h"], p["b"])
-        return ((), weights, (), fp.Affine(p["w"], p["b_out"]))
+        weights = fp.layers.RecurrentWeights(p["w_x"], p["w_h"], p["b"])
+        return ((), weights, (), fp.layers.Affine(p["w"], p["b_out"]))
 
     return supervised(put, lstm_classifier(CLASSES, STATE, axes=2))
 
@@ -584,10 +587,10 @@ def gpt_by_hand() -> ByHand:
     objective = gpt_objective(gpt(VOCABULARY, LENGTH, WIDTH, DEPTH, HEADS))
 
     def gain(p: Any) -> Any:
-        return fp.Gain(p["scale"], p["bias"])
+        return fp.layers.Gain(p["scale"], p["bias"])
 
     def affine(p: Any) -> Any:
-        return fp.Affine(p["w"], p["b"])
+        return fp.layers.Affine(p["w"], p["b"])
 
     def put(p: Any) -> Params:
         stacked = jax.tree.map(lambda *blocks: np.stack(blocks), *p["blocks"])

@@ -34,7 +34,7 @@ def tokens(length, vocabulary):
 
 
 def language_model(length, vocabulary):
-    model = fp.gpt_objective(fp.gpt(vocabulary, length, width=128, depth=4, heads=4))
+    model = fp.models.gpt_objective(fp.gpt(vocabulary, length, width=128, depth=4, heads=4))
     return summed(model), None, tokens(length, vocabulary)
 
 

@@ -124,8 +124,8 @@ def test_the_context_mask_is_not_the_memorys():
     ],
 )
 def test_a_block_is_the_call_that_makes_it(layer):
-    assert eval(repr(layer), vars(fp)) == layer
-    assert hash(layer) == hash(eval(repr(layer), vars(fp)))
+    assert eval(repr(layer), vars(fp.layers) | vars(fp.blocks)) == layer
+    assert hash(layer) == hash(eval(repr(layer), vars(fp.layers) | vars(fp.blocks)))
     assert "layers" not in repr(layer)
     assert layer.rebuild(layer.layers) == fp.Serial(*layer.layers)
 

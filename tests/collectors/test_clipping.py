@@ -68,7 +68,7 @@ def test_clipped_gradients_equal_their_definition():
 
 def test_clipping_a_language_model_with_tied_scanned_layers():
     with jax.enable_x64(True):
-        model = summed(fp.gpt_objective(fp.gpt(11, 6, 8, 2, 2)))
+        model = summed(fp.models.gpt_objective(fp.gpt(11, 6, 8, 2, 2)))
         ids = jnp.asarray(np.random.default_rng(0).integers(0, 11, (2, 4, 6)), jnp.int32)
         params = model.init(KEY, (ids[0], ids[1]))
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
@@ -173,10 +173,10 @@ def test_moments():
 
 def test_rewired_and_frozen_layers_are_clipped_and_trained_privately():
     model = fp.Serial(
-        fp.rewire(fp.Serial(fp.Dense(4), fp.Tanh()), {fp.Dense: fp.frozen()}),
+        fp.rewire(fp.Serial(fp.Dense(4), fp.Tanh()), {fp.Dense: fp.rewiring.frozen()}),
         fp.rewire(
             fp.Serial(fp.Dense(5), fp.Tanh(), fp.Dense(4)),
-            {fp.Dense: fp.feedback_alignment()},
+            {fp.Dense: fp.rewiring.feedback_alignment()},
         ),
     )
     random = np.random.default_rng(0)
@@ -202,7 +202,8 @@ def test_rewired_and_frozen_layers_are_clipped_and_trained_privately():
 
 def test_records_of_direct_feedback():
     model = fp.rewire(
-        fp.Serial(fp.Dense(5), fp.Tanh(), fp.Dense(4)), {fp.Serial: fp.direct_feedback_alignment()}
+        fp.Serial(fp.Dense(5), fp.Tanh(), fp.Dense(4)),
+        {fp.Serial: fp.rewiring.direct_feedback_alignment()},
     )
     x = jnp.ones((6, 3))
     params = model.init(KEY, x)
@@ -232,19 +233,21 @@ negative = fp.Elementwise(lambda z: -z, lambda z: -jnp.ones_like(z))
 
 
 def test_feedback_that_learns_has_no_single_examples():
-    model = fp.rewire(fp.Serial(fp.Dense(4)), {fp.Dense: fp.kolen_pollack()})
+    model = fp.rewire(fp.Serial(fp.Dense(4)), {fp.Dense: fp.rewiring.kolen_pollack()})
     with pytest.raises(LayerError, match="has feedback that learns"):
         clipped(model, LOSS, 1.0)
 
 
-@pytest.mark.parametrize("mixing", [fp.noisy_cotangent(0.1), fp.clip_cotangent(max_norm=1.0)])
+@pytest.mark.parametrize(
+    "mixing", [fp.rewiring.noisy_cotangent(0.1), fp.rewiring.clip_cotangent(max_norm=1.0)]
+)
 def test_a_backward_that_mixes_the_examples_is_refused(mixing):
     """Clipped gradients would add up to more than their bound allows."""
-    for rewired in (mixing(fp.Dense(4)), fp.frozen()(mixing(fp.Serial(fp.Dense(4))))):
+    for rewired in (mixing(fp.Dense(4)), fp.rewiring.frozen()(mixing(fp.Serial(fp.Dense(4))))):
         model = fp.Serial(fp.Dense(4), fp.Skip(rewired), fp.Dense(4))
         words = r"Serial\[1\] Skip\[0\].*depends on the others"
         with pytest.raises(LayerError, match=words):
             clipped(model, LOSS, 1.0)
         with pytest.raises(LayerError, match=words):
             collect(model, squared_norms)
-    collect(fp.clip_cotangent(max_abs=1.0)(fp.Dense(4)), squared_norms)
+    collect(fp.rewiring.clip_cotangent(max_abs=1.0)(fp.Dense(4)), squared_norms)

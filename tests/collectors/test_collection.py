@@ -16,7 +16,6 @@ from funcprop.collectors import (
     Full,
     Outer,
     Rule,
-    StageTimes,
     book_keeping,
     closed_form,
     collect,
@@ -25,7 +24,6 @@ from funcprop.collectors import (
     gradients,
     records,
     second_moment,
-    simulate_pipeline,
     squared_norms,
     summed,
     total,
@@ -36,6 +34,7 @@ from funcprop.collectors import (
 from funcprop.collectors.rule import Together
 from funcprop.comparison.catalogue import ROWS
 from funcprop.layer import Array, Context, Layer, LayerError, is_float
+from funcprop.pipelines import StageTimes, simulate_pipeline
 from funcprop.training import init_update_state, update_step
 
 KEY = jax.random.key(0)
@@ -127,7 +126,7 @@ def test_rules_run_under_jit_vmap_and_on_a_mesh():
 
 def test_tied_norms_have_their_cross_terms():
     with jax.enable_x64(True):
-        model = summed(fp.gpt_objective(fp.gpt(11, 6, 8, 2, 2)))
+        model = summed(fp.models.gpt_objective(fp.gpt(11, 6, 8, 2, 2)))
         ids = jnp.asarray(np.random.default_rng(0).integers(0, 11, (2, 4, 6)), jnp.int32)
         params = model.init(KEY, (ids[0], ids[1]))
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
@@ -152,7 +151,7 @@ def test_a_mean_is_refused():
     with pytest.raises(LayerError, match="SquaredNorms speaks of each example's own gradient"):
         fp.backprop(collect(model, squared_norms), fp.QuadraticCost())
     with pytest.raises(LayerError, match="reduction='sum'"):
-        collect(fp.gpt_objective(fp.gpt(11, 6, 8, 2, 2)), squared_norms)
+        collect(fp.models.gpt_objective(fp.gpt(11, 6, 8, 2, 2)), squared_norms)
 
 
 def test_what_has_no_single_examples_raises_and_names_the_layer():
@@ -299,8 +298,8 @@ def test_what_does_not_fit_is_told_in_words():
         (lambda: weighted_sum(kept, x[:4, 0]), ValueError, "each of the 5 examples"),
         (lambda: collect(collect(model, gradient), gradient), TypeError, "collects already"),
         (lambda: fp.split_backward(params), TypeError, "wants a layer"),
-        (lambda: fp.rewire(model, {fp.Dense: fp.frozen}), TypeError, "with its brackets"),
-        (lambda: fp.rewire(model, fp.frozen()), TypeError, "a dict of layer types"),
+        (lambda: fp.rewire(model, {fp.Dense: fp.rewiring.frozen}), TypeError, "with its brackets"),
+        (lambda: fp.rewire(model, fp.rewiring.frozen()), TypeError, "a dict of layer types"),
         (lambda: simulate_pipeline("1F1B", StageTimes(1, 1, 1), 4), TypeError, "one a stage"),
     ]  # fmt: skip
     for call, error, words in calls:
@@ -328,7 +327,7 @@ def test_what_is_no_rule_is_refused():
 def test_rules_see_through_rewired_layers():
     """Feedback changes the cotangents that arrive, not what a layer makes of its own."""
     model = fp.rewire(fp.Serial(fp.Dense(5), fp.Tanh(), fp.Dense(3)), {
-        fp.Dense: fp.feedback_alignment()})  # fmt: skip
+        fp.Dense: fp.rewiring.feedback_alignment()})  # fmt: skip
     x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)), jnp.float32)
     params, target = model.init(KEY, x), jnp.zeros((6, 3))
     rules = collect_all(norms=squared_norms, each=gradients)
@@ -343,7 +342,7 @@ def test_rules_see_through_rewired_layers():
     assert records(found)[0].path == "Serial[0] FeedbackAligned"
     given = values(found, "each")
     np.testing.assert_allclose(given[0].w, each[0].w, rtol=1e-5, atol=1e-6)
-    frozen = fp.rewire(fp.Serial(fp.Dense(5), fp.Tanh()), {fp.Dense: fp.frozen()})
+    frozen = fp.rewire(fp.Serial(fp.Dense(5), fp.Tanh()), {fp.Dense: fp.rewiring.frozen()})
     layer = collect(fp.Serial(frozen, fp.Dense(3)), squared_norms)
     params = layer.init(KEY, x)
     found = fp.backprop(layer, LOSS)(params, (x, target))[1]

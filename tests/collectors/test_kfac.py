@@ -298,7 +298,7 @@ def test_what_has_no_factors_is_named_or_skipped():
     _, found = collected.backward(params, kept, jnp.ones_like(y))
     factors = values(found, "factors")
     assert factors[0].w is None and factors[4].w is not None
-    assert factors[1] == fp.Gain(None, None) and not jax.tree.leaves(factors[2])
+    assert factors[1] == fp.layers.Gain(None, None) and not jax.tree.leaves(factors[2])
     wanted = model.backward(params, model.forward(params, x)[1], jnp.ones_like(y))[1]
     assert off(values(found, "gradient"), wanted) < 1e-9
     with pytest.raises(ValueError, match="sharing is 'expand' or 'reduce'"):
@@ -380,7 +380,7 @@ def test_deep_linear_networks_are_exact():
     for i, wanted in enumerate(params):
 
         def predict(w, i=i):
-            return model.forward((*params[:i], fp.Affine(w, None), *params[i + 1 :]), x)[0]
+            return model.forward((*params[:i], fp.layers.Affine(w, None), *params[i + 1 :]), x)[0]
 
         jacobian = jax.jacrev(predict)(wanted.w).reshape(-1, wanted.w.size)
         block = jnp.kron(found[i].w.a, found[i].w.g)
@@ -576,17 +576,17 @@ def waves(*shape):
 
 def mlp_problem():
     model = fp.Serial(fp.Dense(4), fp.Tanh(), fp.Dense(3))
-    params = (fp.Affine(waves(3, 4), waves(4)), (), fp.Affine(waves(4, 3), waves(3)))
+    params = (fp.layers.Affine(waves(3, 4), waves(4)), (), fp.layers.Affine(waves(4, 3), waves(3)))
     return model, params, waves(3, 3)
 
 
 def conv_problem():
     model = fp.Serial(fp.Conv(2, (2, 2), (2, 1)), fp.Tanh(), fp.Flatten(), fp.Dense(3))
     params = (
-        fp.Kernel(waves(2, 2, 2, 2), waves(2)),
+        fp.layers.Kernel(waves(2, 2, 2, 2), waves(2)),
         (),
         (),
-        fp.Affine(waves(12, 3) / 3, waves(3)),
+        fp.layers.Affine(waves(12, 3) / 3, waves(3)),
     )
     return model, params, waves(3, 4, 3, 2)
 

@@ -145,8 +145,13 @@ def test_bytes_between_are_an_input_and_a_delta_for_every_dense():
     size = 5 * 4 * 4  # float32 [5, 4]
     for model in (fp.Serial(BLOCK, BLOCK, BLOCK), fp.Repeat(BLOCK, 3)):
         params = model.init(jax.random.key(0), floats(5, 4))
-        assert fp.bytes_between(model, params, floats(5, 4)) == 3 * (size + size)
-    assert fp.bytes_between(fp.Dropout(0.5), (), floats(5, 4), fp.Context(jax.random.key(0))) == 0
+        assert fp.collectors.bytes_between(model, params, floats(5, 4)) == 3 * (size + size)
+    assert (
+        fp.collectors.bytes_between(
+            fp.Dropout(0.5), (), floats(5, 4), fp.Context(jax.random.key(0))
+        )
+        == 0
+    )
 
 
 def test_residuals_that_are_given_away_are_not_copied():

@@ -212,7 +212,7 @@ def by_rank(params):
 
 
 def test_max_norm_wants_a_backward_that_is_linear():
-    model = fp.Serial(fp.Dense(4), fp.clip_cotangent(max_abs=0.1)(fp.Dense(2)))
+    model = fp.Serial(fp.Dense(4), fp.rewiring.clip_cotangent(max_abs=0.1)(fp.Dense(2)))
     with pytest.raises(fp.LayerError, match=r"is not linear in dy.*\n.*train_step\(clip_by_norm"):
         update_step(model, fp.MeanSquaredError(), optax.sgd(1.0), max_norm=0.1)
     update_step(model, fp.MeanSquaredError(), optax.sgd(1.0))
@@ -234,7 +234,7 @@ def test_layers_without_a_gradient_among_shared_ones(name):
     model = {
         "cast": fp.Cast(fp.Repeat(block, 2), jnp.float32),
         "over time": fp.OverTime(fp.Repeat(block, 2)),
-        "frozen": fp.OverTime(fp.Serial(fp.frozen()(fp.Dense(4)), fp.LoRA(4, 2))),
+        "frozen": fp.OverTime(fp.Serial(fp.rewiring.frozen()(fp.Dense(4)), fp.LoRA(4, 2))),
         "tied as a whole": tied,
         "both": fp.Repeat(tied, 2),
     }[name]

@@ -273,7 +273,7 @@ def test_forward_mode_and_second_derivatives(layer):
 
 def test_repr_is_the_call():
     assert repr(fp.Conv(8, (3, 3), stride=2)) == "Conv(8, kernel_size=(3, 3), stride=2)"
-    assert eval(repr(fp.ConvTranspose(8, (3,), 2, "VALID")), vars(fp)) == fp.ConvTranspose(
+    assert eval(repr(fp.ConvTranspose(8, (3,), 2, "VALID")), vars(fp.layers)) == fp.ConvTranspose(
         8, (3,), 2, "VALID"
     )
 

@@ -14,9 +14,9 @@ KEY = jax.random.key(0)
 def test_repeated_ids_add():
     layer, w = fp.Embedding(3, 2), jnp.arange(6.0).reshape(3, 2)
     ids = jnp.array([2, 0, 2])
-    y, kept = layer.forward(fp.Table(w), ids)
+    y, kept = layer.forward(fp.layers.Table(w), ids)
     assert y.tolist() == [[4, 5], [0, 1], [4, 5]]
-    dx, dparams = layer.backward(fp.Table(w), kept, jnp.array([[1.0, 2], [3, 4], [5, 6]]))
+    dx, dparams = layer.backward(fp.layers.Table(w), kept, jnp.array([[1.0, 2], [3, 4], [5, 6]]))
     assert dx is None
     assert dparams.w.tolist() == [[3, 4], [0, 0], [6, 8]]
 
@@ -68,7 +68,7 @@ def test_narrow_ids_reach_a_wide_vocabulary():
 
 def test_sixteen_bit_sums_are_made_in_float32():
     layer, ids = fp.Embedding(2, 1), jnp.zeros(1000, jnp.int32)
-    params = fp.Table(jnp.zeros((2, 1), jnp.bfloat16))
+    params = fp.layers.Table(jnp.zeros((2, 1), jnp.bfloat16))
     _, dparams = layer.backward(params, ids, jnp.ones((1000, 1), jnp.bfloat16))
     assert dparams.w.dtype == jnp.bfloat16 and float(dparams.w[0, 0]) == 1000
 
@@ -77,7 +77,7 @@ def test_floats_are_no_ids():
     with pytest.raises(fp.LayerError, match=r"jnp\.asarray\(ids, jnp\.int32\)"):
         fp.Embedding(5, 2).init(KEY, jnp.zeros(3))
     with pytest.raises(fp.LayerError, match="wanted an array of integers"):
-        fp.Embedding(5, 2).forward(fp.Table(jnp.zeros((5, 2))), jnp.array([True]))
+        fp.Embedding(5, 2).forward(fp.layers.Table(jnp.zeros((5, 2))), jnp.array([True]))
     with pytest.raises(fp.LayerError, match="vocabulary is 0"):
         fp.Embedding(0, 2)
 

@@ -195,13 +195,13 @@ def test_weight_standardization():
 
 def test_scale_and_bias_by_hand():
     x = jnp.asarray([[1.0, 2.0], [3.0, 4.0]])
-    params = fp.Gain(jnp.asarray([2.0, 10.0]), jnp.asarray([1.0, 0.0]))
+    params = fp.layers.Gain(jnp.asarray([2.0, 10.0]), jnp.asarray([1.0, 0.0]))
     y, kept = fp.Scale(bias=True).forward(params, x)
     assert y.tolist() == [[3, 20], [7, 40]]
     dx, dparams = fp.Scale(bias=True).backward(params, kept, jnp.ones((2, 2)))
     assert dx.tolist() == [[2, 10], [2, 10]]
     assert dparams.scale.tolist() == [4, 6] and dparams.bias.tolist() == [2, 2]
-    params = fp.Gain(None, jnp.asarray([1.0, 0.0]))
+    params = fp.layers.Gain(None, jnp.asarray([1.0, 0.0]))
     y, kept = fp.Bias().forward(params, x)
     assert kept == () and y.tolist() == [[2, 2], [4, 4]]
     assert fp.Bias().backward(params, kept, x)[1].bias.tolist() == [4, 6]

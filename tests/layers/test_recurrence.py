@@ -144,7 +144,7 @@ def test_agrees_with_torch_on_packed_sequences_in_both_directions(name):
 def test_two_steps_by_hand():
     """h₁ = relu(2·1) = 2, h₂ = relu(2·3 + 0.5·2) = 7, for w_x = 2, w_h = ½, b = 0."""
     layer = fp.RNN(1, "relu")
-    params = fp.RecurrentWeights(jnp.array([[2.0]]), jnp.array([[0.5]]), jnp.array([0.0]))
+    params = fp.layers.RecurrentWeights(jnp.array([[2.0]]), jnp.array([[0.5]]), jnp.array([0.0]))
     y, dx, dparams = both_ways(layer, params, jnp.array([[1.0], [3.0]]), jnp.array([[1.0], [1.0]]))
     assert y.tolist() == [[2.0], [7.0]]
     # dz₂ = 1, dz₁ = 1 + ½ dz₂
@@ -268,4 +268,4 @@ def test_errors_name_what_to_write():
 
 def test_repr_is_the_call():
     for layer in (fp.LSTM(3, reverse=True), fp.RNN(3, "relu"), fp.GRU(2, bias=False)):
-        assert eval(repr(layer), vars(fp)) == layer
+        assert eval(repr(layer), vars(fp.layers) | vars(fp.blocks)) == layer

@@ -16,7 +16,7 @@ NAMES = ("1F1B", "interleaved", "ZB-H1", "ZB-H2")
 
 
 def simulated(name: Any, p=4, m=8, times: Sequence[float] = TIMES, **options):
-    return fp.simulate_pipeline(name, [fp.StageTimes(*times)] * p, m, **options)
+    return fp.pipelines.simulate_pipeline(name, [fp.pipelines.StageTimes(*times)] * p, m, **options)
 
 
 @pytest.mark.parametrize("p, m", [(2, 4), (4, 8), (4, 16), (8, 24), (3, 6), (1, 3)])
@@ -95,9 +95,9 @@ def test_every_step_runs_once_after_what_it_reads(name):
 
 
 def test_stages_may_differ():
-    slow = fp.StageTimes(2.0, 2.0, 2.0)
-    times = [fp.StageTimes(1.0, 1.0, 1.0), slow, fp.StageTimes(1.0, 1.0, 1.0)]
-    found = fp.simulate_pipeline("ZB-H1", times, 12)
+    slow = fp.pipelines.StageTimes(2.0, 2.0, 2.0)
+    times = [fp.pipelines.StageTimes(1.0, 1.0, 1.0), slow, fp.pipelines.StageTimes(1.0, 1.0, 1.0)]
+    found = fp.pipelines.simulate_pipeline("ZB-H1", times, 12)
     assert found.cost >= 12 * 6
     assert found.bubble == pytest.approx(found.cost - 12 * (3 + 6 + 3) / 3)
 
@@ -113,12 +113,12 @@ def test_what_cannot_be_simulated_is_told():
     with pytest.raises(ValueError, match="wanted '1F1B'"):
         simulated("2F2B")
     with pytest.raises(ValueError, match="at least one"):
-        fp.simulate_pipeline("1F1B", [], 4)
+        fp.pipelines.simulate_pipeline("1F1B", [], 4)
 
 
 def test_stage_times_measure_a_layer():
     layer = fp.Repeat(fp.Skip(fp.Dense(4)), 2)
     x = jnp.ones((3, 4))
     params = layer.init(jax.random.key(0), x)
-    times = fp.stage_times(layer, params, x, runs=3)
+    times = fp.pipelines.stage_times(layer, params, x, runs=3)
     assert isinstance(times, schedules.StageTimes) and min(times) > 0

@@ -22,9 +22,9 @@ def test_angles():
 
 def test_against_both_gradients_by_hand():
     plain = fp.Serial(fp.Dense(6), fp.Tanh(), fp.Dense(3))
-    model = fp.rewire(plain, {fp.Dense: fp.feedback_alignment()})
+    model = fp.rewire(plain, {fp.Dense: fp.rewiring.feedback_alignment()})
     params = model.init(KEY, X)
-    angles = jax.jit(fp.alignment(model, LOSS))(params, (X, Y))
+    angles = jax.jit(fp.rewiring.alignment(model, LOSS))(params, (X, Y))
     assert list(angles) == ["[0].b", "[0].w", "[2].b", "[2].w"]  # a dictionary under jit is sorted
     own = (params[0].params, (), params[2].params)
     a = fp.backprop(model, LOSS)(params, (X, Y))[1][0].params.w
@@ -37,27 +37,33 @@ def test_against_both_gradients_by_hand():
 def test_in_composites_and_with_a_context():
     inner = fp.Skip(fp.Serial(fp.Dense(4), fp.Tanh(), fp.Dropout(0.5)))
     model = fp.Serial(inner, fp.Repeat(fp.Serial(fp.Dense(4), fp.Tanh()), 3), fp.Dense(3))
-    signs, frozen = fp.sign_symmetry(), fp.frozen()
-    model = fp.rewire(model, {fp.Dense: signs, fp.Tanh: fp.gradient_reversal()})
+    signs, frozen = fp.rewiring.sign_symmetry(), fp.rewiring.frozen()
+    model = fp.rewire(model, {fp.Dense: signs, fp.Tanh: fp.rewiring.gradient_reversal()})
     params = model.init(KEY, X)
-    angles = fp.alignment(model, LOSS)(params, (X, Y), fp.Context(key=KEY))
+    angles = fp.rewiring.alignment(model, LOSS)(params, (X, Y), fp.Context(key=KEY))
     assert list(angles) == [
         "[0][0][0].w", "[0][0][0].b", "[1][0][0].w", "[1][0][0].b", "[2].w", "[2].b"
     ]  # fmt: skip
     assert angles["[2].w"] < 0.1 and angles["[1][0][0].w"] > 90
     model = fp.Serial(frozen(fp.Serial(fp.Dense(4), fp.Tanh())), fp.Dense(3))
-    assert list(fp.alignment(model, LOSS)(model.init(KEY, X), (X, Y))) == ["[1].w", "[1].b"]
-    direct = fp.DirectFeedback(fp.Dense(4), signs(fp.Dense(4)), fp.Dense(3))
-    angles = fp.alignment(direct, LOSS)(direct.init(KEY, X), (X, Y))
+    assert list(fp.rewiring.alignment(model, LOSS)(model.init(KEY, X), (X, Y))) == [
+        "[1].w",
+        "[1].b",
+    ]
+    direct = fp.rewiring.DirectFeedback(fp.Dense(4), signs(fp.Dense(4)), fp.Dense(3))
+    angles = fp.rewiring.alignment(direct, LOSS)(direct.init(KEY, X), (X, Y))
     assert angles["[0].w"] > 10 and angles["[2].w"] < 0.1
     whole = fp.Serial(fp.Parallel(direct, fp.Identity()), LOSS)  # the model is the objective
-    again = fp.alignment(whole)(whole.init(KEY, (X, Y)), (X, Y))
+    again = fp.rewiring.alignment(whole)(whole.init(KEY, (X, Y)), (X, Y))
     assert "[0][0][0].w" in again
 
 
 def test_without_rewirings():
     plain = fp.Serial(fp.Dense(4), fp.Skip(fp.Dense(4)))
-    model = fp.rewire(plain, {fp.Dense: fp.feedback_alignment(), fp.Skip: fp.gradient_reversal()})
+    model = fp.rewire(
+        plain,
+        {fp.Dense: fp.rewiring.feedback_alignment(), fp.Skip: fp.rewiring.gradient_reversal()},
+    )
     params = model.init(KEY, X)
     layer, own = without_rewirings(model, params)
     assert layer == plain

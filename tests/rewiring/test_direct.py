@@ -11,7 +11,7 @@ from funcprop.data import load
 from funcprop.rewiring.direct import blocks
 
 KEY = jax.random.key(0)
-DIRECT = {fp.Serial: fp.direct_feedback_alignment()}
+DIRECT = {fp.Serial: fp.rewiring.direct_feedback_alignment()}
 MLP = fp.Serial(
     fp.Pixels(), fp.Flatten(2), fp.Dense(5), fp.Tanh(), fp.Dense(6), fp.Sigmoid(), fp.Dense(3)
 )
@@ -115,17 +115,17 @@ def test_statistics_and_inference():
 
 
 def test_errors():
-    model = fp.DirectFeedback(fp.Dense(4), fp.LastStep(), fp.Dense(3))
+    model = fp.rewiring.DirectFeedback(fp.Dense(4), fp.LastStep(), fp.Dense(3))
     assert model.init(KEY, jnp.ones((2, 5, 4))).feedback[0].shape == (3, 4)
-    model = fp.DirectFeedback(fp.Dense(4), fp.Dense(3), fp.LastStep())
+    model = fp.rewiring.DirectFeedback(fp.Dense(4), fp.Dense(3), fp.LastStep())
     assert model.init(KEY, jnp.ones((2, 5, 4))).feedback[0].shape == (3, 5, 4)
     with pytest.raises(fp.LayerError, match="hidden arrays that begin with the same axes"):
         turned = fp.Serial(fp.Dense(4), fp.Transpose((1, 0)))
-        fp.DirectFeedback(fp.Dense(4), turned, fp.Dense(3)).init(KEY, jnp.ones((6, 5)))
+        fp.rewiring.DirectFeedback(fp.Dense(4), turned, fp.Dense(3)).init(KEY, jnp.ones((6, 5)))
     with pytest.raises(fp.LayerError, match="wanted RewiredParams"):
         model.forward(((), (), ()), jnp.ones((2, 5, 4)))
     with pytest.raises(fp.LayerError, match="is no Serial"):
-        fp.rewire(fp.Skip(fp.Dense(3)), {fp.Skip: fp.direct_feedback_alignment()})
+        fp.rewire(fp.Skip(fp.Dense(3)), {fp.Skip: fp.rewiring.direct_feedback_alignment()})
 
 
 def test_digits_are_learned():

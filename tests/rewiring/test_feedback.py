@@ -34,7 +34,7 @@ def setup(layer, shape):
 def by_definition(layer, x, w, dy):
     """The cotangent of x in y = f(x, w), which is linear in x, column by column of its matrix."""
     b = None if not layer.bias else jnp.zeros(layer.features, x.dtype)
-    kind = fp.Affine if isinstance(layer, fp.Dense) else fp.Kernel
+    kind = fp.layers.Affine if isinstance(layer, fp.Dense) else fp.layers.Kernel
     one_hots = jnp.eye(x.size, dtype=x.dtype).reshape(x.size, *x.shape)
     columns = jax.vmap(lambda e: (layer.forward(kind(w, b), e)[0] * dy).sum())(one_hots)
     return columns.reshape(x.shape)
@@ -52,7 +52,7 @@ def check(layer, shape, rule, weights):
 
 @every_layer
 def test_feedback_alignment(layer, shape):
-    params, dparams = check(layer, shape, fp.feedback_alignment(), lambda p: p.feedback)
+    params, dparams = check(layer, shape, fp.rewiring.feedback_alignment(), lambda p: p.feedback)
     assert params.feedback.shape == params.params.w.shape
     assert (params.feedback != params.params.w).all()
     assert (dparams.feedback == 0).all()
@@ -60,7 +60,7 @@ def test_feedback_alignment(layer, shape):
 
 @every_layer
 def test_kolen_pollack(layer, shape):
-    _, dparams = check(layer, shape, fp.kolen_pollack(), lambda p: p.feedback)
+    _, dparams = check(layer, shape, fp.rewiring.kolen_pollack(), lambda p: p.feedback)
     assert (dparams.feedback == dparams.params.w).all()
 
 
@@ -70,7 +70,7 @@ def test_uniform_signs(layer, shape):
         w = params.params.w
         return jnp.sign(w) * jnp.sqrt((w**2).mean())
 
-    check(layer, shape, fp.sign_symmetry(), weights)
+    check(layer, shape, fp.rewiring.sign_symmetry(), weights)
 
 
 @every_layer
@@ -79,13 +79,13 @@ def test_fixed_random_magnitudes(layer, shape):
         w, v = params.params.w, params.feedback * jnp.sign(params.params.w)
         return v * jnp.sqrt((w**2).sum() / (v**2).sum())
 
-    params, _ = check(layer, shape, fp.sign_symmetry("fixed random"), weights)
+    params, _ = check(layer, shape, fp.rewiring.sign_symmetry("fixed random"), weights)
     assert (params.feedback >= 0).all() and (params.feedback < 1).all()
 
 
 @every_layer
 def test_batch_wise_random_magnitudes(layer, shape):
-    rule = fp.sign_symmetry("batch-wise random")
+    rule = fp.rewiring.sign_symmetry("batch-wise random")
     drawn = []
 
     def weights(params):
@@ -100,7 +100,7 @@ def test_batch_wise_random_magnitudes(layer, shape):
 
 
 def test_magnitudes_are_drawn_anew_after_every_update_and_only_then():
-    layer = fp.sign_symmetry("batch-wise random")(fp.Dense(100))
+    layer = fp.rewiring.sign_symmetry("batch-wise random")(fp.Dense(100))
     params = layer.init(KEY, jnp.ones((1, 100)))
     moved = params._replace(params=params.params._replace(w=params.params.w.at[3, 4].add(1e-6)))
     v, again, other = (jax.jit(layer.backward_weights)(p) for p in (params, params, moved))
@@ -127,7 +127,7 @@ def test_keys_from_bits():
 
 
 def test_weights_of_zero_send_zeros():
-    layer = fp.sign_symmetry()(fp.Dense(3, w_init=fp.initializers.Zeros()))
+    layer = fp.rewiring.sign_symmetry()(fp.Dense(3, w_init=fp.initializers.Zeros()))
     with jax.enable_x64(True):
         *_, (dx, _) = setup(layer, (5, 4))
     dx = np.asarray(dx)
@@ -140,7 +140,7 @@ def test_kolen_pollack_becomes_w_by_weight_decay_alone():
     apart = {}
     for decay in (0.0, 0.05):
         optimizer = optax.chain(optax.add_decayed_weights(decay), optax.sgd(0.5))
-        model = fp.Serial(fp.Dense(8), fp.Tanh(), fp.kolen_pollack()(fp.Dense(3)))
+        model = fp.Serial(fp.Dense(8), fp.Tanh(), fp.rewiring.kolen_pollack()(fp.Dense(3)))
         state = fp.init_state(model, optimizer, KEY, x)
         step = fp.train_step(fp.backprop(model, fp.SoftmaxCrossEntropy()), optimizer)
         before = jnp.linalg.norm(state.params[2].params.w - state.params[2].feedback)
@@ -154,11 +154,11 @@ def test_kolen_pollack_becomes_w_by_weight_decay_alone():
 
 def test_errors():
     with pytest.raises(fp.LayerError, match="there is no w to go back by"):
-        fp.feedback_alignment()(fp.Tanh()).init(KEY, jnp.ones(3))
+        fp.rewiring.feedback_alignment()(fp.Tanh()).init(KEY, jnp.ones(3))
     with pytest.raises(fp.LayerError, match="there is no w to go back by"):
-        fp.sign_symmetry()(fp.BatchNorm()).init(KEY, jnp.ones((2, 3)))
+        fp.rewiring.sign_symmetry()(fp.BatchNorm()).init(KEY, jnp.ones((2, 3)))
     with pytest.raises(fp.LayerError, match="magnitude is 'random', wanted one of 'uniform'"):
-        fp.sign_symmetry("random")(fp.Dense(3))
+        fp.rewiring.sign_symmetry("random")(fp.Dense(3))
 
 
 # --- learning -------------------------------------------------------------------------------------
@@ -185,13 +185,17 @@ def trained(model, epochs, data=None):
 
 @pytest.mark.parametrize("magnitude", ["uniform", "batch-wise random", None])
 def test_digits_are_learned(magnitude):
-    rule = fp.feedback_alignment() if magnitude is None else fp.sign_symmetry(magnitude)
+    rule = (
+        fp.rewiring.feedback_alignment()
+        if magnitude is None
+        else fp.rewiring.sign_symmetry(magnitude)
+    )
     model = fp.rewire(CONVNET, {fp.Conv: rule, fp.Dense: rule})
     _, accuracy = trained(model, 6)
     assert accuracy > 0.8
 
 
-@pytest.mark.parametrize("rule", [fp.sign_symmetry(), fp.feedback_alignment()])
+@pytest.mark.parametrize("rule", [fp.rewiring.sign_symmetry(), fp.rewiring.feedback_alignment()])
 def test_mnist_is_learned(rule):
     beside = Path(__file__).parents[3] / "shared/data/mnist"
     folder = Path(os.environ.get("FUNCPROP_MNIST", beside))
@@ -204,10 +208,10 @@ def test_mnist_is_learned(rule):
 
 def test_weights_align_with_the_feedback():
     """Lillicrap et al. (2016): w turns until errors by B point where errors by wᵀ would."""
-    model = fp.rewire(MLP, {fp.Dense: fp.feedback_alignment()})
+    model = fp.rewire(MLP, {fp.Dense: fp.rewiring.feedback_alignment()})
     data = load("digits")
     batch = tuple(jnp.asarray(part[:300]) for part in data.train)
-    angles = jax.jit(fp.alignment(model, LOSS))
+    angles = jax.jit(fp.rewiring.alignment(model, LOSS))
     before = angles(model.init(KEY, batch[0]), batch)
     params, accuracy = trained(model, 15)
     after = angles(params, batch)

@@ -48,7 +48,7 @@ def test_the_train_step_leaves_frozen_parameters_and_gives_them_no_state():
     x, y = jax.random.normal(KEY, (20, 4)), jnp.ones((20, 3))
     model = fp.Serial(fp.Dense(6), fp.Tanh(), fp.Skip(fp.Dense(6)), fp.Repeat(fp.Dense(6), 2),
                       fp.Conv(3, (1,)))  # fmt: skip
-    model = fp.rewire(model, {fp.Dense: fp.frozen()})
+    model = fp.rewire(model, {fp.Dense: fp.rewiring.frozen()})
     for optimizer in (optax.adamw(0.1), optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1))):
         state = fp.init_state(model, optimizer, KEY, x)
         assert all(leaf.size <= 18 for leaf in jax.tree.leaves(state.opt_state))

@@ -23,15 +23,15 @@ WRAPPED = {
     "OverTime": lambda dense: fp.OverTime(dense),
 }
 RULES = {
-    "feedback_alignment": fp.feedback_alignment(),
-    "kolen_pollack": fp.kolen_pollack(),
-    "uSF": fp.sign_symmetry(),
-    "brSF": fp.sign_symmetry("batch-wise random"),
-    "frSF": fp.sign_symmetry("fixed random"),
-    "straight_through": fp.straight_through(),
-    "gradient_reversal": fp.gradient_reversal(0.5),
-    "clip_cotangent": fp.clip_cotangent(max_abs=0.1),
-    "frozen": fp.frozen(),
+    "feedback_alignment": fp.rewiring.feedback_alignment(),
+    "kolen_pollack": fp.rewiring.kolen_pollack(),
+    "uSF": fp.rewiring.sign_symmetry(),
+    "brSF": fp.rewiring.sign_symmetry("batch-wise random"),
+    "frSF": fp.rewiring.sign_symmetry("fixed random"),
+    "straight_through": fp.rewiring.straight_through(),
+    "gradient_reversal": fp.rewiring.gradient_reversal(0.5),
+    "clip_cotangent": fp.rewiring.clip_cotangent(max_abs=0.1),
+    "frozen": fp.rewiring.frozen(),
 }
 every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 every_place = pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
@@ -48,7 +48,7 @@ def close(first, second, tolerance=1e-6):
 
 def test_leaves_of_the_type_are_replaced_and_others_stay():
     model = fp.Serial(fp.Dense(5), fp.Tanh(), fp.Skip(fp.Dense(5)), fp.Conv(3, (1,)))
-    new = fp.rewire(model, {fp.Dense: rewiring.Frozen, fp.Conv: fp.gradient_reversal(2.0)})
+    new = fp.rewire(model, {fp.Dense: rewiring.Frozen, fp.Conv: fp.rewiring.gradient_reversal(2.0)})
     assert new == fp.Serial(
         rewiring.Frozen(fp.Dense(5)),
         fp.Tanh(),
@@ -60,19 +60,19 @@ def test_leaves_of_the_type_are_replaced_and_others_stay():
 
 
 def test_blocks_are_walked():
-    model = fp.rewire(fp.SelfAttention(4, heads=2), {fp.Dense: fp.feedback_alignment()})
+    model = fp.rewire(fp.SelfAttention(4, heads=2), {fp.Dense: fp.rewiring.feedback_alignment()})
     x = jnp.ones((2, 3, 4))
     params = model.init(KEY, x)
     y, _ = model.forward(params, x)
     assert y.shape == x.shape
-    assert sum(isinstance(p, fp.RewiredParams) for p in jax.tree.leaves(
-        params, is_leaf=lambda p: isinstance(p, fp.RewiredParams))) >= 2  # fmt: skip
+    assert sum(isinstance(p, fp.composites.RewiredParams) for p in jax.tree.leaves(
+        params, is_leaf=lambda p: isinstance(p, fp.composites.RewiredParams))) >= 2  # fmt: skip
 
 
 def test_a_composite_is_replaced_after_the_layers_in_it_and_once():
     model = fp.Serial(fp.Dense(5), fp.Serial(fp.Dense(4), fp.Tanh()))
-    rules = {fp.Serial: fp.direct_feedback_alignment(), fp.Dense: fp.frozen()}
-    assert fp.rewire(model, rules) == fp.DirectFeedback(
+    rules = {fp.Serial: fp.rewiring.direct_feedback_alignment(), fp.Dense: fp.rewiring.frozen()}
+    assert fp.rewire(model, rules) == fp.rewiring.DirectFeedback(
         rewiring.Frozen(fp.Dense(5)), fp.Serial(rewiring.Frozen(fp.Dense(4)), fp.Tanh())
     )
 
@@ -80,9 +80,9 @@ def test_a_composite_is_replaced_after_the_layers_in_it_and_once():
 def test_errors():
     model = fp.Serial(fp.Dense(5), fp.Tanh())
     with pytest.raises(fp.LayerError, match=r"has no Conv to rewire\n.*are Serial, Dense, Tanh"):
-        fp.rewire(model, {fp.Conv: fp.frozen()})
+        fp.rewire(model, {fp.Conv: fp.rewiring.frozen()})
     with pytest.raises(TypeError, match="layer types and rewirings"):
-        fp.rewire(model, {fp.Dense(5): fp.frozen()})
+        fp.rewire(model, {fp.Dense(5): fp.rewiring.frozen()})
     with pytest.raises(TypeError, match="layer types and rewirings"):
         fp.rewire(model, {fp.Dense: 3})
     with pytest.raises(fp.LayerError, match="the rewiring of Dense returned None"):
@@ -91,7 +91,7 @@ def test_errors():
     with pytest.raises(fp.LayerError, match="wanted RewiredParams"):
         frozen.forward(fp.Dense(5).init(KEY, X), X)
     with pytest.raises(NotImplementedError, match="does not define send"):
-        layer = fp.Rewired(fp.Dense(5))
+        layer = fp.composites.Rewired(fp.Dense(5))
         gradients(layer, layer.init(KEY, X), X)
 
 
@@ -118,12 +118,12 @@ def test_forward_statistics_and_inference_are_those_of_the_layer(rule):
 
 
 def test_statistics_pass():
-    layer = fp.gradient_reversal()(fp.BatchNorm())
+    layer = fp.rewiring.gradient_reversal()(fp.BatchNorm())
     params = layer.init(KEY, X)
     _, kept = layer.forward(params, X)
     found = layer.statistics(kept)
     close(found, fp.BatchNorm().statistics(kept))
-    assert not isinstance(fp.inference(layer, params, found)[0], fp.Rewired)
+    assert not isinstance(fp.inference(layer, params, found)[0], fp.composites.Rewired)
 
 
 @every_rule
@@ -134,7 +134,7 @@ def test_dparams_are_the_layers_own_for_the_dy_that_came_wherever_it_stands(rule
     params = model.init(KEY, X)
 
     def own(tree):
-        is_ours = lambda leaf: leaf is None or isinstance(leaf, fp.RewiredParams)  # noqa: E731
+        is_ours = lambda leaf: leaf is None or isinstance(leaf, fp.composites.RewiredParams)  # noqa: E731
         return jax.tree.map(lambda p: getattr(p, "params", None), tree, is_leaf=is_ours)
 
     run = jax.jit(functools.partial(gradients, model))
@@ -147,8 +147,8 @@ def test_dparams_are_the_layers_own_for_the_dy_that_came_wherever_it_stands(rule
         assert jax.tree.leaves(dparams) == []
         return
     close(own(dparams), exact, 1e-5)
-    for p in jax.tree.leaves(dparams, is_leaf=lambda p: isinstance(p, fp.RewiredParams)):
-        if isinstance(p, fp.RewiredParams) and rule is not rewiring.KolenPollack:
+    for p in jax.tree.leaves(dparams, is_leaf=lambda p: isinstance(p, fp.composites.RewiredParams)):
+        if isinstance(p, fp.composites.RewiredParams) and rule is not rewiring.KolenPollack:
             assert all((leaf == 0).all() for leaf in jax.tree.leaves(p.feedback))
 
 

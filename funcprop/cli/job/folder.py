@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from funcprop.cli.job.recipe import Recipe, RecipeError, settled
+from funcprop.cli.job.checks import RecipeError
+from funcprop.cli.job.recipe import Recipe, settled
 from funcprop.cli.job.run import Record
 from funcprop.extras import require
 

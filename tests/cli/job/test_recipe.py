@@ -9,7 +9,16 @@ import numpy as np
 import optax
 import pytest
 
-from funcprop.cli.job.recipe import (
+from funcprop.cli.job.build import (
+    build_gradient,
+    build_model,
+    build_optimizer,
+    check_data,
+    prepare,
+    weights,
+)
+from funcprop.cli.job.checks import RecipeError
+from funcprop.cli.job.names import (
     ACTIVATIONS,
     DEFAULTS,
     DIFFERENCES,
@@ -17,16 +26,8 @@ from funcprop.cli.job.recipe import (
     LOSSES,
     OPTIMIZERS,
     OPTIONS,
-    Recipe,
-    RecipeError,
-    build_gradient,
-    build_model,
-    build_optimizer,
-    check_data,
-    prepare,
-    settled,
-    weights,
 )
+from funcprop.cli.job.recipe import Recipe, settled
 from funcprop.comparison.programs import compiled
 from funcprop.data import Dataset, Examples
 from funcprop.gradient import backprop

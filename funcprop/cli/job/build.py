@@ -1,0 +1,127 @@
+"""A recipe made concrete: its model, its gradient, its optimizer and its data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from funcprop import layers
+from funcprop.cli.job.checks import RecipeError
+from funcprop.cli.job.names import (
+    ACTIVATIONS,
+    CLASS_LOSSES,
+    DEFAULTS,
+    DIFFERENCES,
+    INITS,
+    LOSSES,
+    OPTIMIZERS,
+)
+from funcprop.cli.job.recipe import Recipe, settled
+from funcprop.data import Dataset
+from funcprop.gradient import GradientFunction, backprop, objective
+from funcprop.layer import Array, Context, Layer, Params
+from funcprop.models import MODELS, from_objective, gpt_objective, to_objective
+from funcprop.training.step import clip_by_norm
+
+
+def check_data(recipe: Recipe, data: Dataset) -> None:
+    """The model can read the data. Raises RecipeError."""
+    example, model = list(data.train.x.shape[1:]), recipe.model
+    if data.text != (model == "gpt"):
+        problem = "is text" if data.text else f"has examples {example} with one class each"
+        remedy = "--model gpt" if data.text else "--model mlp, or --data text:"
+        raise RecipeError(f"--model: {model} cannot read {data.name}, which {problem}: {remedy}")
+    wanted = {"convnet": 3, "resnet": 3, "vit": 3, "lstm": 2}.get(model, 1)
+    if len(example) < wanted:
+        kind = "images [height, width, channels]" if wanted == 3 else "sequences [time, features]"
+        raise RecipeError(
+            f"--model: {model} wants {kind}, and {data.name} has examples {example}: --model mlp"
+        )
+
+
+def build_model(recipe: Recipe, example: tuple[int, ...], classes: int) -> Layer:
+    """The model for examples of shape `example`: x [batch, *example] -> [batch, classes].
+
+    For text, where an example is [T] tokens: -> logits [batch, T, classes].
+    """
+    full = settled(recipe)
+    options = {name: getattr(full, name) for name in DEFAULTS[recipe.model]}
+    if "activation" in options:
+        init = INITS[options.pop("init")]
+        sigmoid_output = full.activation == "sigmoid" and recipe.loss in DIFFERENCES
+        options |= {
+            "activation": ACTIVATIONS[options["activation"]],
+            "output": layers.Sigmoid() if sigmoid_output else None,
+            "w_init": init.w,
+            "b_init": init.b,
+        }
+    if recipe.model in ("mlp", "lstm"):
+        options["axes"] = len(example)
+    if recipe.model == "vit":
+        options["image"] = example[:2]
+    options["vocabulary" if recipe.model == "gpt" else "classes"] = classes
+    return MODELS[recipe.model](**options)
+
+
+def build_optimizer(recipe: Recipe) -> optax.GradientTransformation:
+    """The optax transformation: penalty, direction, decay, learning rate, in this order."""
+    full = settled(recipe)
+    parts = [OPTIMIZERS[recipe.optimizer].direction()]
+    if full.l2:
+        parts.insert(0, optax.add_decayed_weights(full.l2, weights))
+    if full.weight_decay:
+        parts.append(optax.add_decayed_weights(full.weight_decay, weights))
+    return optax.chain(*parts, optax.scale_by_learning_rate(full.learning_rate or 0.0))
+
+
+def weights(params: Any) -> Any:
+    """True for the leaves that decay: matrices, not biases or gains.
+
+    The name counts too: stacked under `Repeat`, biases have two axes.
+    """
+
+    def decays(path: Any, leaf: Any) -> bool:
+        return leaf.ndim > 1 and getattr(path[-1], "name", "") not in ("b", "bias", "scale")
+
+    return jax.tree.map_with_path(decays, params)
+
+
+def build_objective(recipe: Recipe, model: Layer) -> tuple[Layer, Layer | None]:
+    """(model, loss), or (the whole objective, None): what `backprop` takes."""
+    if recipe.model == "gpt":
+        return gpt_objective(model), None
+    return model, LOSSES[recipe.loss]
+
+
+def build_gradient(recipe: Recipe, model: Layer) -> GradientFunction:
+    """(params, batch, context) -> (value, aux), grads: by hand or by JAX, as the recipe says."""
+    parts = build_objective(recipe, model)
+    if recipe.gradient == "manual":
+        gradient = backprop(*parts, has_aux=True)
+    else:
+        gradient = jax.value_and_grad(objective(*parts, has_aux=True), has_aux=True)
+    if recipe.model == "gpt":
+        gradient = of_model(gradient)
+    return gradient if recipe.clip_norm is None else clip_by_norm(gradient, recipe.clip_norm)
+
+
+def of_model(gradient: GradientFunction) -> GradientFunction:
+    """The gradient of `gpt_objective` as one of the model's own parameters."""
+
+    def arranged(params: Params, batch: Any, context: Context = Context()) -> Any:
+        value, grads = gradient(to_objective(params), batch, context)
+        return value, from_objective(grads)
+
+    return arranged
+
+
+def prepare(recipe: Recipe, x: np.ndarray, y: np.ndarray, classes: int) -> tuple[Array, Array]:
+    """(x, target) on the device, the target as the loss wants it: integers, or one-hot rows."""
+    target = jnp.asarray(y)
+    if recipe.loss not in CLASS_LOSSES:
+        target = jax.nn.one_hot(target, classes, dtype=jnp.float32)
+    return jnp.asarray(x), target
