@@ -3,6 +3,8 @@
 import importlib.util
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,6 @@ PRINTED = {
     "network": ["Epoch 29:", "/ 360"],
     "per_example": ["75 of 1437 labels are wrong", "of the 75 largest gradients"],
     "less_memory": ["jax.grad, then optax", "updated on the way back"],
-    "private_training": ["digits: ", "ε = 8.00"],
     "zero_bubble": ["weight half", "MB", "1F1B: ", "ZB-H1: ", "FFFF", "FFFFFFF"],
     "kfac": ["step   SGD      K-FAC", " 100   "],
 }
@@ -31,7 +32,19 @@ def load(name):
 
 
 def test_every_example_is_here():
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*PRINTED, "feedback_alignment"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {
+        *PRINTED,
+        "feedback_alignment",
+        "private_training",
+    }
+
+
+@pytest.mark.slow
+def test_private_training():
+    """In a process of its own, whose programs are compiled well: it trains for most of its time."""
+    run = [sys.executable, EXAMPLES / "private_training.py"]
+    printed = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    assert "ε = 8.00" in printed and 93 < float(printed.removeprefix("digits: ").split("%")[0])
 
 
 @pytest.mark.parametrize("name", PRINTED)
