@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import funcprop as fp
-from funcprop.collectors.collection import Collecting, Finishing
+from funcprop.collectors.collecting import Collecting, Finishing
 from funcprop.collectors.rule import Gradient
 from funcprop.collectors.split import Deferred
 from funcprop.comparison.mutants import Mutated
