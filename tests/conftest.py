@@ -7,18 +7,24 @@ is. All programs are lowered in one MLIR context, since a new one for each is a 
 smallest costs. Tracing makes many small objects that live long: Python looks for circles among them
 seldom, and no traceback is kept with every operation.
 
-    python -m pytest                one row a layer of the catalogue, and no test marked slow
+    python -m pytest                one row a layer of the catalogue, and the quick tests
     python -m pytest --all-rows     everything
     python -m pytest --other-rows   what the first leaves out: both together are everything
+
+Slow is what took more than a second of processor time when tests/slow.txt was written, by
+`python -m pytest -n 2 --all-rows --write-slow`.
 """
 
 import functools
 import gc
 import os
+from pathlib import Path
 
 import jax
 import pytest
 from jax._src.interpreters import mlir
+
+SLOW = Path(__file__).parent / "slow.txt"
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_traceback_in_locations_limit", 0)
@@ -42,10 +48,23 @@ def pytest_addoption(parser):
     group = parser.getgroup("funcprop")
     group.addoption("--all-rows", action="store_true", help="all rows of the catalogue, slow tests")
     group.addoption("--other-rows", action="store_true", help="only what is left out without them")
+    group.addoption("--write-slow", action="store_true", help="write tests/slow.txt anew")
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes many seconds; run by --all-rows")
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    item.began = processor_time()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(item, call):
+    if call.when == "call":
+        item.user_properties.append(("seconds", processor_time() - item.began))
+
+
+def processor_time():
+    """Seconds, of the processes that were started too."""
+    return sum(os.times()[:4])
 
 
 @pytest.hookimpl(trylast=True)
@@ -70,7 +89,13 @@ def pytest_collection_modifyitems(config, items):
 
 def is_extra(item):
     """Whether a test is left out where not everything is asked for."""
-    return row_of(item) in rows()[1] or item.get_closest_marker("slow") is not None
+    return row_of(item) in rows()[1] or item.nodeid in slow()
+
+
+@functools.cache
+def slow():
+    """The tests that are no rows of the catalogue, and slow."""
+    return frozenset(SLOW.read_text(encoding="utf-8").splitlines())
 
 
 def row_of(item):
@@ -90,8 +115,10 @@ def rows():
     return every, every - set(first.values())
 
 
-def pytest_terminal_summary(terminalreporter):
+def pytest_terminal_summary(terminalreporter, config):
     """How much the catalogue was tried with: what the numbers of docs/guides/comparing.md mean."""
+    if config.getoption("write_slow"):
+        write_slow(report for each in terminalreporter.stats.values() for report in each)
     counts = dict.fromkeys(("pairs", "right", "mutants", "killed", "accused"), 0)
     for reports in terminalreporter.stats.values():
         for report in reports:
@@ -103,3 +130,14 @@ def pytest_terminal_summary(terminalreporter):
             "the catalogue: {pairs} pairs of a row and a property hold, {killed} of {mutants} "
             "mutants killed, {accused} of {right} right gradients accused".format(**counts)
         )
+
+
+def write_slow(reports):
+    """tests/slow.txt, from what the tests of this session took."""
+    found = {
+        report.nodeid
+        for report in reports
+        for name, seconds in getattr(report, "user_properties", ())
+        if name == "seconds" and seconds > 1 and "test_catalogue.py" not in report.nodeid
+    }
+    SLOW.write_text("\n".join(sorted(found)) + "\n", encoding="utf-8")

@@ -39,7 +39,6 @@ def test_every_example_is_here():
     }
 
 
-@pytest.mark.slow
 def test_private_training():
     """In a process of its own, whose programs are compiled well: it trains for most of its time."""
     run = [sys.executable, EXAMPLES / "private_training.py"]
