@@ -35,14 +35,18 @@ EXPORTING = (
     "training",
 )
 
+LAZY = "funcprop.lazy"  # what makes names public, and has none itself
+
 
 def exported(module: ModuleType) -> Iterator[type]:
     """Public classes and functions; of a value, such as a rule that is ready made, its class."""
-    for name, value in vars(module).items():
+    # those of funcprop itself are in vars() only once they were asked for
+    for name in getattr(module, "__all__", list(vars(module))):
+        value = getattr(module, name)
         if name.startswith("_") or isinstance(value, ModuleType):
             continue
         thing = value if inspect.isclass(value) or inspect.isfunction(value) else type(value)
-        if thing.__module__.startswith("funcprop."):
+        if thing.__module__.startswith("funcprop.") and thing.__module__ != LAZY:
             yield thing
 
 

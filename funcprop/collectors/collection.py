@@ -53,9 +53,10 @@ class Collected(Wrapper):
     rule      what is asked at every leaf
     layer     the model with every leaf exchanged
 
-    forward   x -> y, the model's
+    forward   x -> y, the model's, any trees
     keeps     what the layers keep, and what the rule remembers
     backward  dx, the model's; records in the place of dparams
+    dtypes    those of the model; records have what the rule gives them
 
     `hold(params)` and `join(params, held)` put what the rule carries beside the parameters.
 

@@ -42,7 +42,20 @@ def is_empty(extra: Any) -> bool:
 
 
 class RuleFunction(Protocol):
-    """A rule that says nothing but what it puts into the second slot of a leaf's backward."""
+    """A rule that says nothing but what it puts into the second slot of a leaf's backward.
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> def weights_only(layer, params, residuals, dy):
+    ...     dx, dparams = layer.backward(params, residuals, dy)
+    ...     return dx, dparams.w
+    >>> rule: fp.collectors.RuleFunction = weights_only
+    >>> layer, x = fp.collect(fp.Dense(3), rule), jnp.ones((4, 2))
+    >>> params = layer.init(jax.random.key(0), x)
+    >>> z, residuals = layer.forward(params, x)
+    >>> layer.backward(params, residuals, z)[1].value.shape
+    (2, 3)
+    """
 
     def __call__(self, layer: Any, params: Any, residuals: Any, dy: Any, /) -> tuple[Any, Any]:
         """What backward returns in the place of the layer's own.

@@ -15,6 +15,24 @@ class Wrapper(Layer):
     A subclass with parameters or residuals besides those of the layer says in `own_params` and
     `own_residuals` which are the layer's. To what walks the tree of layers a wrapper is a leaf;
     a composite of one child is a `Composite`.
+
+    forward   x -> y, the layer's, any trees, for example [..., in] -> [..., out]
+    keeps     what the layer keeps
+    backward  dx, dparams: the layer's
+    dtypes    those of the layer
+    raises    the layer's own errors
+
+    >>> from dataclasses import dataclass
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> @dataclass(frozen=True)
+    ... class Doubled(fp.composites.Wrapper):
+    ...     def backward(self, params, residuals, dy):
+    ...         return super().backward(params, residuals, 2 * dy)
+    >>> model, x = Doubled(fp.Tanh()), jnp.zeros(1)
+    >>> y, residuals = model.forward((), x)
+    >>> y, model.backward((), residuals, jnp.ones(1))[0]
+    (Array([0.], dtype=float32), Array([2.], dtype=float32))
     """
 
     layer: Layer

@@ -74,6 +74,10 @@ def load(
     length      bytes in a window of text; None: 128
 
     Raises DataError for an unknown name, and for data that cannot be used.
+
+    >>> import funcprop as fp
+    >>> fp.data.load("digits")
+    <Dataset digits: train [1437, 8, 8, 1], test [360, 8, 8, 1], 10 classes>
     """
     kind, colon, argument = name.partition(":")
     loader = LOADERS.get(kind + colon)

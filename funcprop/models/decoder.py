@@ -84,7 +84,7 @@ def gpt_objective(model: Layer, chunk: int = 256) -> Tied:
     >>> import jax.numpy as jnp
     >>> import funcprop as fp
     >>> model, tokens = fp.gpt(vocabulary=256, length=32), jnp.zeros((8, 20), jnp.int32)
-    >>> objective = fp.gpt_objective(model)
+    >>> objective = fp.models.gpt_objective(model)
     >>> params = jax.eval_shape(objective.init, jax.random.key(0), (tokens, tokens))
     >>> gradient = fp.backprop(objective)
     >>> value, grads = jax.eval_shape(gradient, params, (tokens, tokens))
@@ -107,8 +107,8 @@ def to_objective(params: Params) -> Params:
     >>> import funcprop as fp
     >>> model, tokens = fp.gpt(vocabulary=256, length=32, width=16), jnp.zeros(20, jnp.int32)
     >>> params = jax.eval_shape(model.init, jax.random.key(0), tokens)
-    >>> objective, batch = fp.gpt_objective(model), (tokens, tokens)
-    >>> jax.eval_shape(objective.forward, fp.to_objective(params), batch)[0].shape
+    >>> objective, batch = fp.models.gpt_objective(model), (tokens, tokens)
+    >>> jax.eval_shape(objective.forward, fp.models.to_objective(params), batch)[0].shape
     ()
     """
     ((backbone, _),) = params
@@ -125,9 +125,9 @@ def from_objective(params: Params) -> Params:
     >>> import jax.numpy as jnp
     >>> import funcprop as fp
     >>> model, tokens = fp.gpt(vocabulary=256, length=32, width=16), jnp.zeros(20, jnp.int32)
-    >>> objective, batch = fp.gpt_objective(model), (tokens, tokens)
+    >>> objective, batch = fp.models.gpt_objective(model), (tokens, tokens)
     >>> params = jax.eval_shape(objective.init, jax.random.key(0), batch)
-    >>> jax.eval_shape(model.forward, fp.from_objective(params), tokens)[0].shape
+    >>> jax.eval_shape(model.forward, fp.models.from_objective(params), tokens)[0].shape
     (20, 256)
     """
     (((backbone, _), _),) = params

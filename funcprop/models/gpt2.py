@@ -63,7 +63,7 @@ def gpt2_params(
     ... }
     >>> for name, size in sizes.items():
     ...     given |= {f"{name}.weight": np.ones(size), f"{name}.bias": np.ones(size[-1])}
-    >>> model, params = fp.gpt2_params(given, heads=2)
+    >>> model, params = fp.models.gpt2_params(given, heads=2)
     >>> params[0][0][0].w.shape
     (5, 4)
     """

@@ -35,6 +35,7 @@ class StraightThrough(Rewired):
     forward   x [...] -> y [...], the layer's, of one shape and dtype
     keeps     what the layer keeps
     backward  dx = dy    dparams: the layer's own
+    dtypes    y and dx have that of x, dparams those of the layer
 
     raises  LayerError where x and y are no floats of one shape and dtype
     source  Bengio, Léonard, Courville 2013, arXiv:1308.3432
@@ -72,9 +73,10 @@ class Reversed(Rewired):
 
     factor    what dx is multiplied with, and turned: at least 0
 
-    forward   x -> y, the layer's
+    forward   x -> y, the layer's, any trees
     keeps     what the layer keeps
     backward  dx = −factor · the layer's dx    dparams: the layer's own
+    dtypes    those of the layer
 
     raises  LayerError for a factor below 0
     source  Ganin, Lempitsky 2015, arXiv:1409.7495
@@ -106,9 +108,10 @@ class Clipped(Rewired):
     max_norm  the norm of all of dx, whole batch: longer ones are scaled down to it
     max_abs   the size of each number
 
-    forward   x -> y, the layer's
+    forward   x -> y, the layer's, any trees
     keeps     what the layer keeps
     backward  dx: the layer's, scaled or clipped    dparams: the layer's own
+    dtypes    those of the layer; the norm is taken in float32 at least
 
     raises  LayerError where not one of the two is given, or it is not positive
     source  the norm: Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063
@@ -162,9 +165,10 @@ class Noisy(Rewired):
 
     stddev    at least 0
 
-    forward   x -> y, the layer's
+    forward   x -> y, the layer's, any trees
     keeps     what the layer keeps
     backward  dx: the layer's plus noise; not linear in dy    dparams: the layer's own
+    dtypes    those of the layer; ε is drawn in float32 and rounded to that of dx
 
     raises  LayerError for a stddev below 0
 

@@ -42,6 +42,7 @@ class DirectFeedback(Composite):
     keeps     what the children keep
     backward  dyᵢ = dy Bᵢ for every block i but the last, which gets dy; dx is the first block's
               dB = 0
+    dtypes    those of the children; B and the dyᵢ have that of the output
 
     raises  LayerError where the output or a block's is no array of floats, or their leading axes
             differ

@@ -49,9 +49,10 @@ class FeedbackAligned(OtherWeights):
 
     B has the shape, dtype and initializer of w, and another key.
 
-    forward   z = x w + b, the layer's
+    forward   x [..., in] -> z [..., out]: z = x w + b, the layer's
     keeps     what the layer keeps
     backward  dx = dz Bᵀ    dw, db: the layer's own    dB = 0
+    dtypes    those of the layer; B and dB have that of w
 
     raises  LayerError, from init, where the layer's parameters have no w
     source  Lillicrap et al. 2016, arXiv:1411.0247
@@ -82,9 +83,10 @@ class KolenPollack(FeedbackAligned):
     B gets the gradient of w. Both take the same steps, so w − B changes by weight decay alone: with
     it B becomes w, without it their difference stays what it was.
 
-    forward   z = x w + b, the layer's
+    forward   x [..., in] -> z [..., out]: z = x w + b, the layer's
     keeps     what the layer keeps
     backward  dx = dz Bᵀ    dw, db: the layer's own    dB = dw
+    dtypes    those of the layer; B and dB have that of w
 
     raises  LayerError, from init, where the layer's parameters have no w
     source  Kolen, Pollack 1994; in deep networks: Akrout et al. 2019, arXiv:1904.05391
@@ -118,9 +120,10 @@ class SignSymmetric(OtherWeights):
                              so M is drawn from one that is computed from the bits of w
         "fixed random"       U(0, 1), drawn once (frSF)
 
-    forward   z = x w + b, the layer's
+    forward   x [..., in] -> z [..., out]: z = x w + b, the layer's
     keeps     what the layer keeps
     backward  dx = dz Vᵀ    dw, db: the layer's own    dM = 0
+    dtypes    those of the layer; V and M have that of w, and norms are taken in float32 at least
 
     raises  LayerError for another magnitude, and, from init, where the layer's parameters have no w
     source  Liao, Leibo, Poggio 2016, arXiv:1510.05067; s: Moskovitz et al. 2018, arXiv:1812.06488

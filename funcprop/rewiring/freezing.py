@@ -21,9 +21,10 @@ class Frozen(Rewired):
     Under `jit` nothing of them is computed, and the train step keeps no optimizer state for them.
     `jax.grad` of the forward gives them zeros.
 
-    forward   x -> y, the layer's
+    forward   x -> y, the layer's, any trees
     keeps     what the layer keeps
     backward  dx: the layer's    dparams = None
+    dtypes    those of the layer
 
     >>> import jax, jax.numpy as jnp
     >>> import funcprop as fp

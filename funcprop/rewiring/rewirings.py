@@ -10,7 +10,15 @@ from funcprop.layer import Layer, LayerError, spell
 
 
 class Rewiring(Protocol):
-    """What `rewire` asks about each layer of a type: `frozen()`, or a function of your own."""
+    """What `rewire` asks about each layer of a type: `frozen()`, or a function of your own.
+
+    >>> import funcprop as fp
+    >>> def frozen_if_wide(dense: fp.Dense) -> fp.Layer:
+    ...     return fp.rewiring.Frozen(dense) if dense.features > 10 else dense
+    >>> rule: fp.rewiring.Rewiring = frozen_if_wide
+    >>> fp.rewire(fp.Serial(fp.Dense(30), fp.Dense(3)), {fp.Dense: rule})
+    Serial(Frozen(Dense(30)), Dense(3))
+    """
 
     def __call__(self, layer: Any, /) -> Layer:
         """The layer that takes its place: as a rule a subclass of `Rewired` around it.

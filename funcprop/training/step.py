@@ -16,6 +16,17 @@ from funcprop.training.state import TrainState, trainable, untouched
 class Step(Protocol):
     """(state, batch) -> state, metrics: what `train_step`, `update_step`, `epoch` and `ensemble`
     make. Pure, so that `jax.jit` and `jax.lax.scan` take it.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import funcprop as fp
+    >>> def twice(step: fp.training.Step) -> fp.training.Step:
+    ...     return lambda state, batch: step(step(state, batch)[0], batch)
+    >>> model, optimizer, x = fp.Dense(2), optax.sgd(0.1), jnp.ones((4, 3))
+    >>> step = fp.train_step(fp.backprop(model, fp.MeanSquaredError()), optimizer)
+    >>> state = fp.init_state(model, optimizer, jax.random.key(0), x)
+    >>> state, metrics = jax.jit(twice(step))(state, (x, jnp.ones((4, 2))))
+    >>> int(state.step), metrics.loss.shape
+    (2, ())
     """
 
     def __call__(self, state: TrainState, batch: Any, /) -> tuple[TrainState, Any]:
