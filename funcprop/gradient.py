@@ -48,7 +48,23 @@ class Aux(NamedTuple):
 
 
 class GradientFunction(Protocol):
-    """What `backprop` makes and `train_step` takes: (params, batch, context) -> value, grads."""
+    """(params, batch, context) -> value, grads: what `backprop` and `jax.value_and_grad` make, and
+    `train_step` takes. Pure, so that another one is made around it.
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> def halved(gradient: fp.training.GradientFunction) -> fp.training.GradientFunction:
+    ...     def half(params, batch, context=fp.Context()):
+    ...         value, grads = gradient(params, batch, context)
+    ...         return value, jax.tree.map(lambda leaf: leaf / 2, grads)
+    ...     return half
+    >>> model, x = fp.Dense(2), jnp.ones((4, 3))
+    >>> params = model.init(jax.random.key(0), x)
+    >>> gradient = fp.backprop(model, fp.MeanSquaredError())
+    >>> value, grads = halved(gradient)(params, (x, jnp.zeros((4, 2))))
+    >>> grads.w.shape, grads.b.shape
+    ((3, 2), (2,))
+    """
 
     def __call__(self, params: Params, batch: Any, /, context: Context = Context()) -> Any:
         """The value and its gradient at `params`.

@@ -1,5 +1,6 @@
 """Training: an immutable state, pure steps, and what is made of them."""
 
+from funcprop.gradient import GradientFunction as GradientFunction
 from funcprop.training.checkpoint import CheckpointError as CheckpointError
 from funcprop.training.checkpoint import load_checkpoint as load_checkpoint
 from funcprop.training.checkpoint import save_checkpoint as save_checkpoint
