@@ -21,6 +21,7 @@ from funcprop.comparison.slopes import inner
 from funcprop.comparison.targets import adapted, layer_arguments, surrogate_of
 from funcprop.comparison.truth import Evidence, Grads, cotangents, observe, pulled
 from funcprop.comparison.verdict import judge_exact, judge_slopes
+from funcprop.composites.wrapper import Wrapper
 from funcprop.gradient import combine, partition
 from funcprop.layer import Array, Context, Layer, Params, Residuals, describe, is_float
 
@@ -28,19 +29,10 @@ SAME = 1e-12  # of a leaf's largest number: in float64, a mutant that differs by
 
 
 @dataclass(frozen=True)
-class Mutated(Layer):
+class Mutated(Wrapper):
     """`layer` with the backward of a mutant."""
 
-    layer: Layer
     mutant: Mutant
-
-    def init(self, key: Array, x: Any) -> Params:
-        return self.layer.init(key, x)
-
-    def forward(
-        self, params: Params, x: Any, context: Context = Context()
-    ) -> tuple[Any, Residuals]:
-        return self.layer.forward(params, x, context)
 
     def backward(self, params: Params, residuals: Residuals, dy: Any) -> tuple[Any, Params]:
         return self.mutant.backward(self.layer, params, residuals, dy)
