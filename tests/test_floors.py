@@ -10,8 +10,7 @@ import pytest
 HOUSE = Path(__file__).parent.parent / "funcprop"
 
 FLOORS = {
-    "cli": 7,
-    "explorer": 6,
+    "cli": 6,
     "training": 5,
     "comparison": 5,
     "pipelines": 5,

@@ -205,8 +205,9 @@ def total(collected: Any, name: str | None = None) -> Array:
     collected  what a collected model's backward returned
     name       under `collect_all`, the rule whose records are meant
 
-    raises  ValueError where no layer has a parameter with a gradient, or the layers disagree on the
-            number of examples: then axis 0 was not the example axis everywhere
+    raises  ValueError where no layer has a parameter with a gradient, the records have names and
+            none is given, or the layers disagree on the number of examples: then axis 0 was not the
+            example axis everywhere
 
     >>> import jax, jax.numpy as jnp
     >>> import funcprop as fp
@@ -224,6 +225,11 @@ def total(collected: Any, name: str | None = None) -> Array:
     """
     parts = []
     for record in records(collected, name):
+        if name is None and isinstance(record.value, dict):
+            names = list(record.value)
+            raise ValueError(
+                f"the records have the names {', '.join(names)}: write total(found, {names[-1]!r})"
+            )
         for value in jax.tree.leaves(record.value):
             parts.append(value.sum(range(record.stacked)))
     return added(parts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -93,7 +95,8 @@ def compare(
     if not isinstance(target, Layer) and not is_gradient:
         if context is not None:
             raise TypeError("context is for layers and gradient functions: leave it out")
-        layer, x, peer = adapted(target, args, against)
+        with of_one_call(_called(target)):
+            layer, x, peer = adapted(target, args, against)
         found = _of_case(Case(layer, (), x, Context(), key, peer), probes, floor, quick, profile)
         if against is None and has_no_rule(layer, x):
             note = ("no jax.custom_vjp or jax.custom_jvp is in it: JAX's own rules were compared "
@@ -122,16 +125,27 @@ def compare(
     return replace(found, costs=profile_functions(found.target, functions, (params, x, context)))
 
 
+@contextlib.contextmanager
+def of_one_call(name: str) -> Iterator[None]:
+    """Says in words that a value of one call is used in another.
+
+    Raises TypeError.
+    """
+    try:
+        yield
+    except jax.errors.UnexpectedTracerError as error:
+        raise TypeError(
+            f"{name} keeps a value of one call for another, as jax.custom_vjp does with "
+            "nondiff_argnums: close over such arguments, compare(lambda x: f(3, x), x)"
+        ) from error
+
+
 def _of_case(case: Case, probes: int, floor: float, quick: bool, profile: bool) -> Comparison:
     layer = case.layer
     try:
-        jax.eval_shape(lambda *given: two(layer, "forward", layer.forward(*given))[0], *case.given)
-        found = compare_case(case, probes, floor, quick)
-    except jax.errors.UnexpectedTracerError as error:
-        raise TypeError(
-            f"{describe(layer)} keeps a value of one call for another, as jax.custom_vjp does with "
-            "nondiff_argnums: close over such arguments, compare(lambda x: f(x, 3), x)"
-        ) from error
+        with of_one_call(describe(layer)):
+            jax.eval_shape(lambda *a: two(layer, "forward", layer.forward(*a))[0], *case.given)
+            found = compare_case(case, probes, floor, quick)
     except LayerError:
         raise
     except Exception as error:

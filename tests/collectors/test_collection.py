@@ -293,6 +293,11 @@ def test_what_does_not_fit_is_told_in_words():
     kept = found(book_keeping)
     calls = [
         (lambda: total(found(collect_all(a=squared_norms)), "b"), ValueError, "this is one of a"),
+        (
+            lambda: total(found(collect_all(a=gradient, b=squared_norms))),
+            ValueError,
+            r"the names a, b: write total\(found, 'b'\)",
+        ),
         (lambda: total(found(squared_norms), "a"), ValueError, "this is one of one rule"),
         (lambda: weighted_sum(found(squared_norms), x[:, 0]), TypeError, "book_keeping"),
         (lambda: weighted_sum(kept, x[:4, 0]), ValueError, "each of the 5 examples"),
@@ -356,7 +361,7 @@ def test_rules_see_through_rewired_layers():
 
 
 def test_a_rule_is_small():
-    """At most 60 lines each, beside the closed forms that they share."""
+    """At most 60 lines each, beside what it says of itself and the closed forms that they share."""
     kinds, found = [Rule], []
     while kinds:
         kinds += (subs := kinds.pop().__subclasses__())
@@ -364,8 +369,9 @@ def test_a_rule_is_small():
     rules = {kind for kind in found if kind is not Together}  # several rules in one: no rule itself
     assert len(rules) >= 8
     for rule in rules:
+        said = len([line for line in (rule.__doc__ or "").splitlines() if line.strip()])
         lines = inspect.getsource(rule).splitlines()
-        assert sum(bool(line.strip()) for line in lines) <= 60, rule
+        assert sum(bool(line.strip()) for line in lines) - said <= 60, rule
 
 
 def test_examples_that_leave_axis_0_are_found():

@@ -9,6 +9,7 @@ import optax
 import pytest
 from jax import lax
 
+import funcprop as fp
 from funcprop.comparison.programs import cast, measured
 from funcprop.comparison.targets import Function, Pair, adapted
 from funcprop.comparison.truth import cotangents, gradients
@@ -470,3 +471,14 @@ def test_an_option_given_as_an_argument_is_told(f):
         adapted(f, (np.ones((2, 3)), 0))
     assert "close over those that are options" in "".join(caught.value.__notes__)
     assert wrong(lambda x: f(x, 0), normal(2, 3)) == []
+
+
+def test_arguments_that_a_rule_keeps_for_itself_are_told_in_words():
+    @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+    def scale(c, x):
+        return c * x
+
+    scale.defvjp(lambda c, x: (c * x, None), lambda c, kept, dy: (c * dy,))
+    with pytest.raises(TypeError, match=r"nondiff_argnums: close over .*lambda x: f\(3, x\), x"):
+        fp.compare(scale, 3.0, jnp.ones(4))
+    assert fp.compare(lambda x: scale(3.0, x), jnp.ones(4)).ok
