@@ -11,7 +11,7 @@ seldom, and no traceback is kept with every operation.
     python -m pytest --all-rows     everything
     python -m pytest --other-rows   what the first leaves out: both together are everything
 
-Slow is what took more than a second of processor time when tests/slow.txt was written, by
+Slow is what took more than half a second of processor time when tests/slow.txt was written, by
 `python -m pytest -n 2 --all-rows --write-slow`.
 """
 
@@ -138,6 +138,6 @@ def write_slow(reports):
         report.nodeid
         for report in reports
         for name, seconds in getattr(report, "user_properties", ())
-        if name == "seconds" and seconds > 1 and "test_catalogue.py" not in report.nodeid
+        if name == "seconds" and seconds > 0.5 and "test_catalogue.py" not in report.nodeid
     }
     SLOW.write_text("\n".join(sorted(found)) + "\n", encoding="utf-8")
