@@ -16,22 +16,13 @@ from typing import Any
 import jax
 
 from funcprop.collectors.collecting import Collecting, Finishing, Open, Path
-from funcprop.collectors.held import Held, InPlaceRepeat, without_held
+from funcprop.collectors.held import Held, without_held
+from funcprop.collectors.protocol import Checked, trusted
 from funcprop.collectors.record import Place
 from funcprop.collectors.rule import Rule, RuleFunction, as_rule
-from funcprop.collectors.separate import Apart, Untied
 from funcprop.collectors.single_examples import check_summed, check_unmixed
-from funcprop.composites import (
-    Cast,
-    Composite,
-    OverTime,
-    Repeat,
-    ReversibleRepeat,
-    Rewired,
-    Tied,
-    Wrapper,
-)
-from funcprop.composites.tied import parse, transposes
+from funcprop.composites import Composite, Rewired, Wrapper
+from funcprop.composites.sharing import EVERYTHING, Apart
 from funcprop.layer import (
     Array,
     Layer,
@@ -41,8 +32,6 @@ from funcprop.layer import (
     inside,
     spell,
 )
-
-EVERY: frozenset[Path] = frozenset([()])  # all parameters of a layer
 
 
 @dataclass(frozen=True)
@@ -192,8 +181,8 @@ def _build(
     if rule.separate:
         return _build_apart(layer, rule, place), []
     # what a rule holds must not be rounded: in a Cast it is finished outside
-    together = isinstance(layer, OverTime) or (isinstance(layer, Cast) and rule.holds)
-    inner = EVERY if together or () in shared else shared | _tied(layer)
+    together = () in layer.reused or (layer.converts and rule.holds)
+    inner = EVERYTHING if together or () in shared else shared | layer.reused
     children, opened = [], []
     for position, child in enumerate(layer.layers):
         below = inner if () in inner else {path[1:] for path in inner if path[0] == position}
@@ -202,33 +191,34 @@ def _build(
             new, found = _build(child, rule, (*place, name), frozenset(below))
         children.append(new)
         opened += [leaf._replace(path=(position, *leaf.path)) for leaf in found]
-    looped = isinstance(layer, (Repeat, ReversibleRepeat))
-    opened = [leaf._replace(stacked=leaf.stacked + looped) for leaf in opened]
-    if looped and opened and (rule.per_example or not rule.like_params):
+    opened = [leaf._replace(stacked=leaf.stacked + bool(layer.stacked)) for leaf in opened]
+    if layer.stacked and opened and (rule.per_example or not rule.like_params):
         raise LayerError(
             layer,
             f"{rule.name} is not defined for stacked parameters that are used several times",
             "write the repeated layers out: Serial(layer, layer, ...)",
         )
-    if isinstance(layer, Tied):
-        pairs = layer.pairs
-        if rule.holds:
-            child = layer.layers[0]
-            pairs = tuple(
-                (_beside(child, first), _beside(child, second)) for first, second in pairs
-            )
-        rebuilt: Layer = Tied(*children, pairs=pairs, shared=rule)
-    elif type(layer) is Repeat and rule.in_place and not opened:
-        rebuilt = InPlaceRepeat(*children, length=layer.length)
-    elif isinstance(layer, OverTime):
-        rebuilt = OverTime(*children, shared=rule)
-    else:
-        rebuilt = layer.rebuild(tuple(children))
-    if isinstance(layer, Tied) or together:
+    rebuilt = _around(layer, tuple(children), rule)
+    if rule.in_place and not opened and isinstance(rebuilt, Composite):
+        rebuilt = rebuilt.in_place()
+    if layer.reused or together:
         done = tuple(leaf for leaf in opened if not _meets(shared, leaf.path))
         opened = [leaf for leaf in opened if leaf not in done]
         rebuilt = Finishing(rebuilt, rule, done) if done else rebuilt
     return rebuilt, opened
+
+
+def _around(layer: Composite, children: tuple[Layer, ...], rule: Rule) -> Layer:
+    """The composite around other children, whose records the rule joins."""
+    new = layer.with_paths(_beside) if rule.holds else layer
+    assert isinstance(new, Composite)
+    rebuilt = new.rebuild(children)
+    assert isinstance(rebuilt, Composite)
+    if rule.separate:
+        rebuilt = rebuilt.with_shared(Apart())
+    elif layer.reused:
+        rebuilt = rebuilt.with_shared(rule)
+    return rebuilt if rule.adds or trusted(layer) else Checked(rebuilt, layer)
 
 
 def prepared(layer: Layer, rule: Rule) -> Layer:
@@ -245,19 +235,7 @@ def _build_apart(layer: Composite, rule: Rule, place: Place) -> Layer:
         name = f"{type(layer).__name__}[{position}]"
         with inside(layer, position):
             children.append(_build(child, rule, (*place, name), frozenset())[0])
-    if isinstance(layer, Tied):
-        return Untied(*children, pairs=layer.pairs)
-    if isinstance(layer, OverTime):
-        return OverTime(*children, shared=Apart())
-    return layer.rebuild(tuple(children))
-
-
-def _tied(layer: Layer) -> frozenset[Path]:
-    """The paths, in its parameters, of what a Tied ties."""
-    if not isinstance(layer, Tied):
-        return frozenset()
-    names = [name for source, target in layer.pairs for name in (transposes(source)[0], target)]
-    return frozenset((0, *parse(layer, name)) for name in names)
+    return _around(layer, tuple(children), rule)
 
 
 def _meets(shared: frozenset[Path], path: Path) -> bool:
@@ -284,7 +262,7 @@ def _beside(layer: Layer, name: str) -> str:
 
 def _walk(layer: Layer, params: Params, give: Callable[[Layer, Params], Any]) -> Params:
     """The parameters of a layer that `_build` made, with Held(params, give(leaf, params))."""
-    if isinstance(layer, Finishing):
+    if isinstance(layer, (Finishing, Checked)):
         return _walk(layer.layer, params, give)
     if isinstance(layer, Composite):
         return tuple(_walk(*row, give) for row in zip(layer.layers, params, strict=True))
@@ -295,13 +273,14 @@ def _walk(layer: Layer, params: Params, give: Callable[[Layer, Params], Any]) ->
 
 def _hold(layer: Layer, params: Params) -> Params:
     """The same with what every leaf's rule holds at first: under a loop, for every step."""
-    if isinstance(layer, Finishing):
+    if isinstance(layer, (Finishing, Checked)):
         return _hold(layer.layer, params)
-    if isinstance(layer, (Repeat, ReversibleRepeat)):
-        return tuple(
-            jax.vmap(functools.partial(_hold, child), axis_size=layer.length)(p)
-            for child, p in zip(layer.layers, params, strict=True)
-        )
     if isinstance(layer, Composite):
-        return tuple(_hold(*row) for row in zip(layer.layers, params, strict=True))
+        rows = zip(layer.layers, params, strict=True)
+        if layer.stacked:
+            return tuple(
+                jax.vmap(functools.partial(_hold, child), axis_size=layer.stacked)(p)
+                for child, p in rows
+            )
+        return tuple(_hold(*row) for row in rows)
     return _walk(layer, params, lambda leaf, p: leaf.rule.hold(leaf.layer, p))  # type: ignore

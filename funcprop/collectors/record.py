@@ -50,6 +50,16 @@ class Record:
     layer: Layer
     ranks: tuple[int, ...]  # of the value's leaves where it was made: loops add axes in front
 
+    def _no_number(self, *_: Any) -> Any:
+        raise TypeError(
+            f"a Record is no number (here that of {self.path}), and two uses of a parameter have "
+            "no sum but the one its rule knows: take record.value, or have a composite join its "
+            "uses by self.shared.places"
+        )
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = _no_number
+    __neg__ = _no_number
+
     @property
     def stacked(self) -> int:
         """How many axes `Repeat` and `jax.vmap` put in front of the value's own."""

@@ -109,6 +109,7 @@ class Rule(Sum):
     separate: ClassVar[bool] = False  # several uses of a parameter have a record each
     whole: ClassVar[bool] = False  # asked about rewired layers as they are, feedback included
     holds: ClassVar[bool] = False  # something travels beside the parameters: they come as `Held`
+    adds: ClassVar[bool] = False  # the records of several uses add up, whoever adds them
     in_place: ClassVar[bool] = False  # records are new parameters, written over the old ones
 
     @property
@@ -197,6 +198,7 @@ class Gradient(Rule):
     """
 
     like_params: ClassVar[bool] = True
+    adds: ClassVar[bool] = True
 
     def use(self, layer: Layer, params: Params, residuals: Residuals, dy: Any) -> tuple[Any, Any]:
         return layer.backward(params, residuals, dy)

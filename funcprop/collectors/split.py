@@ -7,24 +7,16 @@ schedules (Qi et al., 2023) fill idle time with the second.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 from jax import lax
 
-from funcprop.collectors.separate import Apart, Untied
-from funcprop.composites import (
-    Cast,
-    Composite,
-    OverTime,
-    Repeat,
-    ReversibleRepeat,
-    RewiredParams,
-    Tied,
-    Wrapper,
-)
-from funcprop.composites.cast import CastResiduals, Precision, cast
+from funcprop.collectors.protocol import Checked, trusted
+from funcprop.composites import Composite, RewiredParams, Wrapper
+from funcprop.composites.sharing import Raw, Uses
 from funcprop.gradient import partition
 from funcprop.layer import Context, Layer, Params, Residuals, inside, spell, two
 
@@ -159,49 +151,17 @@ class Deferred(Wrapper):
         return dx, Kept(residuals, dy)  # nobody uses dparams: the compiler leaves them out
 
 
-class Uncast(Cast):
-    """`Cast` with what its child leaves as it is: in the child's precision."""
-
-    def backward(self, params: Params, residuals: CastResiduals, dy: Any) -> tuple[Any, Any]:
-        (p,) = self.entries("params", params)
-        with inside(self, 0):
-            dx, kept = self.layers[0].backward(self._down(p), residuals.layer, self._down(dy))
-        return cast(dx, residuals.precision.name), (kept,)
-
-
 def deferred(layer: Layer) -> Layer:
-    """The layer with every leaf Deferred.
-
-    Composites pass up what stands in the second slot; those that sum or cast it are exchanged.
-    """
+    """The layer with every leaf Deferred: composites pass up what stands in the second slot."""
     if not isinstance(layer, Composite):
         return Deferred(layer)
-    children = tuple(map(deferred, layer.layers))
-    if isinstance(layer, Tied):
-        return Untied(*children, pairs=layer.pairs)
-    if isinstance(layer, OverTime):
-        return OverTime(*children, shared=Apart())
-    if isinstance(layer, Cast):
-        return Uncast(*children, dtype=layer.dtype)
-    return layer.rebuild(children)
+    rebuilt = layer.rebuild(tuple(map(deferred, layer.layers)))
+    assert isinstance(rebuilt, Composite)
+    rebuilt = rebuilt.with_shared(Raw())
+    return rebuilt if trusted(layer) else Checked(rebuilt, layer)
 
 
 # --- the weight half: every leaf by itself --------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Ready(Layer):
-    """The weight half of `layer` as a layer: `residuals` is what the input half kept.
-
-    Inside `Tied` and `Cast` it leaves to them what they do with their child's dparams.
-
-    backward  dparams; nothing arrives, and nothing is sent back
-    """
-
-    layer: Layer
-
-    def backward(self, params: Params, residuals: Any, dy: Any) -> tuple[Any, Params]:
-        return (), gradients(self.layer, params, residuals)
 
 
 def gradients(layer: Layer, params: Params, kept: Any) -> Params:
@@ -213,26 +173,32 @@ def gradients(layer: Layer, params: Params, kept: Any) -> Params:
     if isinstance(kept, Kept):
         return two(layer, "backward", layer.backward(params, *kept))[1]
     assert isinstance(layer, Composite)
-    if isinstance(layer, (Repeat, ReversibleRepeat)):
-        return lax.map(lambda each: gradients_each(layer, *each), (params, kept))
-    if isinstance(layer, OverTime):
-        (child,), (p,), (steps,) = layer.layers, params, kept
-        return (layer.shared.steps(layer, lambda step: ((), gradients(child, p, step)), steps)[1],)
-    if isinstance(layer, Tied):
-        return layer.rebuild((Ready(*layer.layers),)).backward(params, kept[0], ())[1]
-    if isinstance(layer, Cast):
-        residuals = CastResiduals(kept[0], Precision(layer.dtype))
-        return layer.rebuild((Ready(*layer.layers),)).backward(params, residuals, ())[1]
     if isinstance(kept, RewiredParams):  # of a composite that goes other ways back
         own = gradients_each(layer, params.params, kept.params)
         return RewiredParams(own, kept.feedback)
-    return gradients_each(layer, params, kept)
+    given = layer.to_children(params)
+    if layer.stacked:
+        found = lax.map(lambda each: gradients_each(layer, *each), (given, kept))
+    else:
+        found = gradients_each(layer, given, kept)
+    return layer.from_children(params, found)
 
 
 def gradients_each(layer: Composite, params: Params, kept: Any) -> Params:
-    """dparams of every child."""
+    """dparams of every child, all of its uses joined."""
     found = []
-    for position, child in enumerate(layer.layers):
+    for position, (child, p, own) in enumerate(zip(layer.layers, params, kept, strict=True)):
         with inside(layer, position):
-            found.append(gradients(child, params[position], kept[position]))
+            if () not in layer.reused or not jax.tree.leaves(p):
+                found.append(gradients(child, p, own))
+            elif isinstance(own, Uses):
+                each = tuple(gradients(child, p, use) for use in own.each)
+                found.append(layer.shared.places(layer, each))
+            else:
+                step = functools.partial(_step, child, p)
+                found.append(layer.shared.steps(layer, step, own)[1])
     return tuple(found)
+
+
+def _step(layer: Layer, params: Params, kept: Any) -> tuple[Any, Params]:
+    return (), gradients(layer, params, kept)

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from funcprop.collectors.separate import Apart, Untied
 from funcprop.comparison.truth import Grads
 from funcprop.comparison.verdict import Leaf, broken
-from funcprop.composites import Composite, OverTime, Tied, Wrapper
+from funcprop.composites import Composite, Wrapper
+from funcprop.composites.sharing import Apart
 from funcprop.gradient import autodiff, zeros_where_frozen
 from funcprop.layer import Context, Layer, Params, Residuals, two
 
@@ -136,12 +136,9 @@ def recording(
         recording(child, (*place, f"{kind}[{position}]"), composites, strict)
         for position, child in enumerate(layer.layers)
     )
-    if isinstance(layer, Tied):
-        rebuilt = Untied(*children, pairs=layer.pairs)
-    elif isinstance(layer, OverTime):
-        rebuilt = OverTime(*children, shared=Apart())
-    else:
-        rebuilt = layer.rebuild(children)
+    rebuilt = layer.rebuild(children)
+    if isinstance(rebuilt, Composite):
+        rebuilt = rebuilt.with_shared(Apart())
     return Recorder(rebuilt, layer, place) if composites else rebuilt
 
 

@@ -16,6 +16,8 @@ from funcprop.composites.rewired import Rewired as Rewired
 from funcprop.composites.rewired import RewiredParams as RewiredParams
 from funcprop.composites.rewired import rewirings as rewirings
 from funcprop.composites.serial import Serial as Serial
+from funcprop.composites.sharing import EVERYTHING as EVERYTHING
+from funcprop.composites.sharing import Sum as Sum
 from funcprop.composites.skip import Skip as Skip
 from funcprop.composites.stochastic_depth import StochasticDepth as StochasticDepth
 from funcprop.composites.tied import Tied as Tied

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +67,7 @@ class Cast(Composite):
     """
 
     dtype: str
+    converts: ClassVar[bool] = True
 
     def __init__(self, layer: Layer, dtype: Any = "bfloat16") -> None:
         object.__setattr__(self, "dtype", str(dtype))
@@ -107,8 +108,15 @@ class Cast(Composite):
         (p,) = self.entries("params", params)
         with inside(self, 0):
             dx, dp = self.layers[0].backward(self._down(p), residuals.layer, self._down(dy))
-        held = self._precision("params", p)
-        return cast(dx, residuals.precision.name), (dp if held is None else cast(dp, held),)
+        dparams = (dp,) if self.shared.raw else self.from_children(params, (dp,))
+        return cast(dx, residuals.precision.name), dparams
+
+    def to_children(self, params: Params) -> Params:
+        return tuple(map(self._down, self.entries("params", params)))
+
+    def from_children(self, params: Params, dparams: Params) -> Params:
+        held = self._precision("params", params)
+        return dparams if held is None else cast(dparams, held)
 
     def statistics(self, residuals: CastResiduals) -> Any:
         return super().statistics((residuals.layer,))

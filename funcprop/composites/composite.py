@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 
+from funcprop.composites.sharing import NOTHING, Path, Sum
 from funcprop.layer import (
     Array,
     Context,
@@ -27,7 +30,14 @@ class Composite(Layer):
     """A layer made of layers. Parameters, residuals and statistics: a tuple, one entry a child.
 
     A subclass says how x goes through the children and how dy comes back. `init_each`,
-    `forward_each` and `backward_each` do the rest.
+    `forward_each` and `backward_each` do the rest. What `collect` and the like have to know of it:
+
+    reused     the paths of the parameters that it uses several times: none, or
+               `composites.EVERYTHING`. It adds nothing up itself, but has the uses joined by
+               `self.shared.places(self, (first, second))`, or by `self.shared.steps` in a loop
+    stacked    how many steps of a loop its parameters hold, on axis 0 of every leaf; 0 for no loop
+    owns       whether it has parameters besides those of its children
+    converts   whether the dparams of its children are converted on their way up, in `from_children`
 
     forward   x -> y: any trees; the arrays [..., features] are for the children to check
     keeps     what the children keep
@@ -58,8 +68,12 @@ class Composite(Layer):
     """
 
     layers: tuple[Layer, ...]
+    shared: Sum = field(default=Sum(), kw_only=True)  # joins what several uses left
 
-    owns: ClassVar[bool] = False  # whether it has parameters besides those of its children
+    reused: ClassVar[frozenset[Path]] = NOTHING
+    stacked: ClassVar[int] = 0
+    owns: ClassVar[bool] = False
+    converts: ClassVar[bool] = False
 
     def __init__(self, *layers: Layer) -> None:
         object.__setattr__(self, "layers", layers)
@@ -77,6 +91,28 @@ class Composite(Layer):
     def rebuild(self, layers: tuple[Layer, ...]) -> Layer:
         """The same composite around other children."""
         return type(self)(*layers)
+
+    def with_shared(self, shared: Sum) -> Self:
+        """The same composite, where `shared` joins what several uses of a parameter left."""
+        new = copy.copy(self)
+        object.__setattr__(new, "shared", shared)
+        return new
+
+    def with_paths(self, change: Callable[[Layer, str], str]) -> Layer:
+        """The same composite, where it names parameters by change(child, path)."""
+        return self
+
+    def in_place(self) -> Layer:
+        """The same composite, whose dparams are new parameters, written over the old if it can."""
+        return self
+
+    def to_children(self, params: Params) -> Params:
+        """The parameters that the children are given, one entry a child."""
+        return self.entries("params", params)
+
+    def from_children(self, params: Params, dparams: Params) -> Params:
+        """dparams, of what the children's backward left, one entry a child."""
+        return dparams
 
     def entries(self, name: str, values: Any) -> tuple[Any, ...]:
         """`values`, checked to be a tuple with one entry per child."""
@@ -128,7 +164,15 @@ class Composite(Layer):
         return tuple(dxs), tuple(dparams)
 
     def statistics(self, residuals: Residuals) -> Any:
-        """() where no child observed anything, else one entry per child."""
+        """() where no child observed anything, else one entry per child.
+
+        A composite whose residuals are something else than one entry a child has to say where in
+        them the statistics are; until it does there are none, and `inference` of a child that
+        needs some says so.
+        """
+        named = hasattr(residuals, "_fields")
+        if named or not isinstance(residuals, tuple) or len(residuals) != len(self.layers):
+            return ()
         found = tuple(
             layer.statistics(kept) for layer, kept in zip(self.layers, residuals, strict=True)
         )

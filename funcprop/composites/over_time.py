@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from funcprop.composites.composite import Composite
-from funcprop.composites.sharing import Sum
+from funcprop.composites.sharing import EVERYTHING, Path, Sum
 from funcprop.layer import Array, Context, Layer, LayerError, Params, Residuals, inside, spell
 
 
@@ -42,7 +42,7 @@ class OverTime(Composite):
     ((4, 3), (8, 10, 3))
     """
 
-    shared: Sum
+    reused: ClassVar[frozenset[Path]] = EVERYTHING
 
     def __init__(self, layer: Layer, *, shared: Sum = Sum()) -> None:
         object.__setattr__(self, "shared", shared)

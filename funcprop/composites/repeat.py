@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from funcprop.composites.composite import Composite
@@ -69,6 +70,13 @@ class Repeat(Composite):
     def rebuild(self, layers: tuple[Layer, ...]) -> Layer:
         return Repeat(*layers, length=self.length)
 
+    @property
+    def stacked(self) -> int:  # type: ignore[override]
+        return self.length
+
+    def in_place(self) -> Layer:
+        return InPlaceRepeat(*self.layers, length=self.length) if type(self) is Repeat else self
+
     def init(self, key: Array, x: Any) -> Params:
         with inside(self, 0):
             return (init_stack(self.layers[0], key, x, self.length),)
@@ -115,6 +123,49 @@ class Repeat(Composite):
         with inside(self, 0):
             layer, stack = infer_stack(self.layers[0], stack, found, self.length)
         return self.rebuild((layer,)), (stack,)
+
+
+class InPlaceRepeat(Repeat):
+    """`Repeat` whose second result is written over the stacked parameters where they lie.
+
+    The records must have the tree of the parameters. XLA updates a loop's carry in place where
+    every write is ordered after the last read of the slice. So what is written to each leaf
+    depends on an element of the one written before, and the first on dx. And a slice is computed
+    into its place, without a copy, where one index reads and writes it and nothing between
+    reshapes: so what is written keeps the axis of the stack.
+    """
+
+    def backward(self, params: Params, residuals: RepeatResiduals, dy: Any) -> tuple[Any, Params]:
+        stack = check_stack(self, self.entries("params", params), self.length)[0]
+
+        def step(carry: tuple[Any, Params], each: tuple[Array, Residuals]) -> tuple[Any, None]:
+            (dy, stack), (i, kept) = carry, each
+            p = jax.tree.map(lambda leaf: at(leaf, i), stack)
+            with inside(self, 0):
+                dx, new = self.layers[0].backward(p, with_mask(kept, residuals.mask), dy)
+            check_like(self, "dx of a step", dx, "its dy", dy)
+            check_like(self, "the record of a step", new, "its parameters", p)
+            token = jax.tree.leaves(dx)[0].ravel()[0]
+            written = []
+            for leaf, value in zip(jax.tree.leaves(stack), jax.tree.leaves(new), strict=True):
+                # i is never negative, which XLA cannot know before the token is there; an element
+                # read at i alone it would know without this write
+                never = (token > 0) & (i < 0)
+                value = jnp.where(never, jnp.zeros_like(value)[None], value[None])
+                leaf = lax.dynamic_update_slice_in_dim(leaf, value, i, 0)
+                token = at(leaf, i + never.astype(i.dtype)).ravel()[0]
+                written.append(leaf)
+            return (dx, jax.tree.unflatten(jax.tree.structure(stack), written)), None
+
+        steps = jnp.arange(self.length, dtype=jnp.int32)
+        (dx, stack), _ = lax.scan(
+            step, (dy, stack), (steps, residuals.steps), self.length, reverse=True
+        )
+        return dx, (stack,)
+
+
+def at(stack: Array, i: Array) -> Array:
+    return lax.dynamic_index_in_dim(stack, i, 0, keepdims=False)
 
 
 # --- stacks: trees whose leaves have the steps on axis 0 ------------------------------------------

@@ -161,6 +161,10 @@ class ReversibleRepeat(Reversible):
     def rebuild(self, layers: tuple[Layer, ...]) -> Layer:
         return ReversibleRepeat(*layers, length=self.length)
 
+    @property
+    def stacked(self) -> int:  # type: ignore[override]
+        return self.length
+
     def init(self, key: Array, x: Any) -> Params:
         first, second = jax.eval_shape(lambda x: split(self, "x", x), x)
         params = []

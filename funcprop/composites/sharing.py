@@ -1,10 +1,15 @@
-"""What becomes of the records of a parameter that is used several times."""
+"""What becomes of the records of a parameter that is used several times.
+
+`compare`, `collect` and `split_backward` ask a model for other things than gradients: they exchange
+its leaves, and in a composite that uses a parameter several times the value that joins the uses.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +17,30 @@ from jax import lax
 
 from funcprop.layer import Layer, LayerError, spell, widen
 
+Path = tuple[int | str, ...]  # "[0].w" is (0, "w")
+
+NOTHING: frozenset[Path] = frozenset()
+EVERYTHING: frozenset[Path] = frozenset([()])
+"""What `Composite.reused` is where all parameters are used several times: the path to all of them."""
+
 
 @dataclass(frozen=True)
 class Sum:
     """The gradient's own definition: what the uses of a parameter send back adds up.
 
-    `OverTime` and `Tied` pass the second results of `backward` through this value, and nothing
-    else in the library sums them. Something that does not add up (a norm has cross terms) needs
-    another value of this kind, whose methods see all uses at once.
+    `OverTime`, `Tied` and every composite that uses a parameter several times pass the second
+    results of `backward` through this value, their `shared`, and add none themselves. Something
+    that does not add up (a norm has cross terms) needs another value of this kind, whose methods
+    see all uses at once.
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> fp.composites.Sum().places(fp.Bias(), (jnp.array([1.0, 2.0]), jnp.array([10.0, 20.0])))
+    Array([11., 22.], dtype=float32)
     """
+
+    apart: ClassVar[bool] = False  # whether nothing is joined: what every use left is passed up
+    raw: ClassVar[bool] = False  # whether it is not even converted: `Cast` leaves it as it is
 
     def steps(
         self, layer: Layer, step: Callable[[Any], tuple[Any, Any]], each: Any
@@ -51,6 +71,40 @@ class Sum:
                     "which have no sum",
                 )
         return jax.tree.map(lambda *uses: sum(uses[1:], uses[0]), *records)
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["each"], meta_fields=[])
+@dataclass(frozen=True)
+class Uses:
+    """What several uses of a parameter left, side by side."""
+
+    each: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Apart(Sum):
+    """What each use left, side by side, and joined by nobody: the steps' stacked on axis 0.
+
+    A loop, not a batch of steps: XLA's CPU compiler (jaxlib 0.10.2) picks layouts for products
+    stacked in this way that it then refuses to emit, and ends the process.
+    """
+
+    apart: ClassVar[bool] = True
+
+    def steps(
+        self, layer: Layer, step: Callable[[Any], tuple[Any, Any]], each: Any
+    ) -> tuple[Any, Any]:
+        return lax.map(step, each)
+
+    def places(self, layer: Layer, records: tuple[Any, ...]) -> Any:
+        return Uses(records)
+
+
+@dataclass(frozen=True)
+class Raw(Apart):
+    """The same as the uses left it: nothing is converted on its way up either."""
+
+    raw: ClassVar[bool] = True
 
 
 def spell_tree(tree: Any) -> tuple[Any, ...]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 
 from funcprop.composites.composite import Composite
-from funcprop.composites.sharing import Sum, spell_tree
+from funcprop.composites.sharing import Path, Sum, spell_tree
 from funcprop.layer import Array, Context, Layer, LayerError, Params, Residuals, inside, spell
-
-Path = tuple[int | str, ...]  # "[0].w" is (0, "w")
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -50,7 +49,6 @@ class Tied(Composite):
     """
 
     pairs: tuple[tuple[str, str], ...]
-    shared: Sum
 
     def __init__(
         self, layer: Layer, pairs: tuple[tuple[str, str], ...], *, shared: Sum = Sum()
@@ -94,6 +92,19 @@ class Tied(Composite):
     def rebuild(self, layers: tuple[Layer, ...]) -> Layer:
         return Tied(*layers, pairs=self.pairs, shared=self.shared)
 
+    @property
+    def reused(self) -> frozenset[Path]:  # type: ignore[override]
+        """The paths of the sources and of the targets."""
+        names = [name for source, target in self.pairs for name in (transposes(source)[0], target)]
+        return frozenset((0, *parse(self, name)) for name in names)
+
+    def with_paths(self, change: Callable[[Layer, str], str]) -> Layer:
+        (child,) = self.layers
+        pairs = tuple(
+            (change(child, source), change(child, target)) for source, target in self.pairs
+        )
+        return Tied(child, pairs, shared=self.shared)
+
     def init(self, key: Array, x: Any) -> Params:
         with inside(self, 0):
             params = self.layers[0].init(key, x)
@@ -116,19 +127,25 @@ class Tied(Composite):
             return self.layers[0].forward(full, x, context)
 
     def backward(self, params: Params, residuals: Residuals, dy: Any) -> tuple[Any, Params]:
-        full = self._fill(params)
         with inside(self, 0):
-            dx, records = self.layers[0].backward(full, residuals, dy)
-        summed = records
+            dx, records = self.layers[0].backward(self._fill(params), residuals, dy)
+        return dx, (records,) if self.shared.apart else self.from_children(params, (records,))
+
+    def to_children(self, params: Params) -> Params:
+        return (self._fill(params),)
+
+    def from_children(self, params: Params, dparams: Params) -> Params:
+        """The uses of every source joined, and None at the targets."""
+        (records,) = dparams
+        joined = records
         for source in dict.fromkeys(transposes(source)[0] for source, _ in self.pairs):
             uses = [self._read(records, source)]
             for name, target in self.pairs:
                 if transposes(name)[0] == source:
                     use = self._read(records, target)
                     uses.append(transposed(self, name, use) if transposes(name)[1] else use)
-            total = self.shared.places(self, tuple(uses))
-            summed = put(summed, parse(self, source), total)
-        return dx, (self._empty(summed),)
+            joined = put(joined, parse(self, source), self.shared.places(self, tuple(uses)))
+        return (self._empty(joined),)
 
     def statistics(self, residuals: Residuals) -> Any:
         return super().statistics((residuals,))

@@ -10,6 +10,7 @@ import pytest
 
 import funcprop as fp
 from funcprop.collectors.collecting import Collecting, Finishing
+from funcprop.collectors.protocol import Checked, Marking
 from funcprop.collectors.rule import Gradient
 from funcprop.collectors.split import Deferred
 from funcprop.comparison.mutants import Mutated
@@ -60,9 +61,11 @@ WRAPPED = [
     fp.autodiff(NORM),
     fp.collect(NORM, RULE),
     fp.collect(NORM, lambda layer, params, residuals, dy: layer.backward(params, residuals, dy)),
+    Checked(fp.Serial(NORM), fp.Serial(NORM)),
     Collecting(NORM, RULE, ()),
     Deferred(NORM),
     Finishing(NORM, RULE, ()),
+    Marking(NORM),
     Mutated(NORM, Mutant("", lambda layer, *given: layer.backward(*given))),
     Recorder(NORM, NORM, ()),
     Surrogate(NORM),
