@@ -21,7 +21,7 @@ Path = tuple[int | str, ...]  # "[0].w" is (0, "w")
 
 NOTHING: frozenset[Path] = frozenset()
 EVERYTHING: frozenset[Path] = frozenset([()])
-"""What `Composite.reused` is where all parameters are used several times: the path to all of them."""
+"""What `Composite.reused` is where every parameter is used several times: the path to all."""
 
 
 @dataclass(frozen=True)
