@@ -6,6 +6,9 @@ from funcprop.collectors import closed_loss as closed_loss
 from funcprop.collectors.accounting import epsilon as epsilon
 from funcprop.collectors.accounting import noise_for as noise_for
 from funcprop.collectors.accounting import poisson_batches as poisson_batches
+from funcprop.collectors.blocks import Diagonal as Diagonal
+from funcprop.collectors.blocks import Eigen as Eigen
+from funcprop.collectors.blocks import Kronecker as Kronecker
 from funcprop.collectors.clipping import book_keeping as book_keeping
 from funcprop.collectors.clipping import clipped as clipped
 from funcprop.collectors.clipping import private_gradient as private_gradient
@@ -32,10 +35,7 @@ from funcprop.collectors.ggn import ggn_vector as ggn_vector
 from funcprop.collectors.ggn import hessian_vector as hessian_vector
 from funcprop.collectors.held import Held as Held
 from funcprop.collectors.held import apart as apart
-from funcprop.collectors.kronecker import Diagonal as Diagonal
-from funcprop.collectors.kronecker import Eigen as Eigen
 from funcprop.collectors.kronecker import Kfac as Kfac
-from funcprop.collectors.kronecker import Kronecker as Kronecker
 from funcprop.collectors.kronecker import kfac as kfac
 from funcprop.collectors.kronecker import kronecker_form as kronecker_form
 from funcprop.collectors.loss_hessian import Root as Root

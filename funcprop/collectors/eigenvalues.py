@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
+from funcprop.collectors.blocks import Eigen, with_one
 from funcprop.collectors.forms import Outer
-from funcprop.collectors.kronecker import Eigen, Kfac, with_one
+from funcprop.collectors.kronecker import Kfac
 from funcprop.layer import Array, widen
 
 

@@ -192,12 +192,13 @@ class Full(Form):
         return Full(widen(self.g).sum(0).astype(self.dtype))
 
 
-@registered()
+@registered("turned")
 class Outer(Form):
     """g_b = Σ_n a_n δ_nᵀ: a matrix that meets N rows of every example.
 
     a       [B, N, in], of the parameter's dtype
     d       [B, N, out], δ
+    turned  whether a parameter is used transposed: then `a` are the cotangents, and `d` the inputs
 
     ‖g_b‖² is ‖a‖²‖δ‖² where N = 1, and Σ_nm (a_n·a_m)(δ_n·δ_m) beyond, where that is cheaper than
     g_b itself: N² (in + out) against N · in · out products.
@@ -216,6 +217,7 @@ class Outer(Form):
 
     a: Array  # [B, N, in]
     d: Array  # [B, N, out]
+    turned: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -227,7 +229,7 @@ class Outer(Form):
 
     @property
     def T(self) -> Form:
-        return Outer(self.d, self.a)
+        return Outer(self.d, self.a, not self.turned)
 
     def materialize(self) -> Array:
         return product("bni,bno->bio", self.a, self.d)
@@ -267,7 +269,7 @@ class Outer(Form):
         return jnp.tensordot(a, d, (leading, leading)).astype(self.dtype)
 
     def folded(self) -> Form:
-        return Outer(*(joined(part) for part in (self.a, self.d)))
+        return Outer(*(joined(part) for part in (self.a, self.d)), self.turned)
 
 
 def product(terms: str, a: Array, d: Array) -> Array:

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from funcprop.collectors.blocks import Diagonal, of_rows, of_table, of_uses, rows_in
 from funcprop.collectors.closed import (
     CLOSED,
     ClosedForm,
@@ -32,10 +33,10 @@ from funcprop.collectors.closed import (
     summed,
 )
 from funcprop.collectors.examples import PerExample
-from funcprop.collectors.forms import Form, Full, Outer, Rows, Several, is_form, registered
+from funcprop.collectors.forms import Form, Full, Outer, Rows, is_form
 from funcprop.collectors.generic import Generic
 from funcprop.collectors.rule import Remembered
-from funcprop.layer import Array, Context, Layer, LayerError, Params, Residuals, spell, widen
+from funcprop.layer import Array, Context, Layer, LayerError, Params, Residuals, spell
 from funcprop.layers import (
     Affine,
     Conv,
@@ -52,72 +53,6 @@ BIAS_OF = {Affine: "w", Kernel: "w", RecurrentWeights: "w_x", GRUWeights: "w_x"}
 ROWS: dict[type, ClosedForm] = {}
 
 
-@registered()
-class Kronecker:
-    """A ⊗ G over a weight [..., out], with the bias as its last row where there is one.
-
-    a       [in, in] or [in + 1, in + 1]; [in] where A is diagonal: the rows of a table
-    g       [out, out]
-
-    Both in float32 at least; under `Repeat` they are stacked on axis 0.
-
-    source  Martens, Grosse 2015, arXiv:1503.05671
-
-    >>> import jax.numpy as jnp
-    >>> import funcprop as fp
-    >>> block = fp.collectors.Kronecker(a=jnp.eye(3), g=jnp.eye(2))  # of Dense(2) on two features
-    >>> block.a.shape, block.g.shape
-    ((3, 3), (2, 2))
-    """
-
-    a: Array  # [in, in] or [in + 1, in + 1]; [in] where A is diagonal: the rows of a table
-    g: Array  # [out, out]
-
-
-@registered()
-class Diagonal:
-    """The diagonal of the Fisher over a gain or a bias, Σ_b g_b².
-
-    f       the parameter's shape, in float32 at least
-
-    >>> import jax.numpy as jnp
-    >>> import funcprop as fp
-    >>> block = fp.collectors.Diagonal(jnp.array([3.0, 1.0]))
-    >>> fp.collectors.inverses_of(block, damping=1.0).f.tolist()
-    [0.25, 0.5]
-    """
-
-    f: Array
-
-
-@registered()
-class Eigen:
-    """(U_A ⊗ U_G) diag S (U_A ⊗ U_G)ᵀ over a weight: see `ekfac`.
-
-    u_a     [in, in] or [in + 1, in + 1]: the eigenvectors of A, in columns
-    u_g     [out, out]: those of G
-    s       [in, out] or [in + 1, out]
-
-    All in float32 at least; under `Repeat` they are stacked on axis 0.
-
-    source  George et al. 2018, arXiv:1806.03884
-
-    >>> import jax.numpy as jnp
-    >>> import funcprop as fp
-    >>> block = fp.collectors.Eigen(jnp.eye(2), jnp.eye(2), jnp.array([[3.0, 1.0], [0.0, 7.0]]))
-    >>> fp.collectors.inverses_of(block, damping=1.0).s.tolist()
-    [[0.25, 0.5], [1.0, 0.125]]
-    """
-
-    u_a: Array  # the eigenvectors of A, in columns
-    u_g: Array  # those of G
-    s: Array  # [in, out]
-
-
-def is_block(value: Any) -> bool:
-    return isinstance(value, (Kronecker, Diagonal, Eigen))
-
-
 @dataclass(frozen=True)
 class Kfac(PerExample):
     """Kronecker factors: a tree like the parameters, with a Kronecker at every weight.
@@ -130,7 +65,8 @@ class Kfac(PerExample):
 
     record   of a layer, in float32 at least: A = mean a aᵀ [in, in], G = Σ δ δᵀ [out, out]. A bias
              that belongs to a weight is a row of that weight's A, and None in its own place. A gain
-             or bias that stands alone (LayerNorm, Scale, Bias) has a Diagonal.
+             or bias that stands alone (LayerNorm, Scale, Bias) has a Diagonal. A table that is the
+             output projection too has one block for both uses: see `blocks.sum_of`.
 
     raises   ValueError for another sharing or others; LayerError for a loss that takes a mean (see
              `with_factors`), where a layer mixes the examples, or a parameter has no Kronecker form
@@ -193,12 +129,7 @@ class Kfac(PerExample):
 
     def of_rows(self, a: Array, d: Array, bias: bool) -> Any:
         """a [B, N, in] and δ [B, N, out] of a weight -> its block."""
-        a, d = widen(a), widen(d)
-        if self.sharing == "reduce":
-            a, d = a.mean(1, keepdims=True), d.sum(1, keepdims=True)
-        a = with_one(a) if bias else a
-        a, d = (rows.reshape(-1, rows.shape[-1]) for rows in (a, d))
-        return Kronecker(a.T @ a / a.shape[0], d.T @ d)
+        return of_rows(a, d, bias, self.sharing)
 
 
 def blocks_of(rule: Kfac, layer: Layer, params: Params, forms: Any) -> Any:
@@ -222,6 +153,8 @@ def block_of(rule: Kfac, layer: Layer, name: str, form: Form, bias: bool) -> Any
     rows = rows_in(form)
     if rows is not None:
         return rule.of_rows(*rows, bias)
+    if (block := of_uses(form, rule.sharing)) is not None:
+        return block
     if form.ndim < 2:
         return Diagonal(form.squares_summed())
     if rule.others == "skip":
@@ -232,30 +165,6 @@ def block_of(rule: Kfac, layer: Layer, name: str, form: Form, bias: bool) -> Any
         "write Kfac(others='skip') to leave its gradient as it is, or give it rows: "
         "@kronecker_form",
     )
-
-
-def with_one(a: Array) -> Array:
-    """The input that a bias is multiplied with."""
-    return jnp.concatenate([a, jnp.ones_like(a[..., :1])], -1)
-
-
-def rows_in(form: Any) -> tuple[Array, Array] | None:
-    """The rows a [B, N, in] and δ [B, N, out] of a weight, those of all its uses side by side."""
-    if isinstance(form, Outer):
-        return form.a, form.d
-    uses = [rows_in(use) for use in form.uses] if isinstance(form, Several) else [None]
-    if any(use is None for use in uses):
-        return None
-    a, d = (jnp.concatenate(parts, 1) for parts in zip(*uses, strict=True))  # type: ignore[arg-type]
-    return a, d
-
-
-def of_table(form: Rows) -> Kronecker:
-    """The rows are one-hot: A is the diagonal of how often each was read."""
-    ids, d = form.ids.reshape(-1), widen(form.d).reshape(-1, form.shape[-1])
-    d = jnp.where((ids < form.rows)[:, None], d, 0)
-    counts = jnp.zeros(form.rows, d.dtype).at[ids].add(1, mode="drop")
-    return Kronecker(counts / ids.shape[0], d.T @ d)
 
 
 # --- layers whose rows are of use here, and dearer than their own backward elsewhere --------------

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from funcprop.collectors.blocks import Diagonal, Eigen, Kronecker, is_block
 from funcprop.collectors.collection import Collected, collect
 from funcprop.collectors.ggn import sampling_key
-from funcprop.collectors.kronecker import BIAS_OF, Diagonal, Eigen, Kfac, Kronecker, is_block, kfac
+from funcprop.collectors.kronecker import BIAS_OF, Kfac, kfac
 from funcprop.collectors.loss_hessian import root, sum_over_columns, weights
 from funcprop.collectors.record import is_record, records, values
 from funcprop.collectors.rule import Rule, collect_all, gradient

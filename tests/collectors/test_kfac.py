@@ -274,6 +274,59 @@ def test_a_tied_weight_has_the_rows_of_all_its_uses():
     assert off(found[0][0].w, wanted) < 1e-9 and found[0][2] is None
 
 
+def joined(*blocks):
+    """The product with the partial traces of the sum of A ⊗ G, from the sum itself."""
+    a = [np.diag(np.asarray(b.a)) if b.a.ndim == 1 else np.asarray(b.a) for b in blocks]
+    rows, out = len(a[0]), len(blocks[0].g)
+    whole = sum(np.kron(left, np.asarray(b.g)) for left, b in zip(a, blocks, strict=True))
+    whole = whole.reshape(rows, out, rows, out)
+    of_rows, of_out = np.einsum("iaja->ij", whole), np.einsum("iaib->ab", whole)
+    return np.kron(of_rows, of_out) / np.trace(of_rows)
+
+
+def test_a_table_that_is_the_output_projection_has_the_factors_of_both_uses():
+    """And as many diagonals of A: δ of every logit squared stands for δ δᵀ."""
+    pair = fp.Serial(fp.Embedding(5, 4), fp.Tanh(), fp.Dense(5, bias=False))
+    tied, ids = fp.Tied(pair, (("[0].w.T", "[2].w"),)), jnp.array([[1, 3, 1], [3, 0, 1]])
+    params = drawn(tied, ids)
+    w = params[0][0].w
+    full = (params[0][0], (), fp.layers.Affine(w.T, None))
+    found, _ = one_pass(tied, params, ids)
+    (table, _, dense), _ = one_pass(pair, full, ids)
+    turned = Kronecker(jnp.diag(jnp.diag(dense.w.g)), dense.w.a)
+    block = found[0][0].w
+    assert block.a.shape == (5,) and block.g.shape == (4, 4)
+    given = np.kron(np.diag(block.a), block.g)
+    np.testing.assert_allclose(given, joined(table.w, turned), rtol=1e-10, atol=1e-14)
+    assert found[0][2].w is None
+
+
+def test_a_weight_and_its_transpose_have_the_factors_of_both_uses():
+    """Square, so that the rows of one could be taken for those of the other."""
+    pair = fp.Serial(fp.Dense(4, bias=False), fp.Tanh(), fp.Dense(4, bias=False))
+    tied, x = fp.Tied(pair, (("[0].w.T", "[2].w"),)), normal(3, 4)
+    params = drawn(tied, x)
+    full = (params[0][0], (), fp.layers.Affine(params[0][0].w.T, None))
+    found, _ = one_pass(tied, params, x)
+    (first, _, second), _ = one_pass(pair, full, x)
+    block = found[0][0].w
+    wanted = joined(first.w, Kronecker(second.w.g, second.w.a))
+    np.testing.assert_allclose(np.kron(block.a, block.g), wanted, rtol=1e-10, atol=1e-14)
+
+
+def test_a_tied_decoder_trains_by_it():
+    model, loss = (
+        fp.gpt(vocabulary=7, length=6, width=8, heads=2, depth=1),
+        fp.SoftmaxCrossEntropy(),
+    )
+    ids = jnp.asarray(np.random.default_rng(0).integers(7, size=(2, 6)), jnp.int32)
+    params = jax.eval_shape(model.init, KEY, ids)
+    gradient = with_factors(model, fp.SoftmaxCrossEntropy(), fisher="empirical")
+    _, grads, factors = jax.eval_shape(gradient, params, (ids, ids))
+    natural = jax.eval_shape(lambda g, f: precondition(g, inverses_of(f, 0.1)), grads, factors)
+    assert jax.tree.map(jnp.shape, natural) == jax.tree.map(jnp.shape, grads)
+
+
 def test_what_has_no_factors_is_named_or_skipped():
     x = normal(2, 4, 4, 2)
     for layer, words in [
