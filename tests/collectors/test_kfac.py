@@ -315,10 +315,7 @@ def test_a_weight_and_its_transpose_have_the_factors_of_both_uses():
 
 
 def test_a_tied_decoder_trains_by_it():
-    model, loss = (
-        fp.gpt(vocabulary=7, length=6, width=8, heads=2, depth=1),
-        fp.SoftmaxCrossEntropy(),
-    )
+    model = fp.gpt(vocabulary=7, length=6, width=8, heads=2, depth=1)
     ids = jnp.asarray(np.random.default_rng(0).integers(7, size=(2, 6)), jnp.int32)
     params = jax.eval_shape(model.init, KEY, ids)
     gradient = with_factors(model, fp.SoftmaxCrossEntropy(), fisher="empirical")
