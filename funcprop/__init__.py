@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from funcprop.blocks import CrossAttention as CrossAttention
     from funcprop.blocks import SelfAttention as SelfAttention
     from funcprop.blocks import SwiGLU as SwiGLU
+    from funcprop.collectors import check_unmixed as check_unmixed
     from funcprop.collectors import collect as collect
     from funcprop.collectors import collect_all as collect_all
     from funcprop.collectors import ggn_vector as ggn_vector

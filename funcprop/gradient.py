@@ -106,6 +106,9 @@ class Objective:
             model_context, loss_context = context.split(2)
             given = self.model.forward(params, x, model_context)
             prediction, kept = two(self.model, "forward", given)
+            check = getattr(self.model, "check_examples", None)
+            if check is not None:
+                check(self.loss, prediction, target, loss_context)
             given = self.loss.forward((), (prediction, target), loss_context)
             value, loss_kept = two(self.loss, "forward", given)
             residuals, statistics = (kept, loss_kept), self.model.statistics(kept)

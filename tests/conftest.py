@@ -23,13 +23,27 @@ from pathlib import Path
 import jax
 import pytest
 from jax._src.interpreters import mlir
+from jax._src.lib.mlir import ir
 
 SLOW = Path(__file__).parent / "slow.txt"
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_traceback_in_locations_limit", 0)
 gc.set_threshold(50_000, 20, 20)
-mlir.make_ir_context = functools.cache(mlir.make_ir_context)
+new_context = mlir.make_ir_context
+shared_context = functools.cache(new_context)
+
+
+def context():
+    """The one context; another for a program that is run while one is lowered, as JAX has it."""
+    try:
+        ir.InsertionPoint.current  # noqa: B018
+    except ValueError:
+        return shared_context()
+    return new_context()
+
+
+mlir.make_ir_context = context
 
 if "XLA_FLAGS" not in os.environ:
     flags = [

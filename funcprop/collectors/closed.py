@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from funcprop.collectors.forms import Full, Outer, Rows
 from funcprop.collectors.generic import Generic, check_apart, example_axes
 from funcprop.collectors.rule import Remembered
+from funcprop.collectors.single_examples import check_foreign
 from funcprop.layer import Array, Context, Layer, LayerError, Params, Residuals, spell, widen
 from funcprop.layers import GRU, LSTM, RNN, Dense, Embedding
 from funcprop.layers.dense import Affine
@@ -87,6 +88,7 @@ def remember_axes(
     layer: Layer, params: Params, x: Any, context: Context, y: Any, residuals: Residuals
 ) -> Any:
     """Static: which residuals have an example axis. Raises LayerError where there is none."""
+    check_foreign(layer, params, x, context)
     if not jax.tree.leaves(params):
         check_apart(layer, params, x, context, y, residuals)
         return ()

@@ -20,11 +20,12 @@ from funcprop.collectors.held import Held, without_held
 from funcprop.collectors.protocol import Checked, trusted
 from funcprop.collectors.record import Place
 from funcprop.collectors.rule import Rule, RuleFunction, as_rule
-from funcprop.collectors.single_examples import check_summed, check_unmixed
+from funcprop.collectors.single_examples import check_loss, check_rewirings, check_summed
 from funcprop.composites import Composite, Rewired, Wrapper
 from funcprop.composites.sharing import EVERYTHING, Apart
 from funcprop.layer import (
     Array,
+    Context,
     Layer,
     LayerError,
     Params,
@@ -106,6 +107,13 @@ class Collected(Wrapper):
         if self.rule.per_example:
             check_summed(loss, self.rule)
 
+    def check_examples(
+        self, loss: Layer, prediction: Any, target: Any, context: Context = Context()
+    ) -> None:
+        """Raises LayerError for a loss that mixes examples, where that matters to the rule."""
+        if self.rule.per_example:
+            check_loss(loss, prediction, target, context)
+
 
 def collect(model: Layer, rule: Rule | RuleFunction) -> Collected:
     """The model with `rule` in place of every leaf's gradient: nothing else changes.
@@ -153,8 +161,8 @@ def _build(
     """
     if not isinstance(layer, Composite):
         if rule.per_example:
+            check_rewirings(layer, rule)
             check_summed(layer, rule)
-            check_unmixed(layer, rule)
         if isinstance(layer, Rewired) and layer.learns and rule.per_example:
             raise LayerError(
                 layer,
@@ -218,7 +226,7 @@ def _around(layer: Composite, children: tuple[Layer, ...], rule: Rule) -> Layer:
         rebuilt = rebuilt.with_shared(Apart())
     elif layer.reused:
         rebuilt = rebuilt.with_shared(rule)
-    return rebuilt if rule.adds or trusted(layer) else Checked(rebuilt, layer)
+    return rebuilt if rule.adds or trusted(layer) else Checked(rebuilt, layer, rule.per_example)
 
 
 def prepared(layer: Layer, rule: Rule) -> Layer:

@@ -17,9 +17,11 @@ from typing import Any
 import jax
 from jax import lax
 
+from funcprop.collectors.held import without_held
+from funcprop.collectors.single_examples import check_foreign
 from funcprop.composites import Composite, Wrapper
 from funcprop.composites.sharing import Sum
-from funcprop.layer import Layer, LayerError, Params, Residuals
+from funcprop.layer import Context, Layer, LayerError, Params, Residuals
 
 REMEDY = (
     "pass up what the children's backward returned as it is; where a parameter is used several "
@@ -84,6 +86,14 @@ class Checked(Wrapper):
     """
 
     original: Layer
+    per_example: bool = False
+
+    def forward(
+        self, params: Params, x: Any, context: Context = Context()
+    ) -> tuple[Any, Residuals]:
+        if self.per_example:
+            check_foreign(self.original, without_held(params), x, context)
+        return self.layer.forward(params, x, context)
 
     def backward(self, params: Params, residuals: Residuals, dy: Any) -> tuple[Any, Any]:
         composite = self.layer

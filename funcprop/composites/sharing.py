@@ -33,6 +33,11 @@ class Sum:
     that does not add up (a norm has cross terms) needs another value of this kind, whose methods
     see all uses at once.
 
+    steps   (layer, step, each) -> dx, record: of a loop, whose slices step takes
+    places  (layer, records) -> record: of uses side by side, of one tree, shapes and dtypes
+
+    raises  `places`, LayerError where the uses have other trees, shapes or dtypes
+
     >>> import jax.numpy as jnp
     >>> import funcprop as fp
     >>> fp.composites.Sum().places(fp.Bias(), (jnp.array([1.0, 2.0]), jnp.array([10.0, 20.0])))

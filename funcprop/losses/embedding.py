@@ -7,7 +7,7 @@ differentiation of a plain norm gives NaN.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -207,6 +207,7 @@ class InfoNCE(Loss):
 
     temperature: float = 0.07
     symmetric: bool = False
+    mixes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
