@@ -308,6 +308,12 @@ def check_number(layer: Layer, name: str, value: float, low: float, high: float 
         raise LayerError(layer, f"{name} is {value!r}, wanted a number in [{low}, {high})")
 
 
+def check_rate(layer: Layer, rate: float) -> None:
+    """A probability: of what is dropped, all too."""
+    if isinstance(rate, bool) or rate != 1:
+        check_number(layer, "rate", rate, 0, 1)
+
+
 def check_count(layer: Layer, name: str, value: int, low: int = 1) -> None:
     """A whole number of at least `low`, for a configuration field."""
     if isinstance(value, bool) or not isinstance(value, int) or value < low:

@@ -52,6 +52,7 @@ from funcprop.collectors.rule import Rule as Rule
 from funcprop.collectors.rule import RuleFunction as RuleFunction
 from funcprop.collectors.rule import collect_all as collect_all
 from funcprop.collectors.rule import gradient as gradient
+from funcprop.collectors.selection import only as only
 from funcprop.collectors.single_examples import check_unmixed as check_unmixed
 from funcprop.collectors.single_examples import summed as summed
 from funcprop.collectors.split import SplitBackward as SplitBackward

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from funcprop.extras import require
 
 
 def poisson_batches(
-    seed: int, examples: int, rate: float, size: int, steps: int
+    seed: int, examples: int, rate: float, size: int, steps: int, start: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Batches in which every example stands with probability `rate`, independently: what the
     accountant of DP-SGD assumes. -> indices int [size], mask bool [size], `steps` times.
@@ -20,10 +20,11 @@ def poisson_batches(
     examples  how many there are to draw from
     rate      in (0, 1]: the batch size that is expected, over `examples`
     size      room in a batch: places that no example fills have mask False and index 0
-    steps     how many batches
+    steps     how many batches there are in all
+    start     how many of them are done already: the same batches as without it, from there on
 
-    raises  ValueError for another rate, and where more than `size` examples are drawn: to leave one
-            out would break what the accountant assumes
+    raises  ValueError for another rate or start, and where more than `size` examples are drawn: to
+            leave one out would break what the accountant assumes
     source  Abadi et al. 2016, arXiv:1607.00133
 
     >>> import funcprop as fp
@@ -34,8 +35,12 @@ def poisson_batches(
     """
     if not 0 < rate <= 1:
         raise ValueError(f"rate is {rate}, wanted the probability of an example: batch_size / n")
-    random = np.random.default_rng(seed)
-    for _ in range(steps):
+    if not 0 <= start <= steps:
+        raise ValueError(f"start is {start}, wanted the number of steps done, of {steps}")
+    generator = np.random.PCG64(seed)
+    generator.advance(start * examples)  # a draw of 64 bits for every example of every batch
+    random = np.random.Generator(generator)
+    for _ in range(start, steps):
         chosen = np.flatnonzero(random.random(examples) < rate)
         if chosen.size > size:
             raise ValueError(
@@ -46,7 +51,12 @@ def poisson_batches(
         yield np.pad(chosen, (0, padding)), np.arange(size) < chosen.size
 
 
-def epsilon(noise_multiplier: float, rate: float, steps: int, delta: float) -> float:
+def epsilon(
+    noise_multiplier: float | Sequence[float],
+    rate: float | Sequence[float],
+    steps: int | Sequence[int],
+    delta: float,
+) -> float:
     """What `steps` steps of DP-SGD cost: ε at δ, of the accountant of the dp-accounting package
     (privacy loss distributions; add or remove one example).
 
@@ -55,9 +65,13 @@ def epsilon(noise_multiplier: float, rate: float, steps: int, delta: float) -> f
     steps             how many
     delta             δ
 
+    Training in phases of other noise, rate or number of steps has a sequence for each that changes,
+    an entry a phase; what does not change stays a number.
+
     Returns a number of Python.
 
-    raises  ModuleNotFoundError without dp-accounting
+    raises  ModuleNotFoundError without dp-accounting, ValueError for sequences of other lengths and
+            numbers out of range
     source  the mechanism: Abadi et al. 2016, arXiv:1607.00133; the accountant: that of
             dp-accounting
 
@@ -65,10 +79,35 @@ def epsilon(noise_multiplier: float, rate: float, steps: int, delta: float) -> f
     >>> round(fp.collectors.epsilon(noise_multiplier=4.0, rate=0.1, steps=10, delta=1e-5), 2)
     0.3
     """
+    phases = by_phase(noise_multiplier=noise_multiplier, rate=rate, steps=steps)
+    if not 0 < delta < 1:
+        raise ValueError(f"delta is {delta}, wanted a probability: less than 1 / examples")
     dp = require("dp_accounting", "privacy")
     accountant = require("dp_accounting.pld", "privacy").PLDAccountant()
-    accountant.compose(sampled_gaussian(dp, noise_multiplier, rate), steps)
+    for sigma, probability, count in phases:
+        accountant.compose(sampled_gaussian(dp, sigma, probability), count)
     return float(accountant.get_epsilon(delta))
+
+
+def by_phase(**given: Any) -> list[tuple[float, float, int]]:
+    """(noise multiplier, rate, steps) of every phase, checked."""
+    many = {name: value for name, value in given.items() if isinstance(value, Sequence)}
+    lengths = {len(value) for value in many.values()}
+    if len(lengths) > 1 or 0 in lengths:
+        words = ", ".join(f"{len(value)} of {name}" for name, value in many.items())
+        raise ValueError(f"the phases are {words}: wanted an entry a phase in each, or one number")
+    count = lengths.pop() if lengths else 1
+    rows = [
+        tuple(value[i] if name in many else value for name, value in given.items())
+        for i in range(count)
+    ]
+    for sigma, rate, steps in rows:
+        if not sigma > 0 or not 0 < rate <= 1 or not steps >= 1:
+            raise ValueError(
+                f"noise_multiplier {sigma}, rate {rate}, steps {steps}: wanted a positive number, "
+                "a probability in (0, 1] and a whole number of at least 1"
+            )
+    return rows  # type: ignore[return-value]
 
 
 def noise_for(epsilon: float, delta: float, rate: float, steps: int) -> float:

@@ -112,7 +112,7 @@ class Finishing(Wrapper):
             if use is None:  # frozen, or tied as a whole: its record is that of the source
                 tree = put(tree, path, given) if self.rule.holds else tree
                 continue
-            finish = functools.partial(self.rule.finish, layer)
+            finish = functools.partial(self.rule.at(place, layer).finish, layer)
             for _ in range(stacked if jax.tree.leaves((given, use)) else 0):
                 finish = jax.vmap(finish)
             value = finish(given, use)

@@ -160,6 +160,8 @@ def _build(
     shared  paths of parameters that are used elsewhere as well
     """
     if not isinstance(layer, Composite):
+        if not shared:  # all uses of a parameter are asked, and the record is made where they meet
+            rule = rule.at(place, layer)
         if rule.per_example:
             check_rewirings(layer, rule)
             check_summed(layer, rule)

@@ -79,6 +79,7 @@ class Rule(Sum):
 
     A plain function of that signature is a rule. A subclass may say more:
 
+    at         another rule for a leaf, by its place in the model: see `only`
     prepare    another form of a layer that keeps what the rule needs
     hold       with `holds`, what travels beside a layer's parameters as `Held(params, held)`
     remember   what the rule needs of a forward pass beyond the layer's residuals
@@ -115,6 +116,10 @@ class Rule(Sum):
     @property
     def name(self) -> str:
         return type(self).__name__
+
+    def at(self, place: tuple[str, ...], layer: Layer) -> Rule:
+        """The rule that is asked at a leaf: itself, if nothing depends on where it stands."""
+        return self
 
     def prepare(self, layer: Layer) -> Layer:
         return layer
@@ -254,6 +259,9 @@ class Together(Rule):
     @property
     def per_example(self) -> bool:  # type: ignore[override]
         return any(rule.per_example for rule in self.rules)
+
+    def at(self, place: tuple[str, ...], layer: Layer) -> Rule:
+        return Together(self.names, tuple(rule.at(place, layer) for rule in self.rules))
 
     def prepare(self, layer: Layer) -> Layer:
         for rule in self.rules:

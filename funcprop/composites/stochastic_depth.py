@@ -17,7 +17,7 @@ from funcprop.layer import (
     Residuals,
     check_cotangent,
     check_input,
-    check_number,
+    check_rate,
     inside,
 )
 
@@ -42,7 +42,7 @@ class StochasticDepth(Composite):
     keeps     what f keeps, and kept
     backward  f backward of dy · kept / (1 − rate)
     dtypes    any float; y has that of f(x)
-    raises    LayerError where rate is not in [0, 1), params is no tuple of one, f(x) is not a float
+    raises    LayerError where rate is not in [0, 1], params is no tuple of one, f(x) is not a float
               array, there is no key, or dy has not the examples of y; f's own errors, with their
               place in the model
     source    Huang, Sun, Liu, Sedra and Weinberger, 2016, arXiv:1603.09382
@@ -62,7 +62,7 @@ class StochasticDepth(Composite):
     def __init__(self, layer: Layer, rate: float) -> None:
         object.__setattr__(self, "rate", rate)
         super().__init__(layer)
-        check_number(self, "rate", rate, 0, 1)
+        check_rate(self, rate)
 
     def __repr__(self) -> str:
         return f"StochasticDepth({self.layers[0]!r}, {self.rate!r})"
@@ -99,6 +99,8 @@ class StochasticDepth(Composite):
         return dx, (dp,)
 
     def _masked(self, y: Array, kept: Array) -> Array:
+        if self.rate == 1:
+            return jnp.zeros_like(y)
         return jnp.where(kept, y / (1 - self.rate), 0)
 
     def statistics(self, residuals: DepthResiduals) -> Any:

@@ -17,6 +17,7 @@ from funcprop.layer import (
     check_count,
     check_input,
     check_number,
+    check_rate,
 )
 from funcprop.layers.shape import Identity
 
@@ -32,7 +33,7 @@ class Dropout(Layer):
     keeps     kept: bool [...], one byte an element (None at rate 0, where nothing is drawn)
     backward  dx = dy · kept / (1 − rate)
     dtypes    any float; y and dx have that of x
-    raises    LayerError where rate is not in [0, 1), x is not a float array, there is no key, or dy
+    raises    LayerError where rate is not in [0, 1], x is not a float array, there is no key, or dy
               has not the shape of y
     source    Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov, 2014, Journal of Machine
               Learning Research 15
@@ -51,7 +52,7 @@ class Dropout(Layer):
     rate: float
 
     def __post_init__(self) -> None:
-        check_number(self, "rate", self.rate, 0, 1)
+        check_rate(self, self.rate)
 
     def forward(
         self, params: tuple, x: Array, context: Context = Context()
@@ -69,6 +70,8 @@ class Dropout(Layer):
         return self._masked(dy, kept), ()
 
     def _masked(self, x: Array, kept: Array) -> Array:
+        if self.rate == 1:
+            return jnp.zeros_like(x)
         return jnp.where(kept, x / (1 - self.rate), 0)
 
     def inference(self, params: Params, statistics: Any) -> tuple[Layer, Params]:
@@ -88,7 +91,7 @@ class SpatialDropout(Dropout):
     keeps     kept: bool [..., 1, 1, channels] (None at rate 0, where nothing is drawn)
     backward  dx = dy · kept / (1 − rate)
     dtypes    any float; y and dx have that of x
-    raises    LayerError where rate is not in [0, 1) or axes no positive whole number, x is not a
+    raises    LayerError where rate is not in [0, 1] or axes no positive whole number, x is not a
               float array of more than `axes` axes, there is no key, or dy has not the shape of y
     source    Tompson, Goroshin, Jain, LeCun and Bregler, 2015, arXiv:1411.4280
 

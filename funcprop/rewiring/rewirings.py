@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from funcprop.composites import Composite
+from funcprop.composites.place import Where, check_where, is_meant, path_of
 from funcprop.layer import Layer, LayerError, spell
 
 
@@ -23,75 +24,90 @@ class Rewiring(Protocol):
     def __call__(self, layer: Any, /) -> Layer:
         """The layer that takes its place: as a rule a subclass of `Rewired` around it.
 
-        layer  of exactly the type that stands beside the rewiring in `rewire(model, {type: ...})`
+        layer  one that is meant by what stands beside the rewiring in `rewire(model, {...})`
         """
         ...
 
 
-def rewire(model: Layer, rules: Mapping[type[Layer], Rewiring]) -> Layer:
-    """The model with layers replaced, type by type: `rewire(model, {Dense: gradient_reversal()})`.
+def rewire(model: Layer, rules: Mapping[Where, Rewiring]) -> Layer:
+    """The model with layers replaced: `rewire(model, {Dense: gradient_reversal()})`.
 
     model  before `init`: the new model has parameters of its own, of which each rewired layer's are
            RewiredParams
-    rules  exact layer type -> rewiring, a function from a layer to the one that takes its place.
-           Subclasses are other types; layers of other types stay. A composite may be replaced too,
-           after the layers inside it; inside it no other composite of its type is.
+    rules  which layers -> rewiring, a function from a layer to the one that takes its place. Which:
+           an exact layer type (a subclass is another type); a path as errors and records have it,
+           "Serial[3]" or "Serial[3] Dense"; or a function (path, layer) -> bool. The first that
+           means a layer counts; all others stay. A composite may be replaced too, after the
+           layers inside it; inside it no other composite is by the same entry
 
     forward   x -> y, the model's: shapes and dtypes stay
     backward  dx of the rewired layers is what their rewirings send
 
-    raises  LayerError where a type occurs nowhere in the model, or a rewiring returns no Layer;
+    raises  LayerError where an entry means no layer of the model, or a rewiring returns no Layer;
             TypeError for other rules
 
     >>> import funcprop as fp
     >>> model = fp.Serial(fp.Dense(3), fp.Tanh(), fp.Dense(2))
     >>> fp.rewire(model, {fp.Dense: fp.rewiring.feedback_alignment()})
     Serial(FeedbackAligned(Dense(3)), Tanh(), FeedbackAligned(Dense(2)))
-    >>> fp.rewire(model, {fp.Tanh: fp.rewiring.straight_through()})
-    Serial(Dense(3), StraightThrough(Tanh()), Dense(2))
+    >>> fp.rewire(model, {"Serial[0]": fp.rewiring.frozen()})
+    Serial(Frozen(Dense(3)), Tanh(), Dense(2))
+    >>> wide = lambda path, layer: getattr(layer, "features", 0) > 2
+    >>> fp.rewire(model, {wide: fp.rewiring.frozen()})
+    Serial(Frozen(Dense(3)), Tanh(), Dense(2))
     """
+    told = "write rewire(model, {Dense: feedback_alignment()}) or {'Serial[0]': frozen()}"
     if not isinstance(rules, Mapping):
         raise TypeError(
-            f"rewire wants a dict of layer types, and was given {rules!r}: "
-            "write rewire(model, {Dense: feedback_alignment()})"
+            f"rewire wants a dict of layer types, paths or predicates, and was given {rules!r}: "
+            f"{told}"
         )
-    for kind, rule in rules.items():
-        if not isinstance(kind, type) or not issubclass(kind, Layer) or not callable(rule):
-            raise TypeError(
-                f"rewire wants layer types and rewirings, and was given {kind!r}: {rule!r}: "
-                "write rewire(model, {Dense: feedback_alignment()})"
-            )
-    seen: dict[type[Layer], None] = {}  # ordered, for the message
+    for where, rule in rules.items():
+        check_where(where, told)
+        if not callable(rule):
+            raise TypeError(f"{rule!r} is no rewiring, a function of a layer: {told}")
+    seen: dict[str, None] = {}  # ordered, for the message
+    met: set[Where] = set()
 
-    def walk(layer: Layer, rules: Mapping[type[Layer], Rewiring]) -> Layer:
-        kind = type(layer)
-        seen[kind] = None
-        rule = rules.get(kind)
+    def walk(layer: Layer, place: tuple[str, ...], rules: Mapping[Where, Rewiring]) -> Layer:
+        seen[path_of(place, layer)] = None
+        meant = [where for where in rules if is_meant(where, place, layer)]
+        met.update(meant)
         if isinstance(layer, Composite):
-            inside = {other: r for other, r in rules.items() if other is not kind}
-            layer = layer.rebuild(tuple(walk(child, inside) for child in layer.layers))
-        if rule is None:
-            return layer
-        try:
-            new = rule(layer)
-        except TypeError as error:
-            if "positional argument" not in str(error):
-                raise
-            raise TypeError(
-                f"{rule!r} is no function of a layer ({error}): write feedback_alignment(), "
-                "with its brackets"
-            ) from error
-        if not isinstance(new, Layer):
-            raise LayerError(layer, f"the rewiring of {kind.__name__} returned {spell(new)}")
-        return new
+            kind = type(layer).__name__
+            rest = {where: rule for where, rule in rules.items() if where not in meant}
+            layer = layer.rebuild(
+                tuple(
+                    walk(child, (*place, f"{kind}[{position}]"), rest)
+                    for position, child in enumerate(layer.layers)
+                )
+            )
+        return rewired(layer, rules[meant[0]]) if meant else layer
 
-    new = walk(model, rules)
-    missing = [kind.__name__ for kind in rules if kind not in seen]
+    new = walk(model, (), rules)
+    missing = [where for where in rules if where not in met]
     if missing:
+        names = [where.__name__ if isinstance(where, type) else repr(where) for where in missing]
         raise LayerError(
             model,
-            f"has no {' and no '.join(missing)} to rewire",
-            f"the layers in it are {', '.join(kind.__name__ for kind in seen)}; "
+            f"has no {' and no '.join(names)} to rewire",
+            f"the layers in it are {', '.join([*seen][:12])}{', ...' if len(seen) > 12 else ''}; "
             "a subclass is another type",
         )
+    return new
+
+
+def rewired(layer: Layer, rule: Rewiring) -> Layer:
+    """What the rewiring makes of the layer."""
+    try:
+        new = rule(layer)
+    except TypeError as error:
+        if "positional argument" not in str(error):
+            raise
+        raise TypeError(
+            f"{rule!r} is no function of a layer ({error}): write feedback_alignment(), "
+            "with its brackets"
+        ) from error
+    if not isinstance(new, Layer):
+        raise LayerError(layer, f"the rewiring of {type(layer).__name__} returned {spell(new)}")
     return new

@@ -251,3 +251,32 @@ def test_a_backward_that_mixes_the_examples_is_refused(mixing):
         with pytest.raises(LayerError, match=words):
             collect(model, squared_norms)
     collect(fp.rewiring.clip_cotangent(max_abs=1.0)(fp.Dense(4)), squared_norms)
+
+
+def test_poisson_batches_go_on_where_they_were_left():
+    every = list(fp.collectors.poisson_batches(3, 50, rate=0.2, size=30, steps=5))
+    rest = list(fp.collectors.poisson_batches(3, 50, rate=0.2, size=30, steps=5, start=2))
+    assert len(rest) == 3
+    for (a, m), (b, n) in zip(every[2:], rest, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(m, n)
+    with pytest.raises(ValueError, match="start is 6"):
+        next(fp.collectors.poisson_batches(3, 50, rate=0.2, size=30, steps=5, start=6))
+
+
+def test_phases_of_a_run_compose():
+    pytest.importorskip("dp_accounting")
+    whole = fp.collectors.epsilon(2.0, 0.1, 20, 1e-5)
+    assert fp.collectors.epsilon([2.0, 2.0], 0.1, [5, 15], 1e-5) == pytest.approx(whole, rel=1e-3)
+    less = fp.collectors.epsilon([2.0, 4.0], [0.1, 0.05], 10, 1e-5)
+    assert fp.collectors.epsilon(2.0, 0.1, 10, 1e-5) < less < whole
+    for wrong in (
+        dict(noise_multiplier=[1.0, 2.0], steps=[1, 2, 3]),
+        dict(noise_multiplier=-1.0),
+        dict(rate=1.5),
+        dict(steps=0),
+        dict(delta=0.0),
+    ):
+        given = dict(noise_multiplier=1.0, rate=0.1, steps=10, delta=1e-5) | wrong
+        with pytest.raises(ValueError, match="wanted"):
+            fp.collectors.epsilon(**given)

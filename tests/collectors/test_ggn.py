@@ -183,6 +183,25 @@ def test_sampled_diagonal_is_unbiased():
     assert off(jax.tree.map(lambda f: f.mean(0), found), wanted) < 0.05
 
 
+def test_several_samples_are_averaged():
+    layer, loss, params, batch = problem("mlp", "softmax")
+
+    def error(samples):
+        def one(key):
+            return diag_ggn(layer, loss, params, batch, Context(key), "sampled", samples)
+
+        found = jax.lax.map(one, jax.random.split(KEY, 20))
+        wanted = diag_ggn(layer, loss, params, batch)
+        rows = zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True)
+        return sum(jnp.square(f - w).sum() for f, w in rows) / 20
+
+    one, many = jax.jit(lambda: (error(1), error(16)))()
+    assert 8 < one / many < 32  # the variance falls as 1 / samples
+    for wrong, words in ((0, "at least 1"), (2, "method='sampled'")):
+        with pytest.raises(ValueError, match=words):
+            diag_ggn(layer, loss, params, batch, samples=wrong)
+
+
 def test_a_loss_without_a_root_is_named():
     layer, _, params, batch = problem("mlp", "softmax")
     with pytest.raises(LayerError, match=r"Hinge\(\): has no known square root.*\n.*hessian_root"):

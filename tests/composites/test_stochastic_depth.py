@@ -38,8 +38,8 @@ def test_inference_is_the_branch_itself():
 def test_rate_zero_draws_nothing_and_errors():
     y, residuals = fp.StochasticDepth(fp.Tanh(), 0).forward(((),), jnp.zeros((2, 3)))
     assert residuals.kept is None and (y == 0).all()
-    with pytest.raises(fp.LayerError, match="rate is 1"):
-        fp.StochasticDepth(fp.Tanh(), 1)
+    with pytest.raises(fp.LayerError, match="rate is 2"):
+        fp.StochasticDepth(fp.Tanh(), 2)
     with pytest.raises(fp.LayerError, match="no key"):
         fp.StochasticDepth(fp.Tanh(), 0.5).forward(((),), jnp.zeros((2, 3)))
     assert repr(fp.StochasticDepth(fp.Tanh(), 0.5)) == "StochasticDepth(Tanh(), 0.5)"

@@ -36,3 +36,20 @@ def test_prediction_draws_nothing(layer):
     assert fp.inference(layer, ()) == (fp.Identity(), ())
     with pytest.raises(fp.LayerError, match="no key"):
         layer.forward((), jnp.ones((2, 2, 2)))
+
+
+def test_all_is_dropped_at_rate_one():
+    """As in PyTorch and Flax: zeros, and no gradient of 0 / 0."""
+    x, context = jnp.ones((3, 4)), fp.Context(jax.random.key(0))
+    for layer in (fp.Dropout(1), fp.Dropout(1.0), fp.SpatialDropout(1.0, axes=1)):
+        y, kept = layer.forward((), x, context)
+        dx, _ = layer.backward((), kept, x)
+        assert not y.any() and not dx.any() and dx.dtype == x.dtype
+    depth = fp.StochasticDepth(fp.Scale(), 1.0)
+    params = depth.init(jax.random.key(0), x)
+    y, residuals = depth.forward(params, x, context)
+    dx, dparams = depth.backward(params, residuals, x)
+    assert not y.any() and not dx.any() and not jax.tree.leaves(dparams)[0].any()
+    for wrong in (True, 1.1, -0.1):
+        with pytest.raises(fp.LayerError, match="rate is"):
+            fp.Dropout(wrong)

@@ -79,11 +79,11 @@ def test_a_composite_is_replaced_after_the_layers_in_it_and_once():
 
 def test_errors():
     model = fp.Serial(fp.Dense(5), fp.Tanh())
-    with pytest.raises(fp.LayerError, match=r"has no Conv to rewire\n.*are Serial, Dense, Tanh"):
+    with pytest.raises(fp.LayerError, match=r"has no Conv to rewire\n.*Serial\[0\] Dense, S"):
         fp.rewire(model, {fp.Conv: fp.rewiring.frozen()})
-    with pytest.raises(TypeError, match="layer types and rewirings"):
+    with pytest.raises(TypeError, match="names no layers"):
         fp.rewire(model, {fp.Dense(5): fp.rewiring.frozen()})
-    with pytest.raises(TypeError, match="layer types and rewirings"):
+    with pytest.raises(TypeError, match="3 is no rewiring"):
         fp.rewire(model, {fp.Dense: 3})
     with pytest.raises(fp.LayerError, match="the rewiring of Dense returned None"):
         fp.rewire(model, {fp.Dense: lambda layer: None})
@@ -216,3 +216,23 @@ def test_a_warm_start_from_another_model():
         fp.warm_start(fresh, biasless.init(KEY, X))
     with pytest.raises(ValueError, match=r"params\[0\]\.w is float32\[4, 3\], .*float32\[7, 3\]"):
         fp.warm_start(fresh, wider)
+
+
+def test_layers_are_meant_by_path_and_by_predicate():
+    model = fp.Serial(fp.Dense(3), fp.Skip(fp.Serial(fp.Tanh(), fp.Dense(3))), fp.Dense(2))
+    frozen = fp.rewiring.frozen()
+    inner = fp.Serial(fp.Tanh(), fp.rewiring.Frozen(fp.Dense(3)))
+    wanted = fp.Serial(fp.Dense(3), fp.Skip(inner), fp.Dense(2))
+    for where in (
+        "Serial[1] Skip[0] Serial[1]",
+        "Serial[1] Skip[0] Serial[1] Dense",
+        lambda path, layer: isinstance(layer, fp.Dense) and "Skip" in path,
+    ):
+        assert fp.rewire(model, {where: frozen}) == wanted
+    both = fp.rewire(model, {"Serial[2]": fp.rewiring.gradient_reversal(), fp.Dense: frozen})
+    assert both.layers[2] == fp.rewiring.Reversed(fp.Dense(2))
+    assert both.layers[0] == fp.rewiring.Frozen(fp.Dense(3))
+    with pytest.raises(fp.LayerError, match=r"has no 'Serial\[7\]' to rewire"):
+        fp.rewire(model, {"Serial[7]": frozen})
+    with pytest.raises(TypeError, match="names no layers"):
+        fp.rewire(model, {3: frozen})
