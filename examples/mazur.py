@@ -1,4 +1,4 @@
-"""Mazur's 2-2-2 network, number by number, and the bug that immutable parameters rule out.
+"""Mazur's 2-2-2 network: its error, its gradients, and the bug that immutable parameters rule out.
 
 The page that made this example famous prints an error of 0.291027924 after one update. The
 network it describes reaches 0.291027774: the published code changed the output weights in place

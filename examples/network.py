@@ -1,8 +1,8 @@
 """A network for handwritten digits, taught by hand-written backpropagation.
 
 This is the network of Nielsen's first chapter as pure functions: parameters go in, parameters
-come out, and nothing is changed in place. Each step prints as the original did: the test images
-that are recognized after every epoch.
+come out, and nothing is changed in place. Every epoch prints as the original's did: how many test
+images are recognized. First comes what `compare` says of the backward pass.
 
     python examples/network.py            the digits that come with scikit-learn, in seconds
     python examples/network.py FOLDER     MNIST from a folder of IDX files, [784, 30, 10]

@@ -1,7 +1,7 @@
 """Which examples are mislabeled? Their gradients say so.
 
 A network is taught digits of which some have a wrong label. Of every example the norm of its own
-gradient is asked for, all of them in one backward pass. What is labeled wrong pulls hardest.
+gradient is asked for, all of them in one backward pass. Most of the largest are of wrong labels.
 
     python examples/per_example.py
 """

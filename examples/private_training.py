@@ -1,4 +1,4 @@
-"""Training that no single example can leave a trace in: DP-SGD, with its accountant's figure.
+"""Training in which a single example leaves little trace: DP-SGD, with its accountant's figure.
 
 Every example's gradient is clipped, in one backward pass, before they are added up; noise hides
 what is left of each. The batches are Poisson samples, which is what the accountant assumes, padded

@@ -46,7 +46,8 @@ class Comparison:
     target  what was compared, in words
     rows    a row per leaf and dtype, the layers inside a composite first: its name, shape, dtype,
             errors as numbers of Python, and whether it is `ok`
-    notes   what the other witnesses say, and what could not be looked at, and why
+    notes   what the other witnesses say, what could not be looked at, and why, and what is not
+            finite at large inputs though its value would fit the dtype
     kept    bytes that the backward pass reads beside parameters and dy, in float64
     costs   what it costs, where that was asked for and every row is right
 

@@ -14,6 +14,7 @@ import numpy as np
 from funcprop.comparison.contract import check_contract
 from funcprop.comparison.diagnosis import diagnose
 from funcprop.comparison.localization import inside, values_at
+from funcprop.comparison.overflow import overflows
 from funcprop.comparison.programs import Programs, cast, measured
 from funcprop.comparison.records import Broken, name_of, recording
 from funcprop.comparison.report import Comparison
@@ -108,6 +109,9 @@ def compare_case(
         rows, said = judged(case, evidence, floor, run, quick, narrow)
     if others:  # excuses speak of the target's own forward
         return report([*others, *rows], [], bytes_of(evidence.residuals))
+    if evidence.rounded is not None:
+        by_jax = not evidence.numerical
+        said += overflows(layer, case.peer, by_jax, (*case.given, dys), evidence.dys, run, quick)
     # a surrogate speaks of the whole: what inside it is no derivative on purpose is not known
     if isinstance(layer, Composite) and not isinstance(case.peer, Surrogate) and not notes:
         inner, notes = inside(

@@ -336,11 +336,20 @@ def truth_of(peer: Layer, by_jax: bool) -> Callable[..., Grads]:
 def in_working_dtype(
     layer: Layer, peer: Layer, by_jax: bool, given: tuple[Any, ...], run: Programs, quick: bool
 ) -> tuple[Grads, Grads | None]:
-    """(params, x, context, dys) -> gradients by hand, and automatically where JAX can, by one
-    program as they are."""
+    """(params, x, context, dys) -> gradients by hand, and automatically where JAX can."""
+    return working_pass(layer, peer, by_jax, given, run, quick)[1:]
 
-    def both(*given: Any) -> tuple[Grads, Grads | None]:
-        return gradients(layer, *given), truth_of(peer, True)(*given) if by_jax else None
+
+def working_pass(
+    layer: Layer, peer: Layer, by_jax: bool, given: tuple[Any, ...], run: Programs, quick: bool
+) -> tuple[Any, Grads, Grads | None]:
+    """-> the floats of the output, and those gradients: by one program, as they are."""
+
+    def both(params: Params, x: Any, context: Context, dys: Any) -> Any:
+        y, residuals = layer.forward(params, x, context)
+        by_hand = pulled(layer, params, residuals, dys)
+        automatic = truth_of(peer, True)(params, x, context, dys) if by_jax else None
+        return partition(y)[0], by_hand, automatic
 
     return run(f"both in {dtypes(given[:2])}", both, *given, quick=quick)
 
