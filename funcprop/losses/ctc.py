@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcprop.layer import Array, Context, LayerError, check_count, is_integer, spell, widen
-from funcprop.losses.loss import Loss, check_range
+from funcprop.losses.loss import Loss, check_range, less_one, one_hot
 
 LOG_ZERO = -1e30  # log 0, but finite: −∞ − (−∞) is NaN
 NEVER = 1e29  # a loss above it is made of log 0
@@ -96,24 +96,31 @@ class CTC(Loss):
         valid = self._valid(target, z.shape[-1], counted)
         wide = widen(z)
         peak = jax.lax.stop_gradient(wide.max(-1, keepdims=True))
-        log_total = jnp.log(jnp.sum(jnp.exp(wide - peak), -1, keepdims=True))
-        emitted = self._emitted(wide - peak - log_total, target)
+        largest = jnp.argmax(wide, -1)
+        less = less_one(jnp.exp(wide - peak), one_hot(largest, z.shape[-1]))
+        log_total = jnp.log1p(jnp.sum(less, -1, keepdims=True))
+        log_p = wide - peak - log_total
+        emitted = self._emitted(log_p, target)
         walk = emitted, None if steps is None else jnp.moveaxis(steps, -1, 0)
         length, twice = self._length(target), self._repeats(target)
+        place = jnp.arange(target.shape[-1] + 1)
+        failing = self._failing(jax.lax.stop_gradient(log_p), target, length)
 
         def step(carry: Any, inputs: Any) -> Any:
-            (alpha, total), (emitted, counts) = carry, inputs
+            (alpha, total, failed), ((emitted, counts), failing) = carry, inputs
+            more = share_of(jax.lax.stop_gradient((alpha, total)), failing)
             after, came = enter(alpha, emitted, twice)
             after, top = from_top(after)
             if counts is not None:
                 after, top = select(counts, after, alpha), jnp.where(counts, top, 0)
-            return (after, total + top), came
+                more = jnp.where(counts, more, 0)
+            return (after, total + top, failed + more), came
 
         # before the first step a path is in the first blank
-        place = jnp.arange(target.shape[-1] + 1)
         nowhere = jnp.full((*target.shape[:-1], target.shape[-1] + 1), LOG_ZERO, wide.dtype)
         start = States(nowhere.at[..., 0].set(0), nowhere[..., 1:])
-        (alpha, total), came = jax.lax.scan(step, (start, jnp.zeros_like(peak[..., 0, 0])), walk)
+        zero = jnp.zeros_like(peak[..., 0, 0])
+        (alpha, total, failed), came = jax.lax.scan(step, (start, zero, zero), (walk, failing))
 
         # behind the last step it is in the last label, or in the blank behind that
         paths, of_blank = either(alpha)
@@ -122,6 +129,14 @@ class CTC(Loss):
             jnp.where(place == length, of_blank, 0),
             jnp.where(place == length, 1 - of_blank, 0)[..., 1:],
         )
+        # where most paths spell it: −log(1 − the share of those that do not), summed apart
+        open_ends = States(
+            (place < length).astype(wide.dtype), (place < length)[..., 1:].astype(wide.dtype)
+        )
+        failed = failed + share_of(jax.lax.stop_gradient((alpha, total)), open_ends)
+        most = failed < 0.5
+        exact = -jnp.log1p(-jnp.where(most, failed, 0))
+        values = jnp.where(most, exact + (values - jax.lax.stop_gradient(values)), values)
         never = values > NEVER
         values = jnp.where(never, 0.0 if self.zero_infinity else jnp.inf, values)
         slope = jnp.where(valid, 1 - never.astype(wide.dtype), jnp.nan)
@@ -213,6 +228,24 @@ class CTC(Loss):
         same = target[..., 1:] == target[..., :-1]
         return jnp.concatenate([jnp.zeros_like(same, shape=(*target.shape[:-1], 1)), same], -1)
 
+    def _failing(self, log_p: Array, target: Array, length: Array) -> States:
+        """Of the paths in each state, the share that no longer spells the target after a step,
+        [T, ...]; 0 in the states of the filling, which only those are in."""
+        place = jnp.arange(target.shape[-1] + 1)
+        label = one_hot(jnp.clip(target, 0, log_p.shape[-1] - 1), log_p.shape[-1])
+        none = jnp.zeros_like(label[..., :1, :])
+        onward = jnp.concatenate([label, none], -2) & (place < length)[..., None]
+        onward |= jnp.arange(log_p.shape[-1]) == self.blank
+        stays = jnp.concatenate([none, label], -2)
+        within = (place <= length)[..., None]
+        wrong = jnp.concatenate([within & ~onward, (within & ~onward & ~stays)[..., 1:, :]], -2)
+        # a sum of what is wrong, and not 1 − what is right: it may be far smaller than 1
+        of_states = jnp.matmul(
+            jnp.exp(log_p), jnp.swapaxes(wrong, -1, -2).astype(log_p.dtype), precision="highest"
+        )
+        of_states = jnp.moveaxis(of_states, -2, 0)
+        return States(of_states[..., : len(place)], of_states[..., len(place) :])
+
     def _emitted(self, log_p: Array, target: Array) -> States:
         """log p of the class of each state, [T, ...]."""
         # filling stands for some class: no path to the end goes there
@@ -248,6 +281,16 @@ def enter_backward(gamma: States, came: States, twice: Array) -> States:
     paths = gamma.blank + jnp.concatenate([jnp.where(twice, 0, new), zero], -1)
     blank = came.blank * paths + jnp.concatenate([jnp.where(twice, new, 0), zero], -1)
     return States(blank, came.label * gamma.label + ((1 - came.blank) * paths)[..., 1:])
+
+
+def share_of(paths: tuple[States, Array], weight: States) -> Array:
+    """Σ of the probability of each state times its weight, [...]; the paths are logarithms, less
+    what `from_top` took off them."""
+    alpha, total = paths
+    shares = jax.tree.map(
+        lambda a, w: jnp.sum(jnp.exp(a + total[..., None]) * w, -1), alpha, weight
+    )
+    return shares.blank + shares.label
 
 
 def from_top(paths: States) -> tuple[States, Array]:

@@ -139,6 +139,20 @@ class Loss(Layer):
         return dvalues / (size if counted is None else counted.sum().astype(dvalues.dtype))
 
 
+def less_one(e: Array, own: Array) -> Array:
+    """e = e^(s − peak) less 1 in one entry of each row, where `own` is True.
+
+    The sum of it is Σ e − 1, and log1p of that the log-sum-exp of s − peak: of the largest entry
+    nothing is left, and the small ones keep their digits, which Σ e would lose.
+    """
+    return jnp.where(own, e - 1, e)
+
+
+def one_hot(classes: Array, size: int) -> Array:
+    """bool [..., size]: where the class stands."""
+    return classes[..., None] == jnp.arange(size, dtype=classes.dtype)
+
+
 def check_classes(loss: Loss, z: Array, target: Array) -> None:
     """target: integers, one for each row of z."""
     if not is_integer(target) or target.shape != z.shape[:-1]:
