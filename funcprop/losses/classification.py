@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -176,11 +177,12 @@ class SoftmaxCrossEntropy(Loss):
             if less is None:
                 assert z is not None
                 less = less_one(jnp.exp(widen(z) - peak), one_hot(target, z.shape[-1]))
-            own = jax.nn.one_hot(target, less.shape[-1], dtype=less.dtype)
-            slope = (less - own * rest) / total  # p − y, no difference of almost equal numbers
-            if self.label_smoothing:
-                slope = slope + self.label_smoothing * (own - 1 / less.shape[-1])
-            return (self.spread(dy, slope, counted), None), ()
+            own, alpha = one_hot(target, less.shape[-1]), self.label_smoothing
+            # (p − y) total, and no difference of almost equal numbers
+            slope = less - jnp.where(own, rest, 0)
+            if alpha:
+                slope = slope + total * (jnp.where(own, alpha, 0) - alpha / less.shape[-1])
+            return (self.spread(dy, slope, counted, total), None), ()
         assert z is not None
         log_p = widen(z) - peak - jnp.log(total)
         p, y = jnp.exp(log_p), self._smooth(widen(target))
@@ -302,7 +304,12 @@ class KLDivergence(Loss):
         wide = widen(y)
         # y = 0 says nothing of p, also where log p is −∞; a negative y has no logarithm: NaN
         ratio = jnp.where(wide == 0, 0, jnp.log(wide) - widen(log_p))
-        loss = self.reduce(self._values(wide, widen(log_p), ratio, y.dtype), counted, y.dtype)
+        values = jnp.sum(wide * ratio, -1)
+        # of two distributions it is not negative: what falls below 0 is their rounding
+        rounding = 4 * float(jnp.finfo(y.dtype).eps) * (2 + math.log(y.shape[-1]))
+        below = jax.lax.stop_gradient(jnp.where(jnp.abs(values) < rounding, values, 0))
+        values = values - jnp.minimum(below, 0)
+        loss = self.reduce(values, counted, y.dtype)
         return loss, DivergenceResiduals(log_p, y, ratio, counted)
 
     def backward(
@@ -312,36 +319,12 @@ class KLDivergence(Loss):
         slope = jnp.where(y == 0, -widen(log_p), ratio + 1)
         return (self.spread(dy, -widen(y), counted), self.spread(dy, slope, counted)), ()
 
-    def _values(self, y: Array, log_p: Array, ratio: Array, dtype: Any) -> Array:
-        """Σ y r, r = log y − log p. Of two distributions it is Σ (y r − y + p), where no term is
-        negative: their sums differ by rounding alone, which would be all that is left of a small
-        divergence. The derivative is that of Σ y r in either case.
-        """
-        plain = jnp.sum(y * ratio, -1)
-        y, log_p, ratio, value = jax.lax.stop_gradient((y, log_p, ratio, plain))
-        p = jnp.exp(log_p)
-        spread = y + p * (1 + jnp.abs(jnp.maximum(log_p, jnp.finfo(log_p.dtype).min)))
-        rounding = 4 * float(jnp.finfo(dtype).eps) * spread.sum(-1)
-        equal = (jnp.abs(jnp.sum(y - p, -1)) <= rounding) & jnp.isfinite(value)
-        exact = jnp.sum(jnp.where(y == 0, p, y * beyond_linear(ratio)), -1)
-        return jnp.where(equal, exact + (plain - value), plain)
-
-
-def beyond_linear(r: Array) -> Array:
-    """e⁻ʳ − 1 + r, which is never negative: by its series where r is small."""
-    terms = 16 if r.dtype.itemsize > 4 else 8
-    series = jnp.zeros_like(r)
-    for n in range(terms + 2, 2, -1):
-        series = (1 - series) * r / n
-    near = jnp.abs(r) < 0.5
-    small = jnp.where(near, r, 0)
-    return jnp.where(near, (1 - series) * small * small / 2, jnp.expm1(-r) + r)
-
 
 class FocalResiduals(NamedTuple):
     """What FocalLoss keeps."""
 
     log_p: Array  # log-probabilities [..., classes]; NaN where the target is not a class
+    s: Array  # that of the target [...], to the last digit where it is small
     target: Array  # int [...]
     counted: Array | None  # bool [...]: the examples that count, where any was masked or ignored
 
@@ -384,20 +367,20 @@ class FocalLoss(Loss):
         counted = self.counted(target.shape, context.mask, ignored)
         valid = valid_classes(self, target, z.shape[-1], counted)
         wide = widen(z)
-        shifted = wide - jax.lax.stop_gradient(wide.max(-1, keepdims=True))
+        peak = jax.lax.stop_gradient(wide.max(-1, keepdims=True))
+        shifted = wide - peak
         own = one_hot(jnp.clip(target, 0, z.shape[-1] - 1), z.shape[-1])
         rest = jnp.sum(less_one(jnp.exp(shifted), own), -1, keepdims=True)
         rest = jnp.where(valid[..., None], rest, jnp.nan)
-        log_p = shifted - jnp.log1p(rest)
-        s = self._of_class(log_p, target)
+        log_p = shifted - jnp.log(rest + 1)
+        s = self._of_class(wide, target) - peak[..., 0] - jnp.log1p(rest[..., 0])
         values = -((-jnp.expm1(s)) ** self.gamma) * s
-        return self.reduce(values, counted, z.dtype), FocalResiduals(log_p, target, counted)
+        return self.reduce(values, counted, z.dtype), FocalResiduals(log_p, s, target, counted)
 
     def backward(
         self, params: tuple, residuals: FocalResiduals, dy: Array
     ) -> tuple[tuple[Array, None], tuple]:
-        log_p, target, counted = residuals
-        s = self._of_class(log_p, target)
+        log_p, s, target, counted = residuals
         rest = -jnp.expm1(s)  # 1 − p, exact where p is almost 1
         ratio = jnp.where(rest > 0, s / jnp.where(rest > 0, rest, 1), -1)  # s/(1 − p) -> −1
         ds = rest**self.gamma * (self.gamma * jnp.exp(s) * ratio - 1)

@@ -105,10 +105,13 @@ class CTC(Loss):
         length, twice = self._length(target), self._repeats(target)
         place = jnp.arange(target.shape[-1] + 1)
         failing = self._failing(jax.lax.stop_gradient(log_p), target, length)
+        # behind the blank a label starts anew, if it is not the next one
+        again = jnp.concatenate([~twice[..., 1:], jnp.ones_like(twice[..., :1])], -1)
+        again = (again & (place[1:] <= length)).astype(wide.dtype)
 
         def step(carry: Any, inputs: Any) -> Any:
             (alpha, total, failed), ((emitted, counts), failing) = carry, inputs
-            more = share_of(jax.lax.stop_gradient((alpha, total)), failing)
+            more = failed_by(*jax.lax.stop_gradient((alpha, total, emitted)), failing, again)
             after, came = enter(alpha, emitted, twice)
             after, top = from_top(after)
             if counts is not None:
@@ -130,10 +133,9 @@ class CTC(Loss):
             jnp.where(place == length, 1 - of_blank, 0)[..., 1:],
         )
         # where most paths spell it: −log(1 − the share of those that do not), summed apart
-        open_ends = States(
-            (place < length).astype(wide.dtype), (place < length)[..., 1:].astype(wide.dtype)
-        )
-        failed = failed + share_of(jax.lax.stop_gradient((alpha, total)), open_ends)
+        ends, _ = either(jax.lax.stop_gradient(alpha))
+        ends = jnp.where(place < length, jnp.exp(ends + total[..., None]), 0)
+        failed = failed + jax.lax.stop_gradient(ends.sum(-1))
         most = failed < 0.5
         exact = -jnp.log1p(-jnp.where(most, failed, 0))
         values = jnp.where(most, exact + (values - jax.lax.stop_gradient(values)), values)
@@ -228,23 +230,20 @@ class CTC(Loss):
         same = target[..., 1:] == target[..., :-1]
         return jnp.concatenate([jnp.zeros_like(same, shape=(*target.shape[:-1], 1)), same], -1)
 
-    def _failing(self, log_p: Array, target: Array, length: Array) -> States:
-        """Of the paths in each state, the share that no longer spells the target after a step,
-        [T, ...]; 0 in the states of the filling, which only those are in."""
+    def _failing(self, log_p: Array, target: Array, length: Array) -> Array:
+        """Of the paths that have come to label n, the share that a step takes off the target,
+        [T, ..., N + 1]: to another class than the blank, the label and the next. 0 behind the last
+        label, where paths are that have failed before."""
         place = jnp.arange(target.shape[-1] + 1)
         label = one_hot(jnp.clip(target, 0, log_p.shape[-1] - 1), log_p.shape[-1])
         none = jnp.zeros_like(label[..., :1, :])
         onward = jnp.concatenate([label, none], -2) & (place < length)[..., None]
         onward |= jnp.arange(log_p.shape[-1]) == self.blank
         stays = jnp.concatenate([none, label], -2)
-        within = (place <= length)[..., None]
-        wrong = jnp.concatenate([within & ~onward, (within & ~onward & ~stays)[..., 1:, :]], -2)
+        wrong = (place <= length)[..., None] & ~onward & ~stays
         # a sum of what is wrong, and not 1 − what is right: it may be far smaller than 1
-        of_states = jnp.matmul(
-            jnp.exp(log_p), jnp.swapaxes(wrong, -1, -2).astype(log_p.dtype), precision="highest"
-        )
-        of_states = jnp.moveaxis(of_states, -2, 0)
-        return States(of_states[..., : len(place)], of_states[..., len(place) :])
+        hot = jnp.swapaxes(wrong, -1, -2).astype(log_p.dtype)
+        return jnp.moveaxis(jnp.matmul(jnp.exp(log_p), hot, precision="highest"), -2, 0)
 
     def _emitted(self, log_p: Array, target: Array) -> States:
         """log p of the class of each state, [T, ...]."""
@@ -283,14 +282,13 @@ def enter_backward(gamma: States, came: States, twice: Array) -> States:
     return States(blank, came.label * gamma.label + ((1 - came.blank) * paths)[..., 1:])
 
 
-def share_of(paths: tuple[States, Array], weight: States) -> Array:
-    """Σ of the probability of each state times its weight, [...]; the paths are logarithms, less
-    what `from_top` took off them."""
-    alpha, total = paths
-    shares = jax.tree.map(
-        lambda a, w: jnp.sum(jnp.exp(a + total[..., None]) * w, -1), alpha, weight
-    )
-    return shares.blank + shares.label
+def failed_by(alpha: States, total: Array, emitted: States, failing: Array, again: Array) -> Array:
+    """The probability of the paths that a step takes off the target, [...]; α less what `from_top`
+    took off it, which is `total`."""
+    paths, _ = either(alpha)
+    strays = jnp.exp(paths + total[..., None]) * failing
+    repeats = jnp.exp(alpha.blank[..., 1:] + emitted.label + total[..., None]) * again
+    return strays.sum(-1) + repeats.sum(-1)
 
 
 def from_top(paths: States) -> tuple[States, Array]:

@@ -171,9 +171,8 @@ class TripletMargin(Loss):
         self, params: tuple, residuals: TripletResiduals, dy: Array
     ) -> tuple[tuple[Array, tuple[Array, Array]], tuple]:
         (anchor, (positive, negative)), near, far, counted = residuals
-        to_positive, to_negative = (widen(anchor) - widen(v) for v in (positive, negative))
-        dpositive = self.spread(dy, -near * to_positive, counted)
-        dnegative = self.spread(dy, far * to_negative, counted)
+        dpositive = self.spread(dy, near * (widen(positive) - widen(anchor)), counted)
+        dnegative = self.spread(dy, far * (widen(anchor) - widen(negative)), counted)
         return (-dpositive - dnegative, (dpositive, dnegative)), ()
 
     def _distance(self, anchor: Array, other: Array) -> tuple[Array, Array]:
@@ -262,8 +261,8 @@ class InfoNCE(Loss):
             dscores = (dscores + (jnp.exp(scores - columns) - eye) * dvalues[..., None, :]) / 2
         dscores = dscores / self.temperature
         left, right = (self._direction(unit, counted) for unit in (a, b))
-        da = self._turned(a, left, dscores @ right, counted)
-        db = self._turned(b, right, jnp.swapaxes(dscores, -1, -2) @ left, counted)
+        da = self._turned(left, (dscores * a.scale) @ right, counted)
+        db = self._turned(right, (jnp.swapaxes(dscores, -1, -2) * b.scale) @ left, counted)
         return (da.astype(dy.dtype), db.astype(dy.dtype)), ()
 
     def _direction(self, unit: Unit, counted: Array | None) -> Array:
@@ -288,7 +287,7 @@ class InfoNCE(Loss):
             return values, rows
         return jnp.where(counted, values, 0), jnp.where(counted[..., None], rows, 0)
 
-    def _turned(self, unit: Unit, direction: Array, da: Array, counted: Array | None) -> Array:
+    def _turned(self, direction: Array, da: Array, counted: Array | None) -> Array:
         """Without its part along a: a longer vector has the same direction."""
-        da = unit.scale * (da - direction * jnp.sum(direction * da, -1, keepdims=True))
+        da = da - direction * jnp.sum(direction * da, -1, keepdims=True)
         return da if counted is None else jnp.where(counted[..., None], da, 0)

@@ -144,7 +144,7 @@ def norm_held_constant(layer: Any, params: Any, residuals: Any, dy: Array) -> An
 
 def weight_not_differentiated(layer: Any, params: Any, residuals: Any, dy: Array) -> Any:
     """The focal weight (1 − p)^γ taken for a constant."""
-    log_p, target, counted = residuals
+    log_p, _, target, counted = residuals
     p = jnp.take_along_axis(jnp.exp(log_p), target[..., None], -1)
     y = jax.nn.one_hot(target, log_p.shape[-1], dtype=log_p.dtype)
     slope = (1 - p) ** layer.gamma * (jnp.exp(log_p) - y)
