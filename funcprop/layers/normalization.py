@@ -252,7 +252,8 @@ class GroupNorm(Layer):
 
         def average(values: Array) -> Array:
             channels = values.mean(sizes, keepdims=True)
-            return channels.reshape(*channels.shape[:-1], groups, -1).mean(-1)
+            size = channels.shape[-1] // groups
+            return channels.reshape(*channels.shape[:-1], groups, size).mean(-1)
 
         return average
 
