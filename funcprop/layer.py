@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -334,6 +334,17 @@ def check_choice(layer: Layer, name: str, value: Any, choices: Sequence[Any]) ->
 def widen(x: Array) -> Array:
     """float32 for 16-bit floats, everything else unchanged: the dtype sums are accumulated in."""
     return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
+
+
+def reciprocal_root(average: Callable[[Array], Array], values: Array, eps: float) -> Array:
+    """1 / √(average of values² + eps), also where the squares of large values overflow."""
+    mean = average(jnp.square(values))
+    # a second sum of squares and not the largest value first: both are made in one pass
+    scale = 2.0 ** -int(0.55 * jnp.finfo(values.dtype).maxexp)
+    scaled = average(jnp.square(values * scale))
+    far = mean == jnp.inf
+    near = jax.lax.rsqrt(jnp.where(far, 1, mean) + eps)
+    return jnp.where(far, jax.lax.rsqrt(jnp.where(far, scaled, 1)) * scale, near)
 
 
 def norm_of(tree: Any) -> Array:

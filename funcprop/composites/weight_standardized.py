@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-
 from funcprop.composites.wrapper import Wrapper
 from funcprop.layer import (
     Array,
@@ -18,6 +15,7 @@ from funcprop.layer import (
     Residuals,
     inside,
     is_float,
+    reciprocal_root,
     spell,
     widen,
 )
@@ -84,7 +82,7 @@ class WeightStandardized(Wrapper):
     ) -> tuple[Any, WeightStandardizedResiduals]:
         w = self._weights(params)
         mean = average(w)
-        rstd = jax.lax.rsqrt(average(jnp.square(w - mean)) + self.eps)
+        rstd = reciprocal_root(average, w - mean, self.eps)
         with inside(self, 0):
             y, kept = self.layer.forward(standardized(params, mean, rstd), x, context)
         return y, WeightStandardizedResiduals(kept, mean, rstd)
@@ -105,7 +103,7 @@ class WeightStandardized(Wrapper):
     def inference(self, params: Params, statistics: Any) -> tuple[Layer, Params]:
         w = self._weights(params)
         mean = average(w)
-        rstd = jax.lax.rsqrt(average(jnp.square(w - mean)) + self.eps)
+        rstd = reciprocal_root(average, w - mean, self.eps)
         return self.layer.inference(standardized(params, mean, rstd), statistics)
 
     def _weights(self, params: Params) -> Array:

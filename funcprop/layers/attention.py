@@ -113,7 +113,8 @@ class DotProductAttention(Layer):
     ) -> tuple[Array, AttentionResiduals]:
         q, k, v, mask = self._check(x, context)
         tiles = self._tiles(q, k)
-        qs, ks, vs = grouped(q * self._scale(q), k, tiles), blocked(k, tiles), blocked(v, tiles)
+        qs = grouped(q * self._scale(q), k, tiles)
+        ks, vs = (blocked(visible(a, mask), tiles) for a in (k, v))
 
         def tile(sums: Any, start: Any, first: Any, keys: int) -> tuple[Array, ...]:
             old_y, old_peak, old_total = (part(a, start, tiles.rows) for a in sums)
@@ -145,12 +146,19 @@ class DotProductAttention(Layer):
         q, k, v, y, peak, total, mask, own_mask = residuals
         check_cotangent(self, dy, y.shape, y.dtype)
         tiles, scale = self._tiles(q, k), self._scale(q)
-        qs, ks, vs = grouped(q * scale, k, tiles), blocked(k, tiles), blocked(v, tiles)
+        qs = grouped(q * scale, k, tiles)
+        ks, vs = (blocked(visible(a, mask), tiles) for a in (k, v))
         # p = e^(s - peak) / total: dy [T, V] is divided once, and not p [T, S]
         share = jnp.where(total == 0, 0, 1 / jnp.where(total == 0, 1, total))
         dot = jnp.sum(widen(dy) * widen(y), -1, keepdims=True)  # Σ dy·y = Σⱼ pⱼ dpⱼ
         dots = grouped(dot, k, tiles) * share
-        dys = (grouped(widen(dy), k, tiles) * share).astype(v.dtype)
+        dys = grouped(widen(dy), k, tiles) * share
+        # dy / total and ds are smaller than dv, dq and dk, which are sums of them: where 16 bits
+        # cannot hold the small, they are made large
+        larger = magnifier(dys, vs)
+        if larger is not None:
+            dys, dots = dys * larger, dots * larger
+        dys = dys.astype(v.dtype)
 
         def tile(sums: Any, start: Any, first: Any, keys: int) -> tuple[Array, ...]:
             q_part, dy_part, dot_part, peak_part = (
@@ -170,7 +178,9 @@ class DotProductAttention(Layer):
 
         zeros = tuple(jnp.zeros(a.shape, peak.dtype) for a in (qs, ks, vs))
         dq, dk, dv = over_tiles(tiles, tile, zeros)
-        dq = ungrouped(dq, q).astype(q.dtype) * scale
+        if larger is not None:
+            dq, dk, dv = dq / larger, dk / larger[..., 0, :, :], dv / larger[..., 0, :, :]
+        dq = (ungrouped(dq, q) * scale.astype(dq.dtype)).astype(q.dtype)
         dk, dv = (heads_swapped(d)[..., : k.shape[-3], :, :].astype(k.dtype) for d in (dk, dv))
         return ((dq, dk, dv) if own_mask.sizes == (3,) else (dq, dk, dv, None)), ()
 
@@ -246,7 +256,7 @@ class DotProductAttention(Layer):
                 f"x is {spell(x)}, wanted {AXES}",
                 "leading axes agree, and the query heads are a multiple of the key heads",
             )
-        if 0 in (*q.shape, *v.shape):
+        if 0 in (*q.shape[-3:], *v.shape[-3:]):  # no example on a leading axis is an empty batch
             raise LayerError(self, f"x is {spell(x)}: there is nothing to attend to")
         if (self.causal or self.window is not None) and rows != k.shape[-3]:
             raise LayerError(
@@ -321,6 +331,29 @@ def ungrouped(x: Array, q: Array) -> Array:
     """The inverse of `grouped`: [..., M, N/M, T, K] -> [..., T, N, K], without the padding."""
     rows, heads = q.shape[-3:-1]
     return heads_swapped(x.reshape(*q.shape[:-3], heads, *x.shape[-2:])[..., :rows, :])
+
+
+def visible(x: Array, mask: Array | None) -> Array:
+    """x [..., S, heads, features], 0 where it is hidden: what lies there may be NaN."""
+    return x if mask is None else jnp.where(mask[..., None, None], x, 0)
+
+
+def magnifier(dys: Array, v: Array) -> Array | None:
+    """[..., M, 1, 1, 1]: a power of two for dy / total and what is made of it, or None.
+
+    In v's dtype both dy / total [..., M, N/M, T, V] and its products with the values
+    [..., M, S, V] then neither vanish nor overflow. None where the dtype reaches as far as float32.
+    """
+    if jnp.finfo(v.dtype).minexp < -100:
+        return None
+    wide, axes = jax.lax.stop_gradient((dys, widen(v))), (-3, -2, -1)
+    length = jnp.sqrt(jnp.square(wide[1]).sum(-1).max(-1))[..., None, None, None]
+    peak = jnp.abs(wide[0]).max(axes, keepdims=True)
+    # |Σ dy v − Σ dy y| ≤ 2 √V max |dy| max ‖v‖
+    bound = peak * jnp.maximum(1, 2 * math.sqrt(v.shape[-1]) * length)
+    usable = (bound > 0) & jnp.isfinite(bound)
+    _, exponent = jnp.frexp(jnp.where(usable, bound, 1))
+    return jnp.ldexp(jnp.ones_like(bound), jnp.where(usable, 15 - exponent, 0))
 
 
 def part(x: Array, start: Any, size: int) -> Array:

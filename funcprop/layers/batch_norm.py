@@ -17,6 +17,7 @@ from funcprop.layer import (
     LayerError,
     check_cotangent,
     check_input,
+    reciprocal_root,
     spell,
     widen,
 )
@@ -104,7 +105,7 @@ class BatchNorm(Layer):
         mean = wide.mean(leading)
         centered = wide - mean
         squares = jnp.square(centered).sum(leading)
-        rstd = jax.lax.rsqrt(squares / n + self.eps)
+        rstd = reciprocal_root(lambda v: v.sum(leading) / n, centered, self.eps)
         y = apply_gain(params, centered * rstd).astype(x.dtype)
         return y, BatchNormResiduals(x, mean, rstd, squares / (n - 1))
 

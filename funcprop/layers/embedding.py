@@ -279,7 +279,9 @@ class Rotary(Layer):
         cos, sin = (a[:, None] for a in waves(self.base, length, size, x.dtype))
         sin = direction * sin
         wide, axis = widen(x), -1 if self.interleaved else -2
-        pairs = wide.reshape(*x.shape[:-1], *((-1, 2) if self.interleaved else (2, size // 2)))
+        pairs = wide.reshape(
+            *x.shape[:-1], *((size // 2, 2) if self.interleaved else (2, size // 2))
+        )
         x1, x2 = (jax.lax.index_in_dim(pairs, i, pairs.ndim + axis, False) for i in (0, 1))
         y = jnp.stack([x1 * cos - x2 * sin, x1 * sin + x2 * cos], axis)
         return y.reshape(x.shape).astype(x.dtype)

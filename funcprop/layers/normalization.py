@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from funcprop.initializers import Constant, Initializer, Zeros
@@ -27,6 +26,7 @@ from funcprop.layer import (
     check_cotangent,
     check_count,
     check_input,
+    reciprocal_root,
     spell,
     widen,
 )
@@ -95,7 +95,7 @@ class LayerNorm(Layer):
         wide = widen(x)
         mean = self._average(wide)
         centered = wide - mean
-        rstd = jax.lax.rsqrt(self._average(jnp.square(centered)) + self.eps)
+        rstd = reciprocal_root(self._average, centered, self.eps)
         y = apply_gain(params, centered * rstd).astype(x.dtype)
         return y, NormResiduals(x, mean, rstd)
 
@@ -159,7 +159,7 @@ class RMSNorm(Layer):
     ) -> tuple[Array, RMSNormResiduals]:
         check_gain(self, params, x, self.axes)
         wide = widen(x)
-        rstd = jax.lax.rsqrt(self._average(jnp.square(wide)) + self.eps)
+        rstd = reciprocal_root(self._average, wide, self.eps)
         return apply_gain(params, wide * rstd).astype(x.dtype), RMSNormResiduals(x, rstd)
 
     def backward(self, params: Gain, residuals: RMSNormResiduals, dy: Array) -> tuple[Array, Gain]:
@@ -167,9 +167,10 @@ class RMSNorm(Layer):
         check_cotangent(self, dy, x.shape, x.dtype)
         wide = widen(x)
         dx_hat, dparams = gain_backward(params, wide * rstd, widen(dy))
-        # x̂ is written out as x · rstd: the powers of rstd are one number a row
+        # x̂ is written out as x · rstd: what goes with x is one number a row, and never rstd²,
+        # which vanishes before x · rstd does
         along = rstd * self._average(dx_hat * wide)
-        dx = rstd * dx_hat - wide * (rstd * rstd * along)
+        dx = rstd * (dx_hat - wide * (rstd * along))
         return dx.astype(x.dtype), dparams
 
     def _average(self, values: Array) -> Array:
@@ -232,7 +233,7 @@ class GroupNorm(Layer):
         wide, average, each = widen(x), self._average(x), self._each(x)
         mean = average(wide)
         centered = wide - each(mean)
-        rstd = jax.lax.rsqrt(average(jnp.square(centered)) + self.eps)
+        rstd = reciprocal_root(average, centered, self.eps)
         y = apply_gain(params, centered * each(rstd)).astype(x.dtype)
         return y, NormResiduals(x, mean, rstd)
 
@@ -251,7 +252,8 @@ class GroupNorm(Layer):
 
         def average(values: Array) -> Array:
             channels = values.mean(sizes, keepdims=True)
-            return channels.reshape(*channels.shape[:-1], groups, -1).mean(-1)
+            size = channels.shape[-1] // groups
+            return channels.reshape(*channels.shape[:-1], groups, size).mean(-1)
 
         return average
 

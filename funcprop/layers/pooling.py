@@ -360,7 +360,8 @@ class GlobalMaxPool(Layer):
         self, params: tuple, x: Array, context: Context = Context()
     ) -> tuple[Array, GlobalMaxPoolResiduals]:
         sizes = pooled_sizes(self, x, self.axes)
-        flat = x.reshape(*x.shape[: -self.axes - 1], -1, x.shape[-1])
+        places = math.prod(x.shape[-self.axes - 1 : -1])
+        flat = x.reshape(*x.shape[: -self.axes - 1], places, x.shape[-1])
         index = first_maximum(jax.lax.stop_gradient(flat))
         y = jnp.take_along_axis(flat, index[..., None, :], -2)[..., 0, :]
         return y, GlobalMaxPoolResiduals(index, Shape(sizes))

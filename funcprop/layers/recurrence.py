@@ -147,7 +147,7 @@ class Recurrent(Layer):
 
         inputs = (jnp.arange(count), cut(mask, size))
         final, kept = jax.lax.scan(stretch, state, inputs, reverse=self.reverse)
-        h, more, gates = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), kept)
+        h, more, gates = jax.tree.map(lambda a: a.reshape(count * size, *a.shape[2:]), kept)
         h = jnp.moveaxis(h, 0, -2).astype(xs.dtype)
         ys = h if mask is None else visible(h, jnp.moveaxis(mask, 0, -1))
         initial, stateful = state[0].astype(xs.dtype), Shape(()) if isinstance(x, tuple) else None
@@ -167,7 +167,7 @@ class Recurrent(Layer):
     ) -> tuple[Any, Array]:
         """-> dx, and dz [T, ..., G H] of every step in place of its products with x and h."""
         dx, _, dz = self._walk_back(params, residuals, dy, weights=False)
-        return dx, dz.reshape(-1, *dz.shape[2:])
+        return dx, dz.reshape(dz.shape[0] * dz.shape[1], *dz.shape[2:])
 
     def _walk_back(
         self, params: Params, residuals: RecurrentResiduals, dy: Any, weights: bool
@@ -331,7 +331,7 @@ def piece(a: Array, k: Array, size: int) -> Array:
 
 def cut(tree: Any, size: int) -> Any:
     """Arrays [T, ...] -> [stretches, size, ...]."""
-    return jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), tree)
+    return jax.tree.map(lambda a: a.reshape(a.shape[0] // size, size, *a.shape[1:]), tree)
 
 
 def visible(a: Array, counts: Array | None) -> Array:

@@ -420,7 +420,9 @@ class Upsample(Layer):
             return self._resized(dy, "backward"), ()
         dx = widen(dy)
         for axis, factor in reversed(self._axes(dy)):
-            copies = dx.reshape(*dx.shape[:axis], -1, factor, *dx.shape[axis + 1 :])
+            copies = dx.reshape(
+                *dx.shape[:axis], dx.shape[axis] // factor, factor, *dx.shape[axis + 1 :]
+            )
             dx = copies.sum(axis + 1)
         return dx.astype(dy.dtype), ()
 

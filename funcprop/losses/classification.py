@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,7 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from funcprop.layer import Array, Context, check_number, is_integer, widen
-from funcprop.losses.loss import Loss, check_classes, check_range, valid_classes
+from funcprop.losses.loss import (
+    Loss,
+    check_classes,
+    check_range,
+    less_one,
+    one_hot,
+    valid_classes,
+)
 
 
 class BinaryResiduals(NamedTuple):
@@ -53,7 +61,10 @@ class BinaryCrossEntropy(Loss):
         counted = self.counted(z.shape[:-1], context.mask)
         check_range(self, y, counted, "targets in [0, 1]", lambda v: (v >= 0) & (v <= 1))
         wide, target = widen(z), widen(jnp.where((y >= 0) & (y <= 1), y, jnp.nan))
-        values = jnp.maximum(wide, 0) - wide * target + jnp.log1p(jnp.exp(-jnp.abs(wide)))
+        size, wrong = jnp.abs(wide), jnp.where(wide >= 0, 1 - target, target)
+        # no term is negative, and a right answer that is infinitely sure costs 0, not ∞ · 0
+        size = jnp.where((wrong == 0) & (size == jnp.inf), 0, size) * wrong
+        values = size + jnp.log1p(jnp.exp(-jnp.abs(wide)))
         return self.reduce(values.sum(-1), counted, z.dtype), BinaryResiduals(z, y, counted)
 
     def backward(
@@ -61,18 +72,22 @@ class BinaryCrossEntropy(Loss):
     ) -> tuple[tuple[Array, Array], tuple]:
         z, y, counted = residuals
         inside = (y >= 0) & (y <= 1)
-        dz = self.spread(dy, jnp.where(inside, jax.nn.sigmoid(z) - y, jnp.nan), counted)
+        wide, target = widen(z), widen(y)
+        # σ(z) − y from the smaller of σ(z) and 1 − σ(z), which may be far smaller than 1
+        slope = jax.nn.sigmoid(-jnp.abs(wide))
+        slope = jnp.where(wide >= 0, (1 - target) - slope, slope - target)
+        dz = self.spread(dy, jnp.where(inside, slope, jnp.nan), counted)
         return (dz, self.spread(dy, -z, counted)), ()
 
 
 class CrossEntropyResiduals(NamedTuple):
-    """What SoftmaxCrossEntropy keeps: of z and e one, the one that serves."""
+    """What SoftmaxCrossEntropy keeps: of z and e^z one, the one that serves."""
 
-    z: Array | None  # logits [..., classes], where e would be larger, or dy needs log p
-    e: Array | None  # e^(z − peak) [..., classes]: no exponential is made twice
+    z: Array | None  # logits [..., classes], where e^z would be larger, or dy needs log p
+    less: Array | None  # e^(z − peak), less 1 in the target [..., classes]: made but once
     target: Array  # int [...] or float [..., classes]
     peak: Array  # max z [..., 1]: apart from the logarithm, so that large logits stay exact
-    total: Array  # Σ e^(z − peak) [..., 1]; NaN where the target is not a class
+    rest: Array  # Σ e^(z − peak) − 1 [..., 1], small where p is almost 1; NaN for no class
     counted: Array | None  # bool [...]: the examples that count, where any was masked or ignored
 
 
@@ -121,18 +136,18 @@ class SoftmaxCrossEntropy(Loss):
         wide = widen(z)
         peak = jax.lax.stop_gradient(wide.max(-1, keepdims=True))
         e = jnp.exp(wide - peak)
-        total = jnp.sum(e, -1, keepdims=True)
         if is_integer(target):
             counted = self._counted_classes(z, target, context.mask)
             valid = valid_classes(self, target, z.shape[-1], counted)
-            total = jnp.where(valid[..., None], total, jnp.nan)
-            log_total = jnp.log(total)
-            safe = jnp.clip(target, 0, z.shape[-1] - 1)[..., None]
-            log_p = jnp.take_along_axis(wide, safe, -1) - peak - log_total
-            values = -(1 - self.label_smoothing) * log_p[..., 0]
+            safe = jnp.clip(target, 0, z.shape[-1] - 1)
+            less = less_one(e, one_hot(safe, z.shape[-1]))
+            rest = jnp.where(valid[..., None], jnp.sum(less, -1, keepdims=True), jnp.nan)
+            log_total = jnp.log1p(rest)
+            behind = peak - jnp.take_along_axis(wide, safe[..., None], -1)
+            values = (1 - self.label_smoothing) * (behind + log_total)[..., 0]
             if self.label_smoothing:
-                mean = jnp.mean(wide - peak - log_total, -1)
-                values = values - self.label_smoothing * mean
+                mean = jnp.mean(peak - wide, -1) + log_total[..., 0]
+                values = values + self.label_smoothing * mean
         else:
             _, target = self.same_shape(x)
             counted = self.counted(z.shape[:-1], context.mask)
@@ -141,29 +156,36 @@ class SoftmaxCrossEntropy(Loss):
             check_range(self, least, counted, wanted, lambda v: v >= 0)
             check_range(self, mass, counted, wanted, lambda v: abs(v - 1) < 1e-2)
             fits = (jnp.abs(mass - 1) < 1e-2) & (least >= 0)
-            total = jnp.where(fits[..., None], total, jnp.nan)
-            log_total = jnp.log(total)
+            largest = e == 1
+            less = less_one(e, largest)
+            more = jnp.sum(largest, -1, keepdims=True, dtype=e.dtype) - 1
+            rest = jnp.where(fits[..., None], jnp.sum(less, -1, keepdims=True) + more, jnp.nan)
+            log_total = jnp.log1p(rest)
             y = self._smooth(widen(target))
-            values = -jnp.sum(jnp.where(y == 0, 0, y * (wide - peak - log_total)), -1)
+            values = jnp.sum(jnp.where(y == 0, 0, y * ((peak - wide) + log_total)), -1)
             values = jnp.where(fits, values, jnp.nan)
-        z, e = (None, e) if is_integer(target) and e.dtype == z.dtype else (z, None)
-        kept = CrossEntropyResiduals(z, e, target, peak, total, counted)
+        z, less = (None, less) if is_integer(target) and e.dtype == z.dtype else (z, None)
+        kept = CrossEntropyResiduals(z, less, target, peak, rest, counted)
         return self.reduce(values, counted, x[0].dtype), kept
 
     def backward(
         self, params: tuple, residuals: CrossEntropyResiduals, dy: Array
     ) -> tuple[tuple[Array, Array | None], tuple]:
-        z, e, target, peak, total, counted = residuals
-        if e is None:
-            assert z is not None
-            log_p = widen(z) - peak - jnp.log(total)
-            p = jnp.exp(log_p)
-        else:
-            log_p, p = e, e / total  # no one asks for log p of integer classes
+        z, less, target, peak, rest, counted = residuals
+        total = rest + 1
         if is_integer(target):
-            y = self._smooth(jax.nn.one_hot(target, p.shape[-1], dtype=p.dtype))
-            return (self.spread(dy, p - y, counted), None), ()
-        y = self._smooth(widen(target))
+            if less is None:
+                assert z is not None
+                less = less_one(jnp.exp(widen(z) - peak), one_hot(target, z.shape[-1]))
+            own, alpha = one_hot(target, less.shape[-1]), self.label_smoothing
+            # (p − y) total, and no difference of almost equal numbers
+            slope = less - jnp.where(own, rest, 0)
+            if alpha:
+                slope = slope + total * (jnp.where(own, alpha, 0) - alpha / less.shape[-1])
+            return (self.spread(dy, slope, counted, total), None), ()
+        assert z is not None
+        log_p = widen(z) - peak - jnp.log(total)
+        p, y = jnp.exp(log_p), self._smooth(widen(target))
         dz = self.spread(dy, p * y.sum(-1, keepdims=True) - y, counted)
         return (dz, self.spread(dy, -(1 - self.label_smoothing) * log_p, counted)), ()
 
@@ -233,8 +255,8 @@ class Hinge(Loss):
         self, params: tuple, residuals: HingeResiduals, dy: Array
     ) -> tuple[tuple[Array, None], tuple]:
         active, target, counted = residuals
-        wrong = active.astype(dy.dtype)
-        right = jax.nn.one_hot(target, active.shape[-1], dtype=dy.dtype)
+        wrong = active.astype(widen(dy).dtype)  # 16 bits cannot count many classes
+        right = jax.nn.one_hot(target, active.shape[-1], dtype=wrong.dtype)
         slope = wrong - right * wrong.sum(-1, keepdims=True)
         valid = (target >= 0) & (target < active.shape[-1])
         return (self.spread(dy, jnp.where(valid[..., None], slope, jnp.nan), counted), None), ()
@@ -282,7 +304,12 @@ class KLDivergence(Loss):
         wide = widen(y)
         # y = 0 says nothing of p, also where log p is −∞; a negative y has no logarithm: NaN
         ratio = jnp.where(wide == 0, 0, jnp.log(wide) - widen(log_p))
-        loss = self.reduce(jnp.sum(wide * ratio, -1), counted, y.dtype)
+        values = jnp.sum(wide * ratio, -1)
+        # of two distributions it is not negative: what falls below 0 is their rounding
+        rounding = 4 * float(jnp.finfo(y.dtype).eps) * (2 + math.log(y.shape[-1]))
+        below = jax.lax.stop_gradient(jnp.where(jnp.abs(values) < rounding, values, 0))
+        values = values - jnp.minimum(below, 0)
+        loss = self.reduce(values, counted, y.dtype)
         return loss, DivergenceResiduals(log_p, y, ratio, counted)
 
     def backward(
@@ -297,6 +324,7 @@ class FocalResiduals(NamedTuple):
     """What FocalLoss keeps."""
 
     log_p: Array  # log-probabilities [..., classes]; NaN where the target is not a class
+    s: Array  # that of the target [...], to the last digit where it is small
     target: Array  # int [...]
     counted: Array | None  # bool [...]: the examples that count, where any was masked or ignored
 
@@ -338,16 +366,21 @@ class FocalLoss(Loss):
         ignored = None if self.ignore_index is None else target != self.ignore_index
         counted = self.counted(target.shape, context.mask, ignored)
         valid = valid_classes(self, target, z.shape[-1], counted)
-        log_p = jnp.where(valid[..., None], jax.nn.log_softmax(widen(z)), jnp.nan)
-        s = self._of_class(log_p, target)
+        wide = widen(z)
+        peak = jax.lax.stop_gradient(wide.max(-1, keepdims=True))
+        shifted = wide - peak
+        own = one_hot(jnp.clip(target, 0, z.shape[-1] - 1), z.shape[-1])
+        rest = jnp.sum(less_one(jnp.exp(shifted), own), -1, keepdims=True)
+        rest = jnp.where(valid[..., None], rest, jnp.nan)
+        log_p = shifted - jnp.log(rest + 1)
+        s = self._of_class(wide, target) - peak[..., 0] - jnp.log1p(rest[..., 0])
         values = -((-jnp.expm1(s)) ** self.gamma) * s
-        return self.reduce(values, counted, z.dtype), FocalResiduals(log_p, target, counted)
+        return self.reduce(values, counted, z.dtype), FocalResiduals(log_p, s, target, counted)
 
     def backward(
         self, params: tuple, residuals: FocalResiduals, dy: Array
     ) -> tuple[tuple[Array, None], tuple]:
-        log_p, target, counted = residuals
-        s = self._of_class(log_p, target)
+        log_p, s, target, counted = residuals
         rest = -jnp.expm1(s)  # 1 − p, exact where p is almost 1
         ratio = jnp.where(rest > 0, s / jnp.where(rest > 0, rest, 1), -1)  # s/(1 − p) -> −1
         ds = rest**self.gamma * (self.gamma * jnp.exp(s) * ratio - 1)

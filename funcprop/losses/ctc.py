@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcprop.layer import Array, Context, LayerError, check_count, is_integer, spell, widen
-from funcprop.losses.loss import Loss, check_range
+from funcprop.losses.loss import Loss, check_range, less_one, one_hot
 
 LOG_ZERO = -1e30  # log 0, but finite: −∞ − (−∞) is NaN
 NEVER = 1e29  # a loss above it is made of log 0
@@ -96,24 +96,34 @@ class CTC(Loss):
         valid = self._valid(target, z.shape[-1], counted)
         wide = widen(z)
         peak = jax.lax.stop_gradient(wide.max(-1, keepdims=True))
-        log_total = jnp.log(jnp.sum(jnp.exp(wide - peak), -1, keepdims=True))
-        emitted = self._emitted(wide - peak - log_total, target)
+        largest = jnp.argmax(wide, -1)
+        less = less_one(jnp.exp(wide - peak), one_hot(largest, z.shape[-1]))
+        log_total = jnp.log1p(jnp.sum(less, -1, keepdims=True))
+        log_p = wide - peak - log_total
+        emitted = self._emitted(log_p, target)
         walk = emitted, None if steps is None else jnp.moveaxis(steps, -1, 0)
         length, twice = self._length(target), self._repeats(target)
+        place = jnp.arange(target.shape[-1] + 1)
+        failing = self._failing(jax.lax.stop_gradient(log_p), target, length)
+        # behind the blank a label starts anew, if it is not the next one
+        again = jnp.concatenate([~twice[..., 1:], jnp.ones_like(twice[..., :1])], -1)
+        again = (again & (place[1:] <= length)).astype(wide.dtype)
 
         def step(carry: Any, inputs: Any) -> Any:
-            (alpha, total), (emitted, counts) = carry, inputs
+            (alpha, total, failed), ((emitted, counts), failing) = carry, inputs
+            more = failed_by(*jax.lax.stop_gradient((alpha, total, emitted)), failing, again)
             after, came = enter(alpha, emitted, twice)
             after, top = from_top(after)
             if counts is not None:
                 after, top = select(counts, after, alpha), jnp.where(counts, top, 0)
-            return (after, total + top), came
+                more = jnp.where(counts, more, 0)
+            return (after, total + top, failed + more), came
 
         # before the first step a path is in the first blank
-        place = jnp.arange(target.shape[-1] + 1)
         nowhere = jnp.full((*target.shape[:-1], target.shape[-1] + 1), LOG_ZERO, wide.dtype)
         start = States(nowhere.at[..., 0].set(0), nowhere[..., 1:])
-        (alpha, total), came = jax.lax.scan(step, (start, jnp.zeros_like(peak[..., 0, 0])), walk)
+        zero = jnp.zeros_like(peak[..., 0, 0])
+        (alpha, total, failed), came = jax.lax.scan(step, (start, zero, zero), (walk, failing))
 
         # behind the last step it is in the last label, or in the blank behind that
         paths, of_blank = either(alpha)
@@ -122,6 +132,13 @@ class CTC(Loss):
             jnp.where(place == length, of_blank, 0),
             jnp.where(place == length, 1 - of_blank, 0)[..., 1:],
         )
+        # where most paths spell it: −log(1 − the share of those that do not), summed apart
+        ends, _ = either(jax.lax.stop_gradient(alpha))
+        ends = jnp.where(place < length, jnp.exp(ends + total[..., None]), 0)
+        failed = failed + jax.lax.stop_gradient(ends.sum(-1))
+        most = failed < 0.5
+        exact = -jnp.log1p(-jnp.where(most, failed, 0))
+        values = jnp.where(most, exact + (values - jax.lax.stop_gradient(values)), values)
         never = values > NEVER
         values = jnp.where(never, 0.0 if self.zero_infinity else jnp.inf, values)
         slope = jnp.where(valid, 1 - never.astype(wide.dtype), jnp.nan)
@@ -213,6 +230,21 @@ class CTC(Loss):
         same = target[..., 1:] == target[..., :-1]
         return jnp.concatenate([jnp.zeros_like(same, shape=(*target.shape[:-1], 1)), same], -1)
 
+    def _failing(self, log_p: Array, target: Array, length: Array) -> Array:
+        """Of the paths that have come to label n, the share that a step takes off the target,
+        [T, ..., N + 1]: to another class than the blank, the label and the next. 0 behind the last
+        label, where paths are that have failed before."""
+        place = jnp.arange(target.shape[-1] + 1)
+        label = one_hot(jnp.clip(target, 0, log_p.shape[-1] - 1), log_p.shape[-1])
+        none = jnp.zeros_like(label[..., :1, :])
+        onward = jnp.concatenate([label, none], -2) & (place < length)[..., None]
+        onward |= jnp.arange(log_p.shape[-1]) == self.blank
+        stays = jnp.concatenate([none, label], -2)
+        wrong = (place <= length)[..., None] & ~onward & ~stays
+        # a sum of what is wrong, and not 1 − what is right: it may be far smaller than 1
+        hot = jnp.swapaxes(wrong, -1, -2).astype(log_p.dtype)
+        return jnp.moveaxis(jnp.matmul(jnp.exp(log_p), hot, precision="highest"), -2, 0)
+
     def _emitted(self, log_p: Array, target: Array) -> States:
         """log p of the class of each state, [T, ...]."""
         # filling stands for some class: no path to the end goes there
@@ -248,6 +280,15 @@ def enter_backward(gamma: States, came: States, twice: Array) -> States:
     paths = gamma.blank + jnp.concatenate([jnp.where(twice, 0, new), zero], -1)
     blank = came.blank * paths + jnp.concatenate([jnp.where(twice, new, 0), zero], -1)
     return States(blank, came.label * gamma.label + ((1 - came.blank) * paths)[..., 1:])
+
+
+def failed_by(alpha: States, total: Array, emitted: States, failing: Array, again: Array) -> Array:
+    """The probability of the paths that a step takes off the target, [...]; α less what `from_top`
+    took off it, which is `total`."""
+    paths, _ = either(alpha)
+    strays = jnp.exp(paths + total[..., None]) * failing
+    repeats = jnp.exp(alpha.blank[..., 1:] + emitted.label + total[..., None]) * again
+    return strays.sum(-1) + repeats.sum(-1)
 
 
 def from_top(paths: States) -> tuple[States, Array]:

@@ -20,28 +20,40 @@ from funcprop.layer import (
     spell,
     widen,
 )
-from funcprop.losses.loss import Loss
-
-EPS = 1e-6
+from funcprop.losses.loss import Loss, less_one
 
 
 class Unit(NamedTuple):
     """A direction, kept as the vector it is of: that one is in memory anyway."""
 
     vector: Array  # a [..., D]
-    scale: Array  # 1 / ‖a‖ [..., 1], zero where ‖a‖ ≤ eps
+    scale: Array  # 1 / ‖a‖ [..., 1], zero for the zero vector
 
     @property
     def direction(self) -> Array:
-        """â = a / ‖a‖ [..., D], zero where ‖a‖ ≤ eps."""
+        """â = a / ‖a‖ [..., D], zero for the zero vector."""
         return widen(self.vector) * self.scale
 
 
 def normalize(a: Array) -> Unit:
     """a / ‖a‖ over the last axis, in float32 at least."""
-    square = jnp.sum(jnp.square(widen(a)), -1, keepdims=True)
-    known = square > EPS**2
-    return Unit(a, jnp.where(known, jax.lax.rsqrt(jnp.where(known, square, 1)), 0))
+    return Unit(a, norms(widen(a))[1])
+
+
+def norms(a: Array) -> tuple[Array, Array]:
+    """(‖a‖, 1 / ‖a‖) over the last axis, both [..., 1], and both zero for the zero vector.
+
+    Squares are taken of a over its largest entry: they neither overflow nor vanish.
+    """
+    peak = jax.lax.stop_gradient(jnp.max(jnp.abs(a), -1, keepdims=True))
+    known = ~(peak < jnp.finfo(a.dtype).tiny)  # less than that has no reciprocal; NaN stays NaN
+    peak = jnp.where(known, peak, 1)
+    square = jnp.sum(jnp.square(a / peak), -1, keepdims=True)
+    square = jnp.where(known, square, 1)
+    return (
+        jnp.where(known, peak * jnp.sqrt(square), 0),
+        jnp.where(known, jax.lax.rsqrt(square) / peak, 0),
+    )
 
 
 class CosineResiduals(NamedTuple):
@@ -80,10 +92,13 @@ class CosineDistance(Loss):
         a, y = self.same_shape(x)
         counted = self.counted(a.shape[:-1], context.mask)
         units = normalize(a), normalize(y)
-        # two factors, so that neither norms' product nor the dot product of long vectors overflows
-        cosine = jnp.sum(units[0].direction * units[1].direction, -1, keepdims=True)
-        loss = self.reduce(1 - cosine[..., 0], counted, a.dtype)
-        return loss, CosineResiduals(*units, cosine, counted)
+        # 1 − cos = ½‖â − ŷ‖²: never negative, and right to the last digit of a small angle
+        between = units[0].direction - units[1].direction
+        distance = jnp.sum(jnp.square(between), -1, keepdims=True) / 2
+        known = (units[0].scale != 0) & (units[1].scale != 0)
+        distance = jnp.where(known, distance, 1)  # the zero vector is at right angles to all
+        loss = self.reduce(distance[..., 0], counted, a.dtype)
+        return loss, CosineResiduals(*units, 1 - distance, counted)
 
     def backward(
         self, params: tuple, residuals: CosineResiduals, dy: Array
@@ -156,15 +171,14 @@ class TripletMargin(Loss):
         self, params: tuple, residuals: TripletResiduals, dy: Array
     ) -> tuple[tuple[Array, tuple[Array, Array]], tuple]:
         (anchor, (positive, negative)), near, far, counted = residuals
-        dpositive = self.spread(dy, near * widen(positive - anchor), counted)
-        dnegative = self.spread(dy, far * widen(anchor - negative), counted)
+        dpositive = self.spread(dy, near * (widen(positive) - widen(anchor)), counted)
+        dnegative = self.spread(dy, far * (widen(anchor) - widen(negative)), counted)
         return (-dpositive - dnegative, (dpositive, dnegative)), ()
 
     def _distance(self, anchor: Array, other: Array) -> tuple[Array, Array]:
         """(1 / ‖a − b‖, ‖a − b‖), both [..., 1] and zero where they are one point."""
-        square = jnp.sum(jnp.square(widen(anchor - other)), -1, keepdims=True)
-        scale = normalize(anchor - other).scale
-        return scale, square * scale
+        distance, scale = norms(widen(anchor) - widen(other))
+        return scale, distance
 
 
 class ContrastResiduals(NamedTuple):
@@ -182,8 +196,9 @@ class ContrastResiduals(NamedTuple):
 class InfoNCE(Loss):
     """−log softmaxⱼ(âᵢ · b̂ⱼ / τ) at j = i: which b belongs to each a (van den Oord et al., 2018).
 
-    Axis −2 is the batch within which pairs are told apart, so the examples are mixed. With
-    `symmetric` it is the mean with the same loss of b against a, as in CLIP (Radford et al., 2021).
+    Axis −2 is the batch within which pairs are told apart, so the examples are mixed; what
+    `context.mask` hides is no candidate either. With `symmetric` it is the mean with the same loss
+    of b against a, as in CLIP (Radford et al., 2021).
 
     forward   (a, b), both [..., B, features] -> the loss
     keeps     both, their norms, the scores and their log-sum-exp
@@ -221,15 +236,16 @@ class InfoNCE(Loss):
             raise LayerError(self, f"x is {spell(x)}, wanted a batch of vectors [..., B, features]")
         counted = self.counted(a.shape[:-1], context.mask)
         units = normalize(a), normalize(b)
-        # scaled after the product: no direction is ever in memory
-        scores = widen(a) @ jnp.swapaxes(widen(b), -1, -2) * self._scales(*units)
-        own = jnp.diagonal(scores, axis1=-2, axis2=-1)
-        total = jax.nn.logsumexp(scores, -1, keepdims=True)
-        values, columns = total[..., 0] - own, None
+        left, right = (self._direction(unit, counted) for unit in units)
+        scores = left @ jnp.swapaxes(right, -1, -2) / self.temperature
+        if counted is not None:  # what is hidden is nobody's candidate
+            scores = jnp.where(counted[..., None, :] & counted[..., None], scores, -jnp.inf)
+        values, rows = self._contrast(scores, counted)
+        columns = None
         if self.symmetric:
-            columns = jax.nn.logsumexp(scores, -2, keepdims=True)
-            values = (values + columns[..., 0, :] - own) / 2
-        kept = ContrastResiduals(*units, scores, total, columns, counted)
+            of_columns, columns = self._contrast(jnp.swapaxes(scores, -1, -2), counted)
+            values, columns = (values + of_columns) / 2, jnp.swapaxes(columns, -1, -2)
+        kept = ContrastResiduals(*units, scores, rows, columns, counted)
         return self.reduce(values, counted, a.dtype), kept
 
     def backward(
@@ -244,16 +260,35 @@ class InfoNCE(Loss):
         dscores = (jnp.exp(scores - rows) - eye) * dvalues[..., None]
         if columns is not None:
             dscores = (dscores + (jnp.exp(scores - columns) - eye) * dvalues[..., None, :]) / 2
-        dproduct = dscores * self._scales(a, b)
-        da = self._turned(a, dproduct @ widen(b.vector))
-        db = self._turned(b, jnp.swapaxes(dproduct, -1, -2) @ widen(a.vector))
+        dscores = dscores / self.temperature
+        left, right = (self._direction(unit, counted) for unit in (a, b))
+        da = self._turned(left, (dscores * a.scale) @ right, counted)
+        db = self._turned(right, (jnp.swapaxes(dscores, -1, -2) * b.scale) @ left, counted)
         return (da.astype(dy.dtype), db.astype(dy.dtype)), ()
 
-    def _scales(self, a: Unit, b: Unit) -> Array:
-        """What makes a score of the product aᵢ · bⱼ: 1 / (‖aᵢ‖ ‖bⱼ‖ τ)."""
-        return a.scale * (jnp.swapaxes(b.scale, -1, -2) / self.temperature)
+    def _direction(self, unit: Unit, counted: Array | None) -> Array:
+        """â, zero where it is hidden: what lies there may be NaN."""
+        direction = unit.direction
+        return direction if counted is None else jnp.where(counted[..., None], direction, 0)
 
-    def _turned(self, unit: Unit, da: Array) -> Array:
+    def _contrast(self, scores: Array, counted: Array | None) -> tuple[Array, Array]:
+        """Of every row −log of the share of its own, on the diagonal [..., B], and the
+        log-sum-exp [..., B, 1]; both zero where a row is hidden."""
+        peak = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+        if counted is not None:
+            peak = jnp.where(counted[..., None], peak, 0)
+        eye = jnp.eye(scores.shape[-1], dtype=bool)
+        rest = jnp.sum(less_one(jnp.exp(scores - peak), eye), -1, keepdims=True)
+        if counted is not None:
+            rest = jnp.where(counted[..., None], rest, 0)
+        log_total = jnp.log1p(rest)
+        own = jnp.diagonal(scores, axis1=-2, axis2=-1)
+        values, rows = (peak[..., 0] - own) + log_total[..., 0], peak + log_total
+        if counted is None:
+            return values, rows
+        return jnp.where(counted, values, 0), jnp.where(counted[..., None], rows, 0)
+
+    def _turned(self, direction: Array, da: Array, counted: Array | None) -> Array:
         """Without its part along a: a longer vector has the same direction."""
-        vector = widen(unit.vector)
-        return da - vector * (jnp.sum(vector * da, -1, keepdims=True) * unit.scale**2)
+        da = da - direction * jnp.sum(direction * da, -1, keepdims=True)
+        return da if counted is None else jnp.where(counted[..., None], da, 0)

@@ -20,7 +20,7 @@ from funcprop.layer import (
     check_params,
     widen,
 )
-from funcprop.losses.loss import Loss, check_classes, valid_classes
+from funcprop.losses.loss import Loss, check_classes, less_one, one_hot, valid_classes
 
 
 class Projection(NamedTuple):
@@ -143,19 +143,21 @@ class LinearCrossEntropy(Loss):
             s = self.scores(params, h)
             peak = jax.lax.stop_gradient(s.max(-1))
             e = jnp.exp(s - peak[:, None])
-            sum_e = jnp.where(valid, jnp.sum(e, -1), jnp.nan)
-            log_total = jnp.log(sum_e)
-            safe = jnp.clip(target, 0, self.vocabulary - 1)[:, None]
-            of_target = jnp.take_along_axis(s, safe, -1)[:, 0] - peak
-            values = log_total - (1 - self.label_smoothing) * of_target
+            safe = jnp.clip(target, 0, self.vocabulary - 1)
+            less = less_one(e, one_hot(safe, self.vocabulary))
+            rest = jnp.where(valid, jnp.sum(less, -1), jnp.nan)
+            log_total = jnp.log1p(rest)
+            behind = peak - jnp.take_along_axis(s, safe[:, None], -1)[:, 0]
+            values = log_total + (1 - self.label_smoothing) * behind
             if self.label_smoothing:
-                values = values - self.label_smoothing * jnp.mean(s - peak[:, None], -1)
+                values = values + self.label_smoothing * jnp.mean(peak[:, None] - s, -1)
             values = values + self.z_loss * jnp.square(log_total + peak)
             if not early:
                 return total, (values, (peak, log_total))
-            p = e / sum_e[:, None]
+            own = one_hot(safe, self.vocabulary)
+            slope = (less - jnp.where(own, rest[:, None], 0)) / (rest + 1)[:, None]
             total, dh = self.chunk_gradient(
-                params, total, s, p, h, target, peak, log_total, dvalues
+                params, total, s, slope, h, target, peak, log_total, dvalues
             )
             return total, (values, dh)
 
@@ -196,7 +198,8 @@ class LinearCrossEntropy(Loss):
             h, _, peak, log_total, _ = row
             s = self.scores(params, h)
             p = jnp.exp(s - peak[:, None] - log_total[:, None])
-            return self.chunk_gradient(params, total, s, p, *row)
+            slope = less_one(p, one_hot(row[1], self.vocabulary))
+            return self.chunk_gradient(params, total, s, slope, *row)
 
         given = (h, target, peak, log_total, dvalues)
         total, dh = self.in_chunks(of_chunk, self.zeros(params), given, target.shape)
@@ -207,16 +210,15 @@ class LinearCrossEntropy(Loss):
         return Projection(zero, None if params.b is None else zero[0])
 
     def chunk_gradient(
-        self, params: Projection, total: Projection, s: Array, p: Array, h: Array, target: Array,
-        peak: Array, log_total: Array, dvalues: Array,
+        self, params: Projection, total: Projection, s: Array, slope: Array, h: Array,
+        target: Array, peak: Array, log_total: Array, dvalues: Array,
     ) -> tuple[Projection, Array]:  # fmt: skip
-        """What a chunk with scores s and probabilities p adds to (dw, db), and its dh."""
-        if self.z_loss:
-            p = p * (1 + 2 * self.z_loss * (peak + log_total)[:, None])
-        y = jax.nn.one_hot(target, self.vocabulary, dtype=p.dtype)
-        if self.label_smoothing:
-            y = (1 - self.label_smoothing) * y + self.label_smoothing / self.vocabulary
-        ds = p - y
+        """What a chunk with scores s and slope p − y adds to (dw, db), and its dh."""
+        ds = slope
+        if self.z_loss or self.label_smoothing:
+            own = jax.nn.one_hot(target, self.vocabulary, dtype=slope.dtype)
+            ds = ds + (slope + own) * (2 * self.z_loss * (peak + log_total)[:, None])
+            ds = ds + self.label_smoothing * (own - 1 / self.vocabulary)
         dz = ds * dvalues[:, None]
         if self.soft_cap is not None:
             dz = dz * (1 - jnp.square(s / self.soft_cap))
@@ -227,7 +229,9 @@ class LinearCrossEntropy(Loss):
         return Projection(dw, db), dz @ widen(params.w).T
 
     def scores(self, params: Projection, h: Array) -> Array:
-        z = widen(h @ params.w if params.b is None else h @ params.w + params.b)
+        # 16-bit logits would lose what the softmax then reads off their last digits
+        z = jnp.matmul(h, params.w, preferred_element_type=widen(h).dtype)
+        z = z if params.b is None else z + widen(params.b)
         return z if self.soft_cap is None else self.soft_cap * jnp.tanh(z / self.soft_cap)
 
     def in_chunks(self, f: Any, carry: Any, rows: Any, shape: tuple[int, ...]) -> tuple[Any, Any]:

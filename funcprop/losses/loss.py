@@ -117,13 +117,16 @@ class Loss(Layer):
             values = values.sum() / number if self.reduction == "mean" else values.sum()
         return values.astype(dtype)
 
-    def spread(self, dy: Array, slope: Array, counted: Array | None) -> Array:
+    def spread(
+        self, dy: Array, slope: Array, counted: Array | None, over: Array | None = None
+    ) -> Array:
         """The transpose of `reduce`, times the slope of each value: dy -> [..., features].
 
-        Exactly zero where an example does not count, whatever it holds.
+        Exactly zero where an example does not count, whatever it holds. `over` [..., 1] is what the
+        slope is still to be divided by.
         """
-        dvalues = self.share(dy, slope.shape[:-1], counted)
-        product = dvalues[..., None] * widen(slope)
+        dvalues = self.share(dy, slope.shape[:-1], counted)[..., None]
+        product = (dvalues if over is None else dvalues / over) * widen(slope)
         if counted is not None:
             product = jnp.where(counted[..., None], product, 0)
         return product.astype(dy.dtype)
@@ -137,6 +140,20 @@ class Loss(Layer):
             return dvalues
         size = math.prod(shape)
         return dvalues / (size if counted is None else counted.sum().astype(dvalues.dtype))
+
+
+def less_one(e: Array, own: Array) -> Array:
+    """e = e^(s − peak) less 1 in one entry of each row, where `own` is True.
+
+    The sum of it is Σ e − 1, and log1p of that the log-sum-exp of s − peak: of the largest entry
+    nothing is left, and the small ones keep their digits, which Σ e would lose.
+    """
+    return e - own.astype(e.dtype)
+
+
+def one_hot(classes: Array, size: int) -> Array:
+    """bool [..., size]: where the class stands."""
+    return classes[..., None] == jnp.arange(size, dtype=classes.dtype)
 
 
 def check_classes(loss: Loss, z: Array, target: Array) -> None:

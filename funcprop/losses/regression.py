@@ -92,7 +92,7 @@ class MeanSquaredError(Loss):
         self, params: tuple, residuals: DifferenceResiduals, dy: Array
     ) -> tuple[tuple[Array, Array], tuple]:
         difference, counted = residuals
-        da = self.spread(dy, difference * (2 / difference.shape[-1]), counted)
+        da = self.spread(dy, widen(difference) * (2 / difference.shape[-1]), counted)
         return (da, -da), ()
 
 

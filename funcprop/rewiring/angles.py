@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from funcprop.composites import Composite, Rewired
 from funcprop.gradient import backprop
-from funcprop.layer import Array, Context, Layer, Params, widen
+from funcprop.layer import Array, Context, Layer, Params, norm_of, widen
 from funcprop.rewiring.direct import DirectFeedback
 
 
@@ -73,5 +73,5 @@ def named(tree: Any) -> dict[str, Array]:
 def angle(a: Array, b: Array) -> Array:
     """Degrees between two arrays, exact for small angles too (Kahan, 2006)."""
     a, b = (widen(array).ravel() for array in (a, b))
-    a, b = a / jnp.linalg.norm(a), b / jnp.linalg.norm(b)
-    return jnp.degrees(2 * jnp.arctan2(jnp.linalg.norm(a - b), jnp.linalg.norm(a + b)))
+    a, b = a / norm_of(a), b / norm_of(b)
+    return jnp.degrees(2 * jnp.arctan2(norm_of(a - b), norm_of(a + b)))

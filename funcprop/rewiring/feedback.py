@@ -14,7 +14,16 @@ import jax
 import jax.numpy as jnp
 
 from funcprop.composites import Rewired, RewiredParams
-from funcprop.layer import Array, LayerError, Params, Residuals, check_choice, spell, widen
+from funcprop.layer import (
+    Array,
+    LayerError,
+    Params,
+    Residuals,
+    check_choice,
+    norm_of,
+    spell,
+    widen,
+)
 from funcprop.rewiring.randomness import key_from
 from funcprop.rewiring.rewirings import Rewiring
 
@@ -156,8 +165,8 @@ class SignSymmetric(OtherWeights):
             v = v * uniform(key_from(w), w)
         if self.magnitude == "fixed random":
             v = v * params.feedback
-        norms = [jnp.linalg.norm(widen(matrix).ravel()) for matrix in (w, v)]
-        return v * (norms[0] / jnp.where(norms[1] == 0, 1, norms[1])).astype(w.dtype)
+        norms = norm_of(w), norm_of(v)
+        return (widen(v) * (norms[0] / jnp.where(norms[1] == 0, 1, norms[1]))).astype(w.dtype)
 
 
 def uniform(key: Array, like: Array) -> Array:

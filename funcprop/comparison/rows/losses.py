@@ -144,7 +144,7 @@ def norm_held_constant(layer: Any, params: Any, residuals: Any, dy: Array) -> An
 
 def weight_not_differentiated(layer: Any, params: Any, residuals: Any, dy: Array) -> Any:
     """The focal weight (1 − p)^γ taken for a constant."""
-    log_p, target, counted = residuals
+    log_p, _, target, counted = residuals
     p = jnp.take_along_axis(jnp.exp(log_p), target[..., None], -1)
     y = jax.nn.one_hot(target, log_p.shape[-1], dtype=log_p.dtype)
     slope = (1 - p) ** layer.gamma * (jnp.exp(log_p) - y)
@@ -273,7 +273,6 @@ MORE_LOSSES = (
         VECTORS,
         plain_contrast(0.5),
         EMBEDDINGS,
-        promise=("memory",),
         batched=False,
         reason="the examples of a batch are told apart from each other",
     ),
@@ -283,7 +282,6 @@ MORE_LOSSES = (
         (Normal((2, 5, 4)), Normal((2, 5, 4))),
         plain_contrast(0.5, symmetric=True),
         (EMBEDDINGS, Mask((512,))),
-        promise=("memory",),
         mask=Mask((2, 5)),
         mutants=(Mutant("one direction alone", one_direction),),
     ),
