@@ -20,6 +20,7 @@ from funcprop.layer import (
     inside,
     spell,
 )
+from funcprop.sharding import alike, varying
 
 
 class RepeatResiduals(NamedTuple):
@@ -84,9 +85,9 @@ class Repeat(Composite):
             with inside(self, 0):
                 y, kept = self.layers[0].forward(p, x, Context(key, context.mask))
             check_like(self, "the output of a step", y, "its input", x)
-            return y, without_mask(kept, context.mask)
+            return alike(y, x), without_mask(kept, context.mask)
 
-        y, steps = lax.scan(step, x, (stack, keys), length=self.length)
+        y, steps = lax.scan(step, varying(x, stack, context.mask), (stack, keys), length=self.length)
         return y, RepeatResiduals(steps, context.mask if holds_slots(steps) else None)
 
     def backward(self, params: Params, residuals: RepeatResiduals, dy: Any) -> tuple[Any, Params]:
@@ -97,8 +98,9 @@ class Repeat(Composite):
             with inside(self, 0):
                 dx, dp = self.layers[0].backward(p, with_mask(kept, residuals.mask), dy)
             check_like(self, "dx of a step", dx, "its dy", dy)
-            return dx, dp
+            return alike(dx, dy), dp
 
+        dy = varying(dy, stack, residuals)
         dx, dstack = lax.scan(step, dy, (stack, residuals.steps), self.length, reverse=True)
         return dx, (dstack,)
 

@@ -29,6 +29,7 @@ from funcprop.layer import (
     spell,
     widen,
 )
+from funcprop.sharding import entries, fresh, spread_as, whole
 
 WRITTEN_OUT = 4  # tiles: up to so many are no loop
 LONGEST = 1024  # keys a tile
@@ -126,14 +127,16 @@ class DotProductAttention(Layer):
             return tuple(placed(*pair, start) for pair in zip(sums, (y, peak, total), strict=True))
 
         wide = accumulator(q.dtype)
-        column = (*qs.shape[:-1], 1)
+        column, place = (*qs.shape[:-1], 1), (*entries(qs)[:-1], None)
+        data = (q, k, v, mask)
         y, peak, total = over_tiles(
             tiles,
             tile,
             (
-                jnp.zeros((*qs.shape[:-1], v.shape[-1]), wide),
-                jnp.full(column, jnp.finfo(wide).min),  # finite: e^(−∞ − peak) is 0, not NaN
-                jnp.zeros(column, wide),
+                fresh(jnp.zeros((*qs.shape[:-1], v.shape[-1]), wide), place, data),
+                # finite: e^(−∞ − peak) is 0, not NaN
+                fresh(jnp.full(column, jnp.finfo(wide).min), place, data),
+                fresh(jnp.zeros(column, wide), place, data),
             ),
         )
         y = ungrouped(y / jnp.where(total == 0, 1, total), q).astype(q.dtype)
@@ -144,6 +147,7 @@ class DotProductAttention(Layer):
     ) -> tuple[tuple[Any, ...], tuple]:
         q, k, v, y, peak, total, mask, own_mask = residuals
         check_cotangent(self, dy, y.shape, y.dtype)
+        dy = spread_as(dy, entries(y), q)
         tiles, scale = self._tiles(q, k), self._scale(q)
         qs, ks, vs = grouped(q * scale, k, tiles), blocked(k, tiles), blocked(v, tiles)
         # p = e^(s - peak) / total: dy [T, V] is divided once, and not p [T, S]
@@ -168,7 +172,9 @@ class DotProductAttention(Layer):
                 added(dv, contract("...mgrc,...mgrv->...mcv", p.astype(v.dtype), dy_part), first),
             )
 
-        zeros = tuple(jnp.zeros(a.shape, peak.dtype) for a in (qs, ks, vs))
+        zeros = tuple(
+            fresh(jnp.zeros(a.shape, peak.dtype), entries(a), residuals, dy) for a in (qs, ks, vs)
+        )
         dq, dk, dv = over_tiles(tiles, tile, zeros)
         dq = ungrouped(dq, q).astype(q.dtype) * scale
         dk, dv = (heads_swapped(d)[..., : k.shape[-3], :, :].astype(k.dtype) for d in (dk, dv))
@@ -264,7 +270,17 @@ class DotProductAttention(Layer):
                 "one truth value for each key",
                 f"write jnp.broadcast_to(mask, {wanted})",
             )
-        return q, k, v, mask
+        return *(by_heads(q, k, v)), whole(mask, -1)
+
+
+def by_heads(*x: Array) -> tuple[Array, ...]:
+    """q, k, v [..., length, heads, size] with length and size whole, and the heads where all three
+    have them in the same places."""
+    spread = {entries(a)[-2] for a in x}
+    if len(spread) > 1:
+        return tuple(whole(a, -3) for a in x)
+    (heads,) = spread
+    return tuple(spread_as(a, (*entries(a)[:-3], None, heads, None)) for a in x)
 
 
 def default_blocks(rows: int, keys: int, skips: bool) -> tuple[int, int]:

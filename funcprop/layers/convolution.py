@@ -21,6 +21,7 @@ from funcprop.layer import (
     spell,
 )
 from funcprop.layers.correlation import Geometry, correlate, input_gradient, kernel_gradient
+from funcprop.sharding import placed
 
 Padding = Literal["SAME", "VALID", "CAUSAL"] | int | tuple[int | tuple[int, int], ...]
 
@@ -209,7 +210,7 @@ class Conv(Convolution):
         dx = input_gradient(params.w, flat, geometry, self.sizes(x)).reshape(x.shape)
         dw = kernel_gradient(self.flat(x), flat, geometry, self.kernel_size)
         db = None if params.b is None else dz.sum(tuple(range(dz.ndim - 1)))
-        return dx, Kernel(dw, db)
+        return dx, placed(Kernel(dw, db), params)
 
     def words(self) -> tuple[str, ...]:
         return ("SAME", "VALID", "CAUSAL") if self.axes == 1 else ("SAME", "VALID")

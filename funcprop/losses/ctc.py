@@ -11,6 +11,7 @@ import numpy as np
 
 from funcprop.layer import Array, Context, LayerError, check_count, is_integer, spell, widen
 from funcprop.losses.loss import Loss, check_range
+from funcprop.sharding import entries, fresh, varying
 
 LOG_ZERO = -1e30  # log 0, but finite: −∞ − (−∞) is NaN
 NEVER = 1e29  # a loss above it is made of log 0
@@ -113,7 +114,10 @@ class CTC(Loss):
         place = jnp.arange(target.shape[-1] + 1)
         nowhere = jnp.full((*target.shape[:-1], target.shape[-1] + 1), LOG_ZERO, wide.dtype)
         start = States(nowhere.at[..., 0].set(0), nowhere[..., 1:])
-        (alpha, total), came = jax.lax.scan(step, (start, jnp.zeros_like(peak[..., 0, 0])), walk)
+        first = entries(peak)[:-2]
+        start = jax.tree.map(lambda v: fresh(v, (*first, None), walk, twice), start)
+        nothing = fresh(jnp.zeros_like(peak[..., 0, 0]), first, walk, twice)
+        (alpha, total), came = jax.lax.scan(step, (start, nothing), walk)
 
         # behind the last step it is in the last label, or in the blank behind that
         paths, of_blank = either(alpha)
@@ -153,7 +157,8 @@ class CTC(Loss):
             return before if counts is None else select(counts, before, gamma), gamma
 
         walk = came, None if steps is None else jnp.moveaxis(steps, -1, 0)
-        _, gamma = jax.lax.scan(step, residuals.last, walk, reverse=True)
+        last = varying(residuals.last, walk, twice)
+        _, gamma = jax.lax.scan(step, last, walk, reverse=True)
         gamma = jax.tree.map(lambda v: jnp.moveaxis(v, 0, -2), gamma)
         one_hot = jax.nn.one_hot(target, residuals.z.shape[-1], dtype=gamma.label.dtype)
         of_class = jnp.matmul(gamma.label, one_hot, precision="highest")

@@ -21,6 +21,7 @@ from funcprop.layer import (
     widen,
 )
 from funcprop.losses.loss import Loss
+from funcprop.sharding import entries, is_spread, out_as, out_like, spread_as, whole
 
 EPS = 1e-6
 
@@ -221,13 +222,15 @@ class InfoNCE(Loss):
         counted = self.counted(a.shape[:-1], context.mask)
         units = normalize(a), normalize(b)
         # scaled after the product: no direction is ever in memory
-        scores = widen(a) @ jnp.swapaxes(widen(b), -1, -2) * self._scales(*units)
-        own = jnp.diagonal(scores, axis1=-2, axis2=-1)
+        rows = (*entries(a)[:-1], None)  # every a against all b
+        columns = jnp.swapaxes(widen(b), -1, -2)
+        scores = jnp.matmul(widen(a), columns, **out_as(rows, a, b)) * self._scales(*units)
+        own = jnp.where(jnp.eye(a.shape[-2], dtype=bool), scores, 0).sum(-1) if is_spread(a) else jnp.diagonal(scores, axis1=-2, axis2=-1)
         total = jax.nn.logsumexp(scores, -1, keepdims=True)
         values, columns = total[..., 0] - own, None
         if self.symmetric:
             columns = jax.nn.logsumexp(scores, -2, keepdims=True)
-            values = (values + columns[..., 0, :] - own) / 2
+            values = (values + spread_as(columns[..., 0, :], entries(own)) - own) / 2
         kept = ContrastResiduals(*units, scores, total, columns, counted)
         return self.reduce(values, counted, a.dtype), kept
 
@@ -242,15 +245,18 @@ class InfoNCE(Loss):
             dvalues = jnp.where(counted, dvalues, 0)
         dscores = (jnp.exp(scores - rows) - eye) * dvalues[..., None]
         if columns is not None:
-            dscores = (dscores + (jnp.exp(scores - columns) - eye) * dvalues[..., None, :]) / 2
+            dscores = (dscores + (jnp.exp(scores - columns) - eye) * whole(dvalues, -1)[..., None, :]) / 2
         dproduct = dscores * self._scales(a, b)
-        da = self._turned(a, dproduct @ widen(b.vector))
-        db = self._turned(b, jnp.swapaxes(dproduct, -1, -2) @ widen(a.vector))
+        turned = jnp.swapaxes(dproduct, -1, -2)
+        out_a, out_b = (out_like(unit.vector, dproduct, unit.vector) for unit in (a, b))
+        da = self._turned(a, jnp.matmul(dproduct, widen(b.vector), **out_a))
+        db = self._turned(b, jnp.matmul(turned, widen(a.vector), **out_b))
         return (da.astype(dy.dtype), db.astype(dy.dtype)), ()
 
     def _scales(self, a: Unit, b: Unit) -> Array:
         """What makes a score of the product aᵢ · bⱼ: 1 / (‖aᵢ‖ ‖bⱼ‖ τ)."""
-        return a.scale * (jnp.swapaxes(b.scale, -1, -2) / self.temperature)
+        columns = whole(jnp.swapaxes(b.scale, -1, -2), -1)
+        return a.scale * (columns / self.temperature)
 
     def _turned(self, unit: Unit, da: Array) -> Array:
         """Without its part along a: a longer vector has the same direction."""
