@@ -25,7 +25,7 @@ from funcprop.layer import (
     spell,
     widen,
 )
-from funcprop.sharding import entries, on_each_device, out_as, placed, total, varying
+from funcprop.sharding import entries, on_each_device, out_as, placed, total, varying, whole
 
 
 class Table(NamedTuple):
@@ -288,6 +288,7 @@ class Rotary(Layer):
         return self._turn(dy, -1), ()
 
     def _turn(self, x: Array, direction: int) -> Array:
+        x = whole(x, -1)  # pairs of features are cut apart
         length, _, size = x.shape[-3:]
         cos, sin = (a[:, None] for a in waves(self.base, length, size, x.dtype))
         sin = direction * sin

@@ -11,7 +11,7 @@ import numpy as np
 
 from funcprop.layer import Array, Context, LayerError, check_count, is_integer, spell, widen
 from funcprop.losses.loss import Loss, check_range
-from funcprop.sharding import entries, fresh, varying
+from funcprop.sharding import entries, fresh, varying, whole
 
 LOG_ZERO = -1e30  # log 0, but finite: −∞ − (−∞) is NaN
 NEVER = 1e29  # a loss above it is made of log 0
@@ -179,7 +179,7 @@ class CTC(Loss):
             )
         if target.shape[-1] == 0:  # room for one label, so that there are states to speak of
             target = jnp.full((*target.shape[:-1], 1), self.ignore_index, target.dtype)
-        return z, target
+        return z, whole(target, -1)
 
     def _masks(self, z: Array, mask: Array | None) -> tuple[Array | None, Array | None]:
         """The context's mask, as one of steps or one of examples."""
