@@ -109,6 +109,19 @@ def whole(tree: Any, first: int = 0) -> Any:
     return jax.tree.map(gathered, tree)
 
 
+def beside(params: Any, *data: Any) -> Any:
+    """Parameters that can meet the data: gathered along the mesh axes that its examples lie on."""
+    if not is_spread(params):
+        return params
+    taken = set(names(*(entry for x in jax.tree.leaves(data) for entry in entries(x)[:-1])))
+
+    def free(param: Any) -> Any:
+        spec = (None if taken.intersection(names(entry)) else entry for entry in entries(param))
+        return spread_as(param, tuple(spec), *data)
+
+    return jax.tree.map(free, params) if taken else params
+
+
 def placed(tree: Any, like: Any) -> Any:
     """The arrays where those of `like` lie, a tree of the same shapes."""
     if mesh_of(tree) is None:

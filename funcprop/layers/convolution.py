@@ -21,7 +21,7 @@ from funcprop.layer import (
     spell,
 )
 from funcprop.layers.correlation import Geometry, correlate, input_gradient, kernel_gradient
-from funcprop.sharding import placed
+from funcprop.sharding import beside, placed
 
 Padding = Literal["SAME", "VALID", "CAUSAL"] | int | tuple[int | tuple[int, int], ...]
 
@@ -199,7 +199,7 @@ class Conv(Convolution):
         self.check(params, x)
         z = correlate(self.flat(x), params.w, self._geometry(x))
         z = z.reshape(x.shape[: x.ndim - self.axes - 1] + z.shape[1:])
-        return (z if params.b is None else z + params.b), x
+        return (z if params.b is None else z + beside(params.b, z)), x
 
     def backward(self, params: Kernel, x: Array, dz: Array) -> tuple[Array, Kernel]:
         geometry = self._geometry(x)

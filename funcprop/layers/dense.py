@@ -21,7 +21,7 @@ from funcprop.layer import (
     check_params,
     spell,
 )
-from funcprop.sharding import is_spread, out_like, product_out
+from funcprop.sharding import beside, is_spread, out_like, placed, product_out
 
 
 class Affine(NamedTuple):
@@ -87,16 +87,18 @@ class Dense(Layer):
                 "make them with layer.init(key, x)",
             )
         check_input(self, x, features=params.w.shape[0])
+        params = beside(params, x)
         z = jnp.matmul(x, params.w, **product_out(x, params.w))
         return (z if params.b is None else z + params.b), x
 
     def backward(self, params: Affine, x: Array, dz: Array) -> tuple[Array, Affine]:
         check_cotangent(self, dz, (*x.shape[:-1], params.w.shape[1]), x.dtype)
         leading = tuple(range(x.ndim - 1))
-        dx = jnp.matmul(dz, params.w.T, **out_like(x, dz, params.w))
+        w = beside(params.w, x)
+        dx = jnp.matmul(dz, w.T, **out_like(x, dz, w))
         dw = weight_gradient(x, dz, params.w)
         db = None if params.b is None else dz.sum(leading)
-        return dx, Affine(dw, db)
+        return dx, placed(Affine(dw, db), params)
 
 
 def weight_gradient(x: Array, dz: Array, w: Array) -> Array:

@@ -22,7 +22,7 @@ from funcprop.layer import (
     spell,
 )
 from funcprop.layers.dense import Affine, Dense, weight_gradient
-from funcprop.sharding import out_like, product_out
+from funcprop.sharding import beside, out_like, placed, product_out
 
 
 class LowRank(NamedTuple):
@@ -130,6 +130,7 @@ class LoRA(Layer):
         check_params(self, params, LowRank, like=x)
         frozen = jax.lax.stop_gradient(Affine(params.w, params.b))  # for jax.grad, as backward
         z, _ = self.dense.forward(frozen, x)
+        params = beside(params, x)
         h = jnp.matmul(x, params.a, **product_out(x, params.a))
         return z + self.scale * jnp.matmul(h, params.c, **product_out(h, params.c)), LoRAResiduals(
             x, h
@@ -140,11 +141,13 @@ class LoRA(Layer):
     ) -> tuple[Array, LowRank]:
         x, h = residuals
         check_cotangent(self, dz, (*x.shape[:-1], self.features), x.dtype)
+        given, params = params, beside(params, x)
         g = self.scale * jnp.matmul(dz, params.c.T, **out_like(h, dz, params.c))
         dx = jnp.matmul(dz, params.w.T, **out_like(x, dz, params.w))
         dx = dx + jnp.matmul(g, params.a.T, **out_like(x, g, params.a))
-        da = weight_gradient(x, g, params.a)
-        dc = self.scale * weight_gradient(h, dz, params.c)
+        da = weight_gradient(x, g, given.a)
+        dc = self.scale * weight_gradient(h, dz, given.c)
+        da, dc = placed((da, dc), (given.a, given.c))
         return dx, LowRank(None, None, da, dc)  # type: ignore[arg-type]
 
     def inference(self, params: LowRank, statistics: Any) -> tuple[Layer, Params]:

@@ -14,7 +14,7 @@ from funcprop.layers.correlation import (
     input_gradient,
     kernel_gradient,
 )
-from funcprop.sharding import placed, whole
+from funcprop.sharding import beside, placed, whole
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class ConvTranspose(Convolution):
         w = exchange_channels(whole(params.w), self.groups)
         z = input_gradient(w, self.flat(x), geometry, out)
         z = z.reshape(x.shape[: x.ndim - self.axes - 1] + z.shape[1:])
-        return (z if params.b is None else z + params.b), x
+        return (z if params.b is None else z + beside(params.b, z)), x
 
     def backward(self, params: Kernel, x: Array, dz: Array) -> tuple[Array, Kernel]:
         geometry, out = self._geometry(x)
