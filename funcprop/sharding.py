@@ -124,10 +124,11 @@ def beside(params: Any, *data: Any) -> Any:
 
 def placed(tree: Any, like: Any) -> Any:
     """The arrays where those of `like` lie, a tree of the same shapes."""
-    if mesh_of(tree) is None:
+    mesh = mesh_of(tree, like)
+    if mesh is None:
         return tree
     return jax.tree.map(
-        lambda x, to: None if x is None else spread_as(x, entries(to)),
+        lambda x, to: None if x is None else spread_as(x, entries(to), tree, like),
         tree, like, is_leaf=lambda x: x is None,
     )  # fmt: skip
 
@@ -145,6 +146,17 @@ def reshaped(x: Any, shape: tuple[int, ...], axes: int) -> Any:
     if names(*spec[first + 1 :]) or not shape[first:] or shape[first] % parts:
         x = whole(x, first)
     return x.reshape(shape)
+
+
+def in_parts(x: Any, parts: int) -> Any:
+    """[parts, n, ...] of x [parts · n, ...], every part spread as x was where n can be."""
+    shape = (parts, x.shape[0] // parts, *x.shape[1:])
+    if not is_spread(x):
+        return x.reshape(shape)
+    lead, *rest = entries(x)
+    cut = reshaped(x, shape, x.ndim)
+    even = shape[1] % math.prod(mesh_of(x).shape[name] for name in names(lead)) == 0
+    return spread_as(cut, (None, lead if even else None, *rest))
 
 
 def aligned(parts: Any) -> list[Any]:
@@ -243,6 +255,11 @@ def on_each_device(
         if several
         else PartitionSpec(*once(out)),
     )(*given)
+
+
+def one_each(spec: Entry) -> Callable[[Any], tuple[Entry, ...]]:
+    """The entries of arrays whose first axis alone is spread."""
+    return lambda x: (spec, *(None for _ in x.shape[1:]))
 
 
 def total(tree: Any, *spec: Entry) -> Any:

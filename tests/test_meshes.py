@@ -5,8 +5,6 @@ an error when a program is traced; programs are compiled where their numbers are
 row.
 """
 
-import collections
-import dataclasses
 import functools
 import re
 
@@ -17,7 +15,6 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-import funcprop as fp
 from funcprop.comparison.catalogue import ROWS
 from funcprop.layer import Context, is_float
 from funcprop.sharding import summed
@@ -37,7 +34,9 @@ def drawn(name):
     row = ROW[name]
     params, x, context = row.arguments(KEY)
     x2, other = row.inputs(jax.random.fold_in(KEY, 5))
-    x, mask = jax.tree.map(lambda *parts: jnp.concatenate(parts), (x, context.mask), (x2, other.mask))
+    x, mask = jax.tree.map(
+        lambda *parts: jnp.concatenate(parts), (x, context.mask), (x2, other.mask)
+    )
     context = Context(context.key, mask)
     y = jax.eval_shape(lambda *given: row.layer.forward(*given)[0], params, x, context)
     random = np.random.default_rng(0)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from funcprop.composites import Repeat
 from funcprop.composites.repeat import RepeatResiduals, check_like, check_stack, with_mask
 from funcprop.layer import Array, Params, Residuals, inside
+from funcprop.sharding import alike, is_spread
 
 
 class Held(NamedTuple):
@@ -77,7 +78,7 @@ class InPlaceRepeat(Repeat):
                 dx, new = self.layers[0].backward(p, with_mask(kept, residuals.mask), dy)
             check_like(self, "dx of a step", dx, "its dy", dy)
             check_like(self, "the record of a step", new, "its parameters", p)
-            token = jax.tree.leaves(dx)[0].ravel()[0]
+            token = first_of(jax.tree.leaves(dx)[0])
             written = []
             for leaf, value in zip(jax.tree.leaves(stack), jax.tree.leaves(new), strict=True):
                 # i is never negative, which XLA cannot know before the token is there; an element
@@ -85,15 +86,20 @@ class InPlaceRepeat(Repeat):
                 never = (token > 0) & (i < 0)
                 value = jnp.where(never, jnp.zeros_like(value)[None], value[None])
                 leaf = jax.lax.dynamic_update_slice_in_dim(leaf, value, i, 0)
-                token = at(leaf, i + never.astype(i.dtype)).ravel()[0]
+                token = first_of(at(leaf, i + never.astype(i.dtype)))
                 written.append(leaf)
-            return (dx, jax.tree.unflatten(jax.tree.structure(stack), written)), None
+            return (alike(dx, dy), jax.tree.unflatten(jax.tree.structure(stack), written)), None
 
         steps = jnp.arange(self.length, dtype=jnp.int32)
         (dx, stack), _ = jax.lax.scan(
             step, (dy, stack), (steps, residuals.steps), self.length, reverse=True
         )
         return dx, (stack,)
+
+
+def first_of(x: Array) -> Array:
+    """One element; where x is spread there is none that every device has, and the sum stands in."""
+    return x.sum() if is_spread(x) else x.ravel()[0]
 
 
 def at(stack: Array, i: Array) -> Array:

@@ -46,6 +46,7 @@ from funcprop.layers import (
     Table,
 )
 from funcprop.layers.correlation import patches
+from funcprop.sharding import entries, fresh, on_each_device, one_each, out_as, total
 
 # which weight a bias is one more row of: the two receive the same cotangents
 BIAS_OF = {Affine: "w", Kernel: "w", RecurrentWeights: "w_x", GRUWeights: "w_x"}
@@ -198,7 +199,8 @@ class Kfac(PerExample):
             a, d = a.mean(1, keepdims=True), d.sum(1, keepdims=True)
         a = with_one(a) if bias else a
         a, d = (rows.reshape(-1, rows.shape[-1]) for rows in (a, d))
-        return Kronecker(a.T @ a / a.shape[0], d.T @ d)
+        of_a = jnp.matmul(a.T, a, **out_as((None, None), a))
+        return Kronecker(of_a / a.shape[0], jnp.matmul(d.T, d, **out_as((None, None), d)))
 
 
 def blocks_of(rule: Kfac, layer: Layer, params: Params, forms: Any) -> Any:
@@ -254,8 +256,15 @@ def of_table(form: Rows) -> Kronecker:
     """The rows are one-hot: A is the diagonal of how often each was read."""
     ids, d = form.ids.reshape(-1), widen(form.d).reshape(-1, form.shape[-1])
     d = jnp.where((ids < form.rows)[:, None], d, 0)
-    counts = jnp.zeros(form.rows, d.dtype).at[ids].add(1, mode="drop")
-    return Kronecker(counts / ids.shape[0], d.T @ d)
+    lead = entries(ids)[0]
+
+    def counted(ids: Array) -> Array:
+        zeros = fresh(jnp.zeros(form.rows, d.dtype), (None,), ids)
+        return total(zeros.at[ids].add(1, mode="drop"), lead)
+
+    counts = on_each_device(counted, (ids,), (one_each(lead),), (None,))
+    of_g = jnp.matmul(d.T, d, **out_as((None, None), d))
+    return Kronecker(counts / ids.shape[0], of_g)
 
 
 # --- layers whose rows are of use here, and dearer than their own backward elsewhere --------------

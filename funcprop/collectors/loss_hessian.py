@@ -26,6 +26,7 @@ from funcprop.losses import (
     QuadraticCost,
     SoftmaxCrossEntropy,
 )
+from funcprop.sharding import alike
 
 
 class Root(NamedTuple):
@@ -199,7 +200,7 @@ def sum_over_columns(
         return jax.tree.map(jnp.add, total, backward(cotangent(k))), None
 
     columns = jnp.arange(places * classes)
-    first = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(backward, prediction)
-    )
-    return jax.lax.scan(add, first, columns)[0], places * classes
+    first = jax.eval_shape(backward, prediction)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
+    zeros = alike(zeros, first)
+    return jax.lax.scan(add, zeros, columns)[0], places * classes

@@ -87,7 +87,9 @@ class Repeat(Composite):
             check_like(self, "the output of a step", y, "its input", x)
             return alike(y, x), without_mask(kept, context.mask)
 
-        y, steps = lax.scan(step, varying(x, stack, context.mask), (stack, keys), length=self.length)
+        y, steps = lax.scan(
+            step, varying(x, stack, context.mask), (stack, keys), length=self.length
+        )
         return y, RepeatResiduals(steps, context.mask if holds_slots(steps) else None)
 
     def backward(self, params: Params, residuals: RepeatResiduals, dy: Any) -> tuple[Any, Params]:

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from funcprop.layer import Array, widen
-from funcprop.sharding import Entry, entries, on_each_device, once, total, varying
+from funcprop.sharding import Entry, entries, fresh, on_each_device, once, total
 
 # lax.conv_general_dilated wants (image, kernel, output) in letters; for dw the roles are exchanged:
 # the channels of x stand where a batch stands, and the batch is what is summed over
@@ -315,7 +315,9 @@ def _shifted_dw(x: Array, dy: Array, geometry: Geometry, taps: tuple[int, ...]) 
         return sums + jnp.stack([jnp.sum(window[0] * d, axes) for _, window in windows]), None
 
     zero = jnp.zeros((len(list(_taps(taps))), dy.shape[-1]), dy.dtype)
-    sums, _ = lax.scan(add_example, varying(zero, x, dy), (_pad(x, geometry), dy))
+    sums, _ = lax.scan(
+        add_example, fresh(zero, (None,) * zero.ndim, x, dy), (_pad(x, geometry), dy)
+    )
     return sums.reshape(*taps, 1, dy.shape[-1])
 
 
@@ -330,7 +332,7 @@ def _matmuls_dw(x: Array, dy: Array, geometry: Geometry, taps: tuple[int, ...]) 
 
     zero = jnp.zeros((math.prod(taps), x.shape[-1], dy.shape[-1]), dy.dtype)
     pairs = (x.reshape(-1, at_once, *x.shape[1:]), dy.reshape(-1, at_once, *dy.shape[1:]))
-    sums, _ = lax.scan(add_images, varying(zero, x, dy), pairs)
+    sums, _ = lax.scan(add_images, fresh(zero, (None,) * zero.ndim, x, dy), pairs)
     return sums.reshape(*taps, *sums.shape[1:])
 
 

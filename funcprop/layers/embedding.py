@@ -25,7 +25,7 @@ from funcprop.layer import (
     spell,
     widen,
 )
-from funcprop.sharding import entries, on_each_device, out_as, placed, total, varying, whole
+from funcprop.sharding import entries, fresh, on_each_device, out_as, placed, total, whole
 
 
 class Table(NamedTuple):
@@ -146,7 +146,7 @@ def fits(value: int, dtype: Any) -> bool:
 
 def sum_by_scatter(rows: Array, dys: Array, vocabulary: int) -> Array:
     """dw[i] = Σ dys where rows = i, added one after the other: best on a CPU."""
-    zeros = varying(jnp.zeros((vocabulary, dys.shape[-1]), dys.dtype), rows, dys)
+    zeros = fresh(jnp.zeros((vocabulary, dys.shape[-1]), dys.dtype), (None, None), rows, dys)
     return zeros.at[rows].add(dys, mode="drop")
 
 

@@ -208,7 +208,9 @@ class Recurrent(Layer):
             return (dstate, dxs, jax.tree.map(jnp.add, dparams, part)), None
 
         dparams = jax.tree.map(lambda w: jnp.zeros_like(widen(w)), params) if weights else ()
-        dparams = varying(dparams, residuals, dys, params)
+        dparams = jax.tree.map(
+            lambda w: fresh(w, (None,) * w.ndim, residuals, dys, params), dparams
+        )
         dxs = fresh(jnp.zeros_like(xs), entries(xs), xs, residuals, dys, params)
         (dstate, dxs, dparams), dz = jax.lax.scan(
             stretch,

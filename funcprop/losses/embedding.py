@@ -225,7 +225,11 @@ class InfoNCE(Loss):
         rows = (*entries(a)[:-1], None)  # every a against all b
         columns = jnp.swapaxes(widen(b), -1, -2)
         scores = jnp.matmul(widen(a), columns, **out_as(rows, a, b)) * self._scales(*units)
-        own = jnp.where(jnp.eye(a.shape[-2], dtype=bool), scores, 0).sum(-1) if is_spread(a) else jnp.diagonal(scores, axis1=-2, axis2=-1)
+        own = (
+            jnp.where(jnp.eye(a.shape[-2], dtype=bool), scores, 0).sum(-1)
+            if is_spread(a)
+            else jnp.diagonal(scores, axis1=-2, axis2=-1)
+        )
         total = jax.nn.logsumexp(scores, -1, keepdims=True)
         values, columns = total[..., 0] - own, None
         if self.symmetric:
@@ -245,7 +249,9 @@ class InfoNCE(Loss):
             dvalues = jnp.where(counted, dvalues, 0)
         dscores = (jnp.exp(scores - rows) - eye) * dvalues[..., None]
         if columns is not None:
-            dscores = (dscores + (jnp.exp(scores - columns) - eye) * whole(dvalues, -1)[..., None, :]) / 2
+            dscores = (
+                dscores + (jnp.exp(scores - columns) - eye) * whole(dvalues, -1)[..., None, :]
+            ) / 2
         dproduct = dscores * self._scales(a, b)
         turned = jnp.swapaxes(dproduct, -1, -2)
         out_a, out_b = (out_like(unit.vector, dproduct, unit.vector) for unit in (a, b))

@@ -21,7 +21,7 @@ from funcprop.layer import (
     widen,
 )
 from funcprop.losses.loss import Loss, check_classes, valid_classes
-from funcprop.sharding import entries, on_each_device, placed, total, varying, whole
+from funcprop.sharding import entries, fresh, on_each_device, placed, total, whole
 
 
 class Projection(NamedTuple):
@@ -155,9 +155,7 @@ class LinearCrossEntropy(Loss):
             if not early:
                 return sums, (values, (peak, log_total))
             p = e / sum_e[:, None]
-            sums, dh = self.chunk_gradient(
-                params, sums, s, p, h, target, peak, log_total, dvalues
-            )
+            sums, dh = self.chunk_gradient(params, sums, s, p, h, target, peak, log_total, dvalues)
             return sums, (values, dh)
 
         wide = widen(h).dtype
@@ -236,7 +234,8 @@ class LinearCrossEntropy(Loss):
         lead = entries(rows[1])
 
         def own(params: Projection, rows: Any) -> tuple[Any, Any]:
-            carry = varying(self.zeros(params), rows) if sums else None
+            zeros = self.zeros(params) if sums else None
+            carry = jax.tree.map(lambda x: fresh(x, (None,) * x.ndim, rows), zeros)
             carry, ys = self.walk(lambda *given: f(params, *given), carry, rows)
             return total(carry, *lead), ys
 
