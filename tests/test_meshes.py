@@ -116,7 +116,7 @@ def test_data_parallel_equals_one_device_and_only_sums_cross(name):
 
 @every_row
 def test_parameters_and_features_may_be_spread_along_their_last_axis(name):
-    """As the parameters lie, so do their gradients; also where the examples lie on the same axis."""
+    """As the parameters lie, so do their gradients; the examples may lie on the same axis."""
     params, x, context, dy = drawn(name)
     f = functools.partial(both_ways, ROW[name].layer)
     last = along("b", -1)
@@ -127,7 +127,7 @@ def test_parameters_and_features_may_be_spread_along_their_last_axis(name):
         (last(params), *batch[1:]),
     ):
         placed = on_mesh((params, x, context, dy), specs)
-        _, dx, dparams = jax.eval_shape(f, *placed)
+        _, _, dparams = jax.eval_shape(f, *placed)
         rows = jax.tree.leaves_with_path(dparams)
         own = dict(jax.tree.leaves_with_path(placed[0]))
         for path, leaf in rows:

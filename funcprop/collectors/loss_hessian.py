@@ -13,6 +13,7 @@ Gauss-Newton matrix Jᵀ H J are the same. As with `closed_form`, a root belongs
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -190,7 +191,7 @@ def sum_over_columns(
     Two positions of one sequence share no column: their product would be counted too.
     """
     *positions, classes = prediction.shape[1:]
-    places = prediction[0, ..., 0].size
+    places = math.prod(positions)
 
     def cotangent(k: Array) -> Array:
         here = jax.nn.one_hot(k // classes, places, dtype=prediction.dtype)
