@@ -11,10 +11,12 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import funcprop as fp
 from funcprop.comparison.catalogue import ROWS
 from funcprop.layer import Context, is_float
 from funcprop.sharding import summed
@@ -151,3 +153,84 @@ def test_shard_map_with_its_checks(name):
     assert jax.tree.map(jnp.shape, dparams) == jax.tree.map(
         jnp.shape, jax.eval_shape(functools.partial(both_ways, ROW[name].layer), *given)[2]
     )
+
+
+# --- whole models, and what is made of their gradients --------------------------------------------
+
+FEATURES, CLASSES = 6, 4
+MODEL = fp.Serial(
+    fp.Embedding(10, FEATURES),
+    fp.Repeat(fp.Skip(fp.Serial(fp.Dense(FEATURES), fp.Tanh())), 2),
+    fp.LastStep(),
+    fp.Dense(CLASSES),
+)
+SUM = fp.SoftmaxCrossEntropy(reduction="sum")
+
+
+def problem():
+    random = np.random.default_rng(1)
+    ids, y = jnp.asarray(random.integers(0, 10, (8, 4))), jnp.asarray(np.arange(8) % CLASSES)
+    return MODEL.init(KEY, ids), (ids.astype(jnp.int32), y.astype(jnp.int32))
+
+
+def in_shard_map(gradient):
+    """(params, batch) -> the values of both devices, grads: of examples apart."""
+    mesh = jax.make_mesh((2,), ("b",), axis_types=(AxisType.Auto,))
+
+    def local(params, batch):
+        value, grads = gradient(params, batch)
+        return value[None], grads
+
+    f = jax.shard_map(local, mesh=mesh, in_specs=(P(), P("b")), out_specs=(P("b"), P()))
+    return jax.jit(f)
+
+
+def test_in_shard_map_backprop_is_what_jax_grad_is():
+    params, batch = problem()
+    wanted = jax.jit(fp.backprop(MODEL, SUM))(params, batch)
+    by_function = lambda p, b: SUM.forward((), (fp.as_function(MODEL)(p, b[0]), b[1]))[0]  # noqa: E731
+    for gradient in (
+        fp.backprop(MODEL, SUM),
+        jax.value_and_grad(fp.objective(MODEL, SUM)),
+        jax.value_and_grad(by_function),
+    ):
+        values, grads = in_shard_map(gradient)(params, batch)
+        assert_close((values.sum(), grads), wanted)
+
+
+def test_in_shard_map_private_gradients_and_updates_are_of_the_whole_batch():
+    params, batch = problem()
+    clip = fp.collectors.clipped(MODEL, SUM, max_norm=0.5)
+    assert_close(in_shard_map(clip)(params, batch)[1], jax.jit(clip)(params, batch)[1])
+    collected = fp.collect(MODEL, fp.collectors.update(optax.sgd(0.1)))
+    held, update = collected.hold(params), fp.backprop(collected, SUM)
+    assert_close(in_shard_map(update)(held, batch)[1], jax.jit(update)(held, batch)[1])
+
+
+def test_records_and_parts_of_a_batch_on_a_mesh():
+    params, batch = problem()
+    placed = on_mesh((params, batch), (nowhere(params), (P("b"), P("b"))))
+    for gradient in (
+        fp.backprop(fp.collect(MODEL, fp.collectors.squared_norms), SUM),
+        fp.collectors.clipped(MODEL, SUM, max_norm=0.5),
+        fp.accumulate(fp.backprop(MODEL, fp.SoftmaxCrossEntropy()), 2),
+    ):
+        assert_close(jax.jit(gradient)(*placed), jax.jit(gradient)(params, batch))
+
+
+@pytest.mark.parametrize("model", [
+    fp.Serial(fp.Conv(6, (3, 3)), fp.GroupNorm(2), fp.ReLU(), fp.Conv(6, (3, 3), groups=6),
+              fp.MaxPool((2, 2)), fp.GlobalAvgPool(), fp.Dense(4)),
+], ids=["images"])  # fmt: skip
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["Auto", "Explicit"])
+def test_a_model_on_both_kinds_of_mesh(model, kind):
+    """Its parameters on the axis of the examples: gathered to be used, their gradients apart."""
+    x = jnp.asarray(np.random.default_rng(2).normal(size=(4, 6, 6, 3)), jnp.float32)
+    params, batch = model.init(KEY, x), (x, jnp.arange(4, dtype=jnp.int32))
+    gradient = jax.jit(fp.backprop(model, SUM))
+    placed = on_mesh((params, batch), (along("b", -1)(params), (P("b"), P("b"))), kind)
+    value, grads = gradient(*placed)
+    assert_close((value, grads), gradient(params, batch))
+    if kind == AxisType.Explicit:
+        places = jax.tree.map(lambda grad, own: grad.sharding == own.sharding, grads, placed[0])
+        assert jax.tree.all(places)

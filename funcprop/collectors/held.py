@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from funcprop.composites import Repeat
 from funcprop.composites.repeat import RepeatResiduals, check_like, check_stack, with_mask
 from funcprop.layer import Array, Params, Residuals, inside
-from funcprop.sharding import alike, is_spread
+from funcprop.sharding import alike, is_spread, varies, varying
 
 
 class Held(NamedTuple):
@@ -90,7 +90,7 @@ class InPlaceRepeat(Repeat):
                 written.append(leaf)
             return (alike(dx, dy), jax.tree.unflatten(jax.tree.structure(stack), written)), None
 
-        steps = jnp.arange(self.length, dtype=jnp.int32)
+        steps, dy = jnp.arange(self.length, dtype=jnp.int32), varying(dy, stack, residuals)
         (dx, stack), _ = jax.lax.scan(
             step, (dy, stack), (steps, residuals.steps), self.length, reverse=True
         )
@@ -98,8 +98,11 @@ class InPlaceRepeat(Repeat):
 
 
 def first_of(x: Array) -> Array:
-    """One element; where x is spread there is none that every device has, and the sum stands in."""
-    return x.sum() if is_spread(x) else x.ravel()[0]
+    """One element, the same on every device: where x lies on several, a sum stands in for it."""
+    if is_spread(x):
+        return x.sum()
+    over = varies(x)
+    return jax.lax.psum(x.ravel()[0], over) if over else x.ravel()[0]
 
 
 def at(stack: Array, i: Array) -> Array:

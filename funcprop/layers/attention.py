@@ -270,7 +270,8 @@ class DotProductAttention(Layer):
                 "one truth value for each key",
                 f"write jnp.broadcast_to(mask, {wanted})",
             )
-        return *(by_heads(q, k, v)), whole(mask, -1)
+        q, k, v = by_heads(q, k, v)
+        return q, k, v, whole(mask, -1)
 
 
 def by_heads(*x: Array) -> tuple[Array, ...]:
