@@ -306,8 +306,8 @@ class Recurrent(Layer):
 
     def _zeros(self, xs: Array) -> State:
         """A state of zeros for each sequence."""
-        zero = jnp.zeros((*xs.shape[:-2], self.features), wide(xs.dtype))
-        return tuple(fresh(zero, (*entries(xs)[:-2], None), xs) for _ in self.states)
+        shape, spec = (*xs.shape[:-2], self.features), (*entries(xs)[:-2], None)
+        return tuple(fresh(jnp.zeros(shape, wide(xs.dtype)), spec, xs) for _ in self.states)
 
     def _cotangent(self, xs: Array, dy: Any, stateful: Shape | None) -> tuple[Array, State]:
         """dys, and the cotangent of the final state in the dtype of the accumulation."""
