@@ -87,8 +87,8 @@ class DirectFeedback(Composite):
         own, feedback = checked(self, params)
         own, residuals = self.entries("params", own), self.entries("residuals", residuals)
         dx, dparams = dy, []
-        feedback = beside(feedback, dy)
-        dys = [*(jnp.tensordot(dy, b, 1, **product_out(dy, b)) for b in feedback), dy]
+        met = beside(feedback, dy)
+        dys = [*(jnp.tensordot(dy, b, 1, **product_out(dy, b)) for b in met), dy]
         for block, error in reversed(tuple(zip(blocks(own), dys, strict=True))):
             dx = error
             for position in reversed(block):
