@@ -23,6 +23,7 @@ from funcprop.layer import (
     spell,
     two,
 )
+from funcprop.sharding import summed
 
 
 class Aux(NamedTuple):
@@ -140,7 +141,8 @@ class Backprop:
     def __call__(self, params: Params, batch: Any, context: Context = Context()) -> Any:
         value, residuals = self.objective.forward(params, batch, context)
         one = jnp.ones_like(value[0] if self.objective.has_aux else value)
-        return value, self.objective.backward(params, residuals, one)
+        grads = self.objective.backward(params, residuals, one)
+        return value, grads if collects(self.objective.model) else summed(grads, params)
 
 
 def objective(model: Layer, loss: Layer | None = None, has_aux: bool = False) -> Objective:
@@ -187,6 +189,12 @@ def check_loss(model: Layer, loss: Layer) -> None:
         check(loss)
     for child in getattr(model, "layers", ()):
         check_loss(child, loss)
+
+
+def collects(model: Layer) -> bool:
+    """Whether backward returns records in place of gradients, anywhere in the model."""
+    children = getattr(model, "layers", ())
+    return getattr(model, "collects", False) or any(map(collects, children))
 
 
 def backprop(model: Layer, loss: Layer | None = None, has_aux: bool = False) -> Backprop:
@@ -337,7 +345,8 @@ def as_function(layer: Layer) -> Callable[..., Any]:
         dx, dparams = layer.backward(params, residuals, without_float0(dy))
         check_gradients(layer, "dx", dx, like.value)
         check_gradients(layer, "dparams", dparams, params)
-        return zeros_where_frozen(dparams, params), dx, None
+        dparams = zeros_where_frozen(dparams, params)
+        return summed(dparams, params), summed(dx, like.value), None
 
     function.defvjp(forward, backward)
 

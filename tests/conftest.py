@@ -29,6 +29,7 @@ SLOW = Path(__file__).parent / "slow.txt"
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_traceback_in_locations_limit", 0)
+jax.config.update("jax_num_cpu_devices", 2)  # for tests/test_meshes.py
 gc.set_threshold(50_000, 20, 20)
 new_context = mlir.make_ir_context
 shared_context = functools.cache(new_context)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from funcprop.collectors.forms import Form, Outer, Rows, Several, registered
 from funcprop.layer import Array, widen
+from funcprop.sharding import entries, fresh, on_each_device, one_each, out_as, total
 
 
 @registered()
@@ -95,7 +96,12 @@ def of_rows(a: Array, d: Array, bias: bool, sharing: Literal["expand", "reduce"]
         a, d = a.mean(1, keepdims=True), d.sum(1, keepdims=True)
     a = with_one(a) if bias else a
     a, d = (rows.reshape(-1, rows.shape[-1]) for rows in (a, d))
-    return Kronecker(a.T @ a / a.shape[0], d.T @ d)
+    return Kronecker(gram(a) / a.shape[0], gram(d))
+
+
+def gram(rows: Array) -> Array:
+    """Σ_n r_n r_nᵀ of rows [N, D], the same on all devices."""
+    return jnp.matmul(rows.T, rows, **out_as((None, None), rows))
 
 
 def with_one(a: Array) -> Array:
@@ -118,8 +124,14 @@ def of_table(form: Rows) -> Kronecker:
     """The rows are one-hot: A is the diagonal of how often each was read."""
     ids, d = form.ids.reshape(-1), widen(form.d).reshape(-1, form.shape[-1])
     d = jnp.where((ids < form.rows)[:, None], d, 0)
-    counts = jnp.zeros(form.rows, d.dtype).at[ids].add(1, mode="drop")
-    return Kronecker(counts / ids.shape[0], d.T @ d)
+    lead = entries(ids)[0]
+
+    def counted(ids: Array) -> Array:
+        zeros = fresh(jnp.zeros(form.rows, d.dtype), (None,), ids)
+        return total(zeros.at[ids].add(1, mode="drop"), lead)
+
+    counts = on_each_device(counted, (ids,), (one_each(lead),), (None,))
+    return Kronecker(counts / ids.shape[0], gram(d))
 
 
 def of_uses(form: Form, sharing: Literal["expand", "reduce"]) -> Any:
@@ -139,7 +151,7 @@ def of_use(form: Any, diagonal: bool, sharing: Literal["expand", "reduce"]) -> A
         return None
     if diagonal:
         a, d = (widen(side).reshape(-1, side.shape[-1]) for side in (form.a, form.d))
-        return Kronecker(jnp.square(a).sum(0), d.T @ d / d.shape[0])
+        return Kronecker(jnp.square(a).sum(0), gram(d) / d.shape[0])
     if form.turned:
         block = of_rows(form.d, form.a, False, sharing)
         return Kronecker(block.g, block.a)

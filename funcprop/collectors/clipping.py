@@ -16,6 +16,7 @@ from funcprop.collectors.record import is_record, records
 from funcprop.composites import Rewired, RewiredParams
 from funcprop.gradient import GradientFunction, objective
 from funcprop.layer import Array, Context, Layer, Params, spell, widen
+from funcprop.sharding import summed
 
 
 class Kept(NamedTuple):
@@ -188,7 +189,7 @@ def clipped(model: Layer, loss: Layer | None, max_norm: float) -> GradientFuncti
         found = goal.backward(params, residuals, jnp.ones_like(value))
         norms = jnp.sqrt(squared_total(found))
         factors = jnp.minimum(1, max_norm / jnp.maximum(norms, jnp.finfo(norms.dtype).tiny))
-        return value, weighted_sum(found, factors)
+        return value, summed(weighted_sum(found, factors), params)
 
     return gradient
 

@@ -11,7 +11,7 @@ import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -63,6 +63,8 @@ class Collected(Wrapper):
 
     model: Layer
     rule: Rule
+
+    collects: ClassVar[bool] = True  # what backward returns is no gradient, and need not add up
 
     def __repr__(self) -> str:
         return f"collect({self.model!r}, {self.rule!r})"

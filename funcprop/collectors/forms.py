@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from funcprop.layer import Array, widen
+from funcprop.sharding import entries, fresh, is_spread, on_each_device, one_each, out_as, total
 
 BUDGET = 1 << 19  # numbers: gradients of so many examples at a time that they fit a cache
 
@@ -117,14 +118,14 @@ def is_form(value: Any) -> bool:
 def gram(g: Array) -> Array:
     """g [B, ...] -> ⟨g_b, g_c⟩, [B, B], in float32 at least."""
     flat = widen(g).reshape(g.shape[0], -1)
-    return flat @ flat.T
+    return jnp.matmul(flat, flat.T, **out_as((entries(flat)[0], None), flat))
 
 
 def by_example(function: Callable[[Any], Any], numbers: int, tree: Any) -> Any:
     """function(tree), for as many examples at a time as fit a cache."""
     examples = jax.tree.leaves(tree)[0].shape[0]
     at_once = max(1, BUDGET // max(1, numbers))
-    if at_once >= examples:
+    if at_once >= examples or is_spread(tree):  # no loop runs along what is spread
         return function(tree)
     at_once = max(n for n in range(1, at_once + 1) if examples % n == 0)
     parts = jax.tree.map(lambda a: a.reshape(-1, at_once, *a.shape[1:]), tree)
@@ -255,18 +256,25 @@ class Outer(Form):
     def squares_summed(self) -> Array:
         if self.a.shape[1] > 1:
 
-            def add(total: Array, one: Outer) -> tuple[Array, None]:
+            def add(sums: Array, one: Outer) -> tuple[Array, None]:
                 g = product("ni,no->io", one.a, one.d)
-                return total + jnp.square(g), None
+                return sums + jnp.square(g), None
 
-            return jax.lax.scan(add, jnp.zeros(self.shape, widen(self.a).dtype), self)[0]
+            lead = entries(self.a)[0]
+
+            def own(form: Outer) -> Array:
+                zeros = fresh(jnp.zeros(self.shape, widen(self.a).dtype), (None, None), form)
+                return total(jax.lax.scan(add, zeros, form)[0], lead)
+
+            return on_each_device(own, (self,), (one_each(lead),), (None, None))
         a, d = (jnp.square(widen(part))[:, 0] for part in (self.a, self.d))
-        return a.T @ d
+        return jnp.matmul(a.T, d, **out_as((None, None), a, d))
 
     def weighted(self, c: Array) -> Array:
         leading = (0, 1)
         a, d = widen(self.a), scaled(c, widen(self.d))
-        return jnp.tensordot(a, d, (leading, leading)).astype(self.dtype)
+        out = out_as((None, None), a, d)
+        return jnp.tensordot(a, d, (leading, leading), **out).astype(self.dtype)
 
     def folded(self) -> Form:
         return Outer(*(joined(part) for part in (self.a, self.d)), self.turned)
@@ -316,7 +324,7 @@ class Rows(Form):
 
     def materialize(self) -> Array:
         def one(ids: Array, d: Array) -> Array:
-            zero = jnp.zeros(self.shape, widen(d).dtype)
+            zero = fresh(jnp.zeros(self.shape, widen(d).dtype), (None, None), ids, d)
             return zero.at[ids].add(widen(d), mode="drop").astype(d.dtype)
 
         return jax.vmap(one)(self.ids, self.d)
@@ -342,9 +350,16 @@ class Rows(Form):
         return product("bmn,bnd->bmd", same, self.d)
 
     def weighted(self, c: Array) -> Array:
-        d = scaled(c, widen(self.d)).reshape(-1, self.d.shape[-1])
-        total = jnp.zeros(self.shape, d.dtype).at[self.ids.reshape(-1)].add(d, mode="drop")
-        return total.astype(self.dtype)
+        lead = entries(self.ids)[0]
+
+        def own(ids: Array, d: Array) -> Array:
+            zeros = fresh(jnp.zeros(self.shape, d.dtype), (None, None), ids, d)
+            sums = zeros.at[ids.reshape(-1)].add(d.reshape(-1, d.shape[-1]), mode="drop")
+            return total(sums, lead)
+
+        given = self.ids, scaled(c, widen(self.d))
+        sums = on_each_device(own, given, (one_each(lead),) * 2, (None, None))
+        return sums.astype(self.dtype)
 
     def folded(self) -> Form:
         return Rows(joined(self.ids[..., None])[..., 0], joined(self.d), self.rows)

@@ -10,6 +10,7 @@ import jax
 
 from funcprop.collectors.forms import Form, Full, by_example, registered, scaled, squares
 from funcprop.layer import Array, Layer, LayerError, Params, Residuals, is_float, spell
+from funcprop.sharding import entries, is_spread, on_each_device, one_each
 
 
 @registered("layer", "axes")
@@ -33,20 +34,23 @@ class Generic:
         """function(dparams of an example), for every example: [B, ...]."""
         leaves, tree = jax.tree.flatten(self.residuals)
         numbers = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        rows = list(zip(leaves, self.axes, strict=True))
+        each = [leaf for leaf, axis in rows if axis == 0], self.dy
+        shared = self.params, [leaf for leaf, axis in rows if axis is None]
+        lead = next((entries(leaf)[0] for leaf in jax.tree.leaves(each) if is_spread(leaf)), None)
 
-        def some(each: Any) -> Any:
-            own, dy = each
+        def mapped(shared: Any, each: Any) -> Any:
+            params, of_all = shared
 
             def one(own: list[Array], dy: Any) -> Any:
-                rest = iter(own)
-                rows = zip(leaves, self.axes, strict=True)
-                filled = [leaf if axis is None else next(rest) for leaf, axis in rows]
-                return function(self.one(tree.unflatten(filled), dy))
+                rest, others = iter(own), iter(of_all)
+                filled = [next(others if axis is None else rest) for axis in self.axes]
+                return function(self.layer.backward(params, tree.unflatten(filled), dy)[1])
 
-            return jax.vmap(one)(own, dy)
+            return by_example(lambda each: jax.vmap(one)(*each), numbers, each)
 
-        rows = zip(leaves, self.axes, strict=True)
-        return by_example(some, numbers, ([leaf for leaf, axis in rows if axis == 0], self.dy))
+        specs = (lambda x: (None,) * x.ndim, one_each(lead))
+        return on_each_device(mapped, (shared, each), specs, (lead,))
 
     def squared_norms(self) -> Array:
         """Of all parameters together, [B]."""

@@ -13,6 +13,7 @@ Gauss-Newton matrix Jᵀ H J are the same. As with `closed_form`, a root belongs
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from funcprop.losses import (
     QuadraticCost,
     SoftmaxCrossEntropy,
 )
+from funcprop.sharding import alike
 
 
 class Root(NamedTuple):
@@ -189,7 +191,7 @@ def sum_over_columns(
     Two positions of one sequence share no column: their product would be counted too.
     """
     *positions, classes = prediction.shape[1:]
-    places = prediction[0, ..., 0].size
+    places = math.prod(positions)
 
     def cotangent(k: Array) -> Array:
         here = jax.nn.one_hot(k // classes, places, dtype=prediction.dtype)
@@ -199,7 +201,7 @@ def sum_over_columns(
         return jax.tree.map(jnp.add, total, backward(cotangent(k))), None
 
     columns = jnp.arange(places * classes)
-    first = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(backward, prediction)
-    )
-    return jax.lax.scan(add, first, columns)[0], places * classes
+    first = jax.eval_shape(backward, prediction)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
+    zeros = alike(zeros, first)
+    return jax.lax.scan(add, zeros, columns)[0], places * classes

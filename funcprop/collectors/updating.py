@@ -13,6 +13,7 @@ from funcprop.collectors.held import Held, is_held
 from funcprop.collectors.rule import Rule
 from funcprop.composites.sharing import Sum
 from funcprop.layer import Array, Layer, Params, Residuals
+from funcprop.sharding import summed
 
 if TYPE_CHECKING:
     import optax
@@ -48,6 +49,8 @@ class Update(Rule):
             lambda p, g: jnp.zeros_like(p) if g is None and p is not None else g,
             own, use, is_leaf=is_none,
         )  # fmt: skip
+
+        grads = summed(grads, own)  # before the update, which is no sum
 
         import optax
 

@@ -21,6 +21,7 @@ from funcprop.layer import (
     is_float,
     spell,
 )
+from funcprop.sharding import aligned, whole
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -129,7 +130,7 @@ class Branch(Composite):
                     "all axes but the last, and the dtypes, must agree",
                 )
         sizes = Shape(tuple(y.shape[-1] for y in ys))
-        return jnp.concatenate(ys, -1), BranchResiduals(kept, sizes)
+        return jnp.concatenate(aligned(ys), -1), BranchResiduals(kept, sizes)
 
     def backward(self, params: Params, residuals: BranchResiduals, dy: Any) -> tuple[Array, Params]:
         if self.combine == "tuple":
@@ -140,7 +141,7 @@ class Branch(Composite):
             assert residuals.sizes is not None
             sizes = residuals.sizes.sizes
             check_cotangent(self, dy, (*dy.shape[:-1], sum(sizes)), dy.dtype)
-            starts = [sum(sizes[:i]) for i in range(len(sizes))]
+            dy, starts = whole(dy, -1), [sum(sizes[:i]) for i in range(len(sizes))]
             dys = tuple(
                 dy[..., start : start + size] for start, size in zip(starts, sizes, strict=True)
             )

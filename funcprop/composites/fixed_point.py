@@ -27,6 +27,7 @@ from funcprop.layer import (
     spell,
     widen,
 )
+from funcprop.sharding import alike, entries, fresh
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -116,7 +117,7 @@ class FixedPoint(Composite):
             with inside(self, 0):
                 y, kept = self.layers[0].forward(p, (z, x), context)
             check_like(self, "the output of f", y, "z", z)
-            return y, kept
+            return alike(y, z), kept
 
         z, converged = self._iterate(lambda z: f(z)[0], self._start(x), least=1.0)
         z, kept = f(z)
@@ -129,7 +130,7 @@ class FixedPoint(Composite):
             with inside(self, 0):
                 (dz, dx), dp = self.layers[0].backward(p, residuals, u)
             check_like(self, "dz", dz, "dy", u)
-            return dz, dx, dp
+            return alike(dz, u), dx, dp
 
         u, converged = self._iterate(lambda u: dy + pull(u)[0], dy, least=0.0)
         u = self._told("u = dz + (∂f/∂z)ᵀ u", u, converged)
@@ -144,7 +145,8 @@ class FixedPoint(Composite):
         if not leaves or not is_float(leaves[0]) or leaves[0].ndim == 0:
             raise LayerError(self, f"x is {spell(x)}, wanted floats [..., features]")
         size = leaves[0].shape[-1] if self.features is None else self.features
-        return jnp.zeros((*leaves[0].shape[:-1], size), leaves[0].dtype)
+        zero = jnp.zeros((*leaves[0].shape[:-1], size), leaves[0].dtype)
+        return fresh(zero, (*entries(leaves[0])[:-1], None), x)
 
     def _iterate(
         self, step: Callable[[Array], Array], start: Array, least: float

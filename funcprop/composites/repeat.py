@@ -21,6 +21,7 @@ from funcprop.layer import (
     inside,
     spell,
 )
+from funcprop.sharding import alike, is_spread, varies, varying
 
 
 class RepeatResiduals(NamedTuple):
@@ -92,9 +93,11 @@ class Repeat(Composite):
             with inside(self, 0):
                 y, kept = self.layers[0].forward(p, x, Context(key, context.mask))
             check_like(self, "the output of a step", y, "its input", x)
-            return y, without_mask(kept, context.mask)
+            return alike(y, x), without_mask(kept, context.mask)
 
-        y, steps = lax.scan(step, x, (stack, keys), length=self.length)
+        y, steps = lax.scan(
+            step, varying(x, stack, context.mask), (stack, keys), length=self.length
+        )
         return y, RepeatResiduals(steps, context.mask if holds_slots(steps) else None)
 
     def backward(self, params: Params, residuals: RepeatResiduals, dy: Any) -> tuple[Any, Params]:
@@ -105,8 +108,9 @@ class Repeat(Composite):
             with inside(self, 0):
                 dx, dp = self.layers[0].backward(p, with_mask(kept, residuals.mask), dy)
             check_like(self, "dx of a step", dx, "its dy", dy)
-            return dx, dp
+            return alike(dx, dy), dp
 
+        dy = varying(dy, stack, residuals)
         dx, dstack = lax.scan(step, dy, (stack, residuals.steps), self.length, reverse=True)
         return dx, (dstack,)
 
@@ -145,7 +149,7 @@ class InPlaceRepeat(Repeat):
                 dx, new = self.layers[0].backward(p, with_mask(kept, residuals.mask), dy)
             check_like(self, "dx of a step", dx, "its dy", dy)
             check_like(self, "the record of a step", new, "its parameters", p)
-            token = jax.tree.leaves(dx)[0].ravel()[0]
+            token = first_of(jax.tree.leaves(dx)[0])
             written = []
             for leaf, value in zip(jax.tree.leaves(stack), jax.tree.leaves(new), strict=True):
                 # i is never negative, which XLA cannot know before the token is there; an element
@@ -153,15 +157,23 @@ class InPlaceRepeat(Repeat):
                 never = (token > 0) & (i < 0)
                 value = jnp.where(never, jnp.zeros_like(value)[None], value[None])
                 leaf = lax.dynamic_update_slice_in_dim(leaf, value, i, 0)
-                token = at(leaf, i + never.astype(i.dtype)).ravel()[0]
+                token = first_of(at(leaf, i + never.astype(i.dtype)))
                 written.append(leaf)
-            return (dx, jax.tree.unflatten(jax.tree.structure(stack), written)), None
+            return (alike(dx, dy), jax.tree.unflatten(jax.tree.structure(stack), written)), None
 
-        steps = jnp.arange(self.length, dtype=jnp.int32)
+        steps, dy = jnp.arange(self.length, dtype=jnp.int32), varying(dy, stack, residuals)
         (dx, stack), _ = lax.scan(
             step, (dy, stack), (steps, residuals.steps), self.length, reverse=True
         )
         return dx, (stack,)
+
+
+def first_of(x: Array) -> Array:
+    """One element, the same on every device: where x lies on several, a sum stands in for it."""
+    if is_spread(x):
+        return x.sum()
+    over = varies(x)
+    return lax.psum(x.ravel()[0], over) if over else x.ravel()[0]
 
 
 def at(stack: Array, i: Array) -> Array:

@@ -22,6 +22,7 @@ from funcprop.layer import (
     inside,
     spell,
 )
+from funcprop.sharding import aligned, alike, varying, whole
 
 Halves = tuple[Array, Array]
 
@@ -179,11 +180,11 @@ class ReversibleRepeat(Reversible):
     ) -> tuple[Any, ReversibleResiduals]:
         def step(x: Halves, each: tuple[Params, Array | None]) -> tuple[Halves, Any]:
             p, key = each
-            return self.couple(p, x, Context(key, context.mask))
+            y, found = self.couple(p, x, Context(key, context.mask))
+            return alike(y, x), found
 
-        y, found = lax.scan(
-            step, split(self, "x", x), self._steps(params, context), length=self.length
-        )
+        start = varying(split(self, "x", x), params)
+        y, found = lax.scan(step, start, self._steps(params, context), length=self.length)
         y = join(y, x)
         return y, ReversibleResiduals(y, context, found if jax.tree.leaves(found) else ())
 
@@ -198,9 +199,10 @@ class ReversibleRepeat(Reversible):
         ) -> tuple[tuple[Halves, Halves], Params]:
             p, key = each
             x, dx, dp = self.uncouple(p, *carry, Context(key, context.mask))
-            return (x, dx), dp
+            return alike((x, dx), carry), dp
 
         carry = split(self, "y", residuals.y), split(self, "dy", dy)
+        carry = varying(carry, params, residuals, dy)
         (_, dx), dparams = lax.scan(
             step, carry, self._steps(params, context), self.length, reverse=True
         )
@@ -245,9 +247,10 @@ def split(layer: Layer, name: str, x: Any) -> Halves:
             "give an even number of features, or a tuple (x₁, x₂)",
         )
     half = x.shape[-1] // 2
+    x = whole(x, -1)
     return x[..., :half], x[..., half:]
 
 
 def join(halves: Halves, like: Any) -> Any:
     """The inverse of `split`."""
-    return halves if isinstance(like, tuple) else jnp.concatenate(halves, -1)
+    return halves if isinstance(like, tuple) else jnp.concatenate(aligned(halves), -1)

@@ -21,6 +21,7 @@ from funcprop.layer import (
     spell,
     two,
 )
+from funcprop.sharding import placed
 
 
 class RewiredParams(NamedTuple):
@@ -117,7 +118,8 @@ def checked(layer: Layer, params: Any) -> RewiredParams:
 
 def zeros(feedback: Any) -> Any:
     """Zeros for floats, None for anything else."""
-    return jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if is_float(leaf) else None, feedback)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if is_float(leaf) else None, feedback)
+    return placed(zeros, feedback)
 
 
 def rewirings(layer: Layer) -> Iterator[Rewired]:

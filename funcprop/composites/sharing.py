@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from funcprop.layer import Layer, LayerError, spell, widen
+from funcprop.sharding import alike
 
 Path = tuple[int | str, ...]  # "[0].w" is (0, "w")
 
@@ -62,6 +63,7 @@ class Sum:
             return jax.tree.map(lambda sum, use: sum + use.astype(sum.dtype), total, record), dx
 
         zeros = jax.tree.map(lambda leaf: widen(jnp.zeros(leaf.shape, leaf.dtype)), first)
+        zeros = alike(zeros, first)
         total, dx = lax.scan(walk, zeros, each)
         return dx, jax.tree.map(lambda sum, like: sum.astype(like.dtype), total, first)
 

@@ -29,6 +29,7 @@ from funcprop.layer import (
     spell,
     widen,
 )
+from funcprop.sharding import entries, fresh, spread_as, whole
 
 WRITTEN_OUT = 4  # tiles: up to so many are no loop
 LONGEST = 1024  # keys a tile
@@ -127,14 +128,16 @@ class DotProductAttention(Layer):
             return tuple(placed(*pair, start) for pair in zip(sums, (y, peak, total), strict=True))
 
         wide = accumulator(q.dtype)
-        column = (*qs.shape[:-1], 1)
+        column, place = (*qs.shape[:-1], 1), (*entries(qs)[:-1], None)
+        data = (q, k, v, mask)
         y, peak, total = over_tiles(
             tiles,
             tile,
             (
-                jnp.zeros((*qs.shape[:-1], v.shape[-1]), wide),
-                jnp.full(column, jnp.finfo(wide).min),  # finite: e^(−∞ − peak) is 0, not NaN
-                jnp.zeros(column, wide),
+                fresh(jnp.zeros((*qs.shape[:-1], v.shape[-1]), wide), place, data),
+                # finite: e^(−∞ − peak) is 0, not NaN
+                fresh(jnp.full(column, jnp.finfo(wide).min), place, data),
+                fresh(jnp.zeros(column, wide), place, data),
             ),
         )
         y = ungrouped(y / jnp.where(total == 0, 1, total), q).astype(q.dtype)
@@ -145,6 +148,7 @@ class DotProductAttention(Layer):
     ) -> tuple[tuple[Any, ...], tuple]:
         q, k, v, y, peak, total, mask, own_mask = residuals
         check_cotangent(self, dy, y.shape, y.dtype)
+        dy = spread_as(dy, entries(y), q)
         tiles, scale = self._tiles(q, k), self._scale(q)
         qs = grouped(q * scale, k, tiles)
         ks, vs = (blocked(visible(a, mask), tiles) for a in (k, v))
@@ -176,7 +180,9 @@ class DotProductAttention(Layer):
                 added(dv, contract("...mgrc,...mgrv->...mcv", p.astype(v.dtype), dy_part), first),
             )
 
-        zeros = tuple(jnp.zeros(a.shape, peak.dtype) for a in (qs, ks, vs))
+        zeros = tuple(
+            fresh(jnp.zeros(a.shape, peak.dtype), entries(a), residuals, dy) for a in (qs, ks, vs)
+        )
         dq, dk, dv = over_tiles(tiles, tile, zeros)
         if larger is not None:
             dq, dk, dv = dq / larger, dk / larger[..., 0, :, :], dv / larger[..., 0, :, :]
@@ -274,7 +280,18 @@ class DotProductAttention(Layer):
                 "one truth value for each key",
                 f"write jnp.broadcast_to(mask, {wanted})",
             )
-        return q, k, v, mask
+        q, k, v = by_heads(q, k, v)
+        return q, k, v, whole(mask, -1)
+
+
+def by_heads(*x: Array) -> tuple[Array, ...]:
+    """q, k, v [..., length, heads, size] with length and size whole, and the heads where all three
+    have them in the same places."""
+    spread = {entries(a)[-2] for a in x}
+    if len(spread) > 1:
+        return tuple(whole(a, -3) for a in x)
+    (heads,) = spread
+    return tuple(spread_as(a, (*entries(a)[:-3], None, heads, None)) for a in x)
 
 
 def default_blocks(rows: int, keys: int, skips: bool) -> tuple[int, int]:

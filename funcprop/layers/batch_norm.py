@@ -29,6 +29,7 @@ from funcprop.layers.scale import (
     check_gain,
     init_gain,
 )
+from funcprop.sharding import beside, placed
 
 
 class Statistics(NamedTuple):
@@ -118,13 +119,14 @@ class BatchNorm(Layer):
         x_hat = (widen(x) - mean) * rstd
         # both sums are needed for dx, whether or not they are anybody's gradient
         dscale, dbias = (wide * x_hat).sum(leading), wide.sum(leading)
-        scale = rstd if params.scale is None else rstd * widen(params.scale)
+        own = beside(params.scale, x)
+        scale = rstd if own is None else rstd * widen(own)
         dx = (wide - dbias / n - x_hat * (dscale / n)) * scale
         dparams = Gain(
             None if params.scale is None else dscale.astype(params.scale.dtype),
             None if params.bias is None else dbias.astype(params.bias.dtype),
         )
-        return dx.astype(x.dtype), dparams
+        return dx.astype(x.dtype), placed(dparams, params)
 
     def statistics(self, residuals: BatchNormResiduals) -> Statistics:
         return Statistics(residuals.mean, residuals.variance)

@@ -21,6 +21,7 @@ from funcprop.layer import (
     spell,
 )
 from funcprop.layers.correlation import Geometry, correlate, input_gradient, kernel_gradient
+from funcprop.sharding import beside, placed
 
 Padding = Literal["SAME", "VALID", "CAUSAL"] | int | tuple[int | tuple[int, int], ...]
 
@@ -198,7 +199,7 @@ class Conv(Convolution):
         self.check(params, x)
         z = correlate(self.flat(x), params.w, self._geometry(x))
         z = z.reshape(x.shape[: x.ndim - self.axes - 1] + z.shape[1:])
-        return (z if params.b is None else z + params.b), x
+        return (z if params.b is None else z + beside(params.b, z)), x
 
     def backward(self, params: Kernel, x: Array, dz: Array) -> tuple[Array, Kernel]:
         geometry = self._geometry(x)
@@ -209,7 +210,7 @@ class Conv(Convolution):
         dx = input_gradient(params.w, flat, geometry, self.sizes(x)).reshape(x.shape)
         dw = kernel_gradient(self.flat(x), flat, geometry, self.kernel_size)
         db = None if params.b is None else dz.sum(tuple(range(dz.ndim - 1)))
-        return dx, Kernel(dw, db)
+        return dx, placed(Kernel(dw, db), params)
 
     def words(self) -> tuple[str, ...]:
         return ("SAME", "VALID", "CAUSAL") if self.axes == 1 else ("SAME", "VALID")

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from operator import add
@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from funcprop.layer import Array, widen
+from funcprop.sharding import Entry, entries, fresh, on_each_device, once, total
 
 # lax.conv_general_dilated wants (image, kernel, output) in letters; for dw the roles are exchanged:
 # the channels of x stand where a batch stands, and the batch is what is summed over
@@ -68,9 +69,57 @@ class Geometry:
 # --- the three sums -------------------------------------------------------------------------------
 
 
-@partial(jax.jit, static_argnums=2)
 def correlate(x: Array, w: Array, geometry: Geometry) -> Array:
     """x [N, *sizes, in], w [*taps, in/groups, out] -> y [N, *out, out]."""
+    lead, channels = _places(x, w, geometry)
+    return on_each_device(
+        lambda x, w: _correlate(x, w, geometry),
+        (x, w),
+        (_of_images(lead), _of_kernel(channels)),
+        (lead, *(None for _ in geometry.stride), channels),
+    )
+
+
+def input_gradient(w: Array, dy: Array, geometry: Geometry, sizes: tuple[int, ...]) -> Array:
+    """w [*taps, in/groups, out], dy [N, *out, out] -> dx [N, *sizes, in]."""
+    lead, channels = _places(dy, w, geometry)
+    return on_each_device(
+        lambda w, dy: total(_input_gradient(w, dy, geometry, sizes), channels),
+        (w, dy),
+        (_of_kernel(channels), _of_images(lead, channels)),
+        (lead, *(None for _ in geometry.stride), None),
+    )
+
+
+def kernel_gradient(x: Array, dy: Array, geometry: Geometry, taps: tuple[int, ...]) -> Array:
+    """x [N, *sizes, in], dy [N, *out, out] -> dw [*taps, in/groups, out]."""
+    lead, channels = _places(x, dy, geometry)
+    lead = lead or once((entries(dy)[0], channels))[0]
+    return on_each_device(
+        lambda x, dy: total(_kernel_gradient(x, dy, geometry, taps), lead),
+        (x, dy),
+        (_of_images(lead), _of_images(lead, channels)),
+        (*(None for _ in geometry.stride), None, channels),
+    )
+
+
+def _places(images: Array, outputs: Array, geometry: Geometry) -> tuple[Entry, Entry]:
+    """The mesh axes that the images, and those that the output channels are spread over; channels
+    of several groups are whole."""
+    lead = entries(images)[0]
+    return once((lead, entries(outputs)[-1] if geometry.groups == 1 else None))
+
+
+def _of_images(lead: Entry, channels: Entry = None) -> Callable[[Array], tuple[Entry, ...]]:
+    return lambda x: (lead, *(None for _ in x.shape[2:]), channels)
+
+
+def _of_kernel(channels: Entry) -> Callable[[Array], tuple[Entry, ...]]:
+    return lambda w: (*(None for _ in w.shape[1:]), channels)
+
+
+@partial(jax.jit, static_argnums=2)
+def _correlate(x: Array, w: Array, geometry: Geometry) -> Array:
     return lax.platform_dependent(
         x,
         w,
@@ -80,8 +129,7 @@ def correlate(x: Array, w: Array, geometry: Geometry) -> Array:
 
 
 @partial(jax.jit, static_argnums=(2, 3))
-def input_gradient(w: Array, dy: Array, geometry: Geometry, sizes: tuple[int, ...]) -> Array:
-    """w [*taps, in/groups, out], dy [N, *out, out] -> dx [N, *sizes, in]."""
+def _input_gradient(w: Array, dy: Array, geometry: Geometry, sizes: tuple[int, ...]) -> Array:
     return lax.platform_dependent(
         w,
         dy,
@@ -91,8 +139,7 @@ def input_gradient(w: Array, dy: Array, geometry: Geometry, sizes: tuple[int, ..
 
 
 @partial(jax.jit, static_argnums=(2, 3))
-def kernel_gradient(x: Array, dy: Array, geometry: Geometry, taps: tuple[int, ...]) -> Array:
-    """x [N, *sizes, in], dy [N, *out, out] -> dw [*taps, in/groups, out]."""
+def _kernel_gradient(x: Array, dy: Array, geometry: Geometry, taps: tuple[int, ...]) -> Array:
     return lax.platform_dependent(
         x,
         dy,
@@ -260,31 +307,33 @@ def _shifted_dw(x: Array, dy: Array, geometry: Geometry, taps: tuple[int, ...]) 
     out, copies = dy.shape[1:-1], dy.shape[-1] // x.shape[-1]
     axes = tuple(range(len(taps)))
 
-    def add_example(total: Array, example: tuple[Array, Array]) -> tuple[Array, None]:
+    def add_example(sums: Array, example: tuple[Array, Array]) -> tuple[Array, None]:
         padded, d = example
         if copies > 1:
             padded = jnp.repeat(padded, copies, -1)
         windows = _windows(padded[None], geometry, taps, out)
-        return total + jnp.stack([jnp.sum(window[0] * d, axes) for _, window in windows]), None
+        return sums + jnp.stack([jnp.sum(window[0] * d, axes) for _, window in windows]), None
 
     zero = jnp.zeros((len(list(_taps(taps))), dy.shape[-1]), dy.dtype)
-    total, _ = lax.scan(add_example, zero, (_pad(x, geometry), dy))
-    return total.reshape(*taps, 1, dy.shape[-1])
+    sums, _ = lax.scan(
+        add_example, fresh(zero, (None,) * zero.ndim, x, dy), (_pad(x, geometry), dy)
+    )
+    return sums.reshape(*taps, 1, dy.shape[-1])
 
 
 def _matmuls_dw(x: Array, dy: Array, geometry: Geometry, taps: tuple[int, ...]) -> Array:
     """One matmul a tap, over two images at a time, so that what is copied fits a cache."""
     at_once = 2 - x.shape[0] % 2
 
-    def add_images(total: Array, images: tuple[Array, Array]) -> tuple[Array, None]:
+    def add_images(sums: Array, images: tuple[Array, Array]) -> tuple[Array, None]:
         x, d = images
         windows = _windows(_pad(x, geometry), geometry, taps, d.shape[1:-1])
-        return total + jnp.stack([_matmul_dw(window, d) for _, window in windows]), None
+        return sums + jnp.stack([_matmul_dw(window, d) for _, window in windows]), None
 
     zero = jnp.zeros((math.prod(taps), x.shape[-1], dy.shape[-1]), dy.dtype)
     pairs = (x.reshape(-1, at_once, *x.shape[1:]), dy.reshape(-1, at_once, *dy.shape[1:]))
-    total, _ = lax.scan(add_images, zero, pairs)
-    return total.reshape(*taps, *total.shape[1:])
+    sums, _ = lax.scan(add_images, fresh(zero, (None,) * zero.ndim, x, dy), pairs)
+    return sums.reshape(*taps, *sums.shape[1:])
 
 
 def _dw_channels_last(x: Array, dy: Array, geometry: Geometry, taps: tuple[int, ...]) -> Array:

@@ -21,6 +21,7 @@ from funcprop.layer import (
     check_params,
     spell,
 )
+from funcprop.sharding import beside, is_spread, out_like, placed, product_out
 
 
 class Affine(NamedTuple):
@@ -86,23 +87,25 @@ class Dense(Layer):
                 "make them with layer.init(key, x)",
             )
         check_input(self, x, features=params.w.shape[0])
-        z = x @ params.w
+        params = beside(params, x)
+        z = jnp.matmul(x, params.w, **product_out(x, params.w))
         return (z if params.b is None else z + params.b), x
 
     def backward(self, params: Affine, x: Array, dz: Array) -> tuple[Array, Affine]:
         check_cotangent(self, dz, (*x.shape[:-1], params.w.shape[1]), x.dtype)
         leading = tuple(range(x.ndim - 1))
-        dx = dz @ params.w.T
-        dw = weight_gradient(x, dz)
+        w = beside(params.w, x)
+        dx = jnp.matmul(dz, w.T, **out_like(x, dz, w))
+        dw = weight_gradient(x, dz, params.w)
         db = None if params.b is None else dz.sum(leading)
-        return dx, Affine(dw, db)
+        return dx, placed(Affine(dw, db), params)
 
 
-def weight_gradient(x: Array, dz: Array) -> Array:
-    """xᵀ dz, summed over all leading axes: x [..., in], dz [..., out] -> [in, out]."""
+def weight_gradient(x: Array, dz: Array, w: Array) -> Array:
+    """xᵀ dz, summed over all leading axes: x [..., in], dz [..., out] -> [in, out], as w lies."""
     leading = tuple(range(x.ndim - 1))
-    if dz.shape[-1] > 32 or math.prod(x.shape[:-1]) > 128:
-        return jnp.tensordot(x, dz, (leading, leading))
+    if dz.shape[-1] > 32 or math.prod(x.shape[:-1]) > 128 or is_spread(x, dz):
+        return jnp.tensordot(x, dz, (leading, leading), **out_like(w, x, dz))
     # A narrow product: XLA on CPU has a fast kernel for dzᵀ x and none for xᵀ dz, and folds the
     # transposes of the one into the other unless barriers hold them apart (docs/benchmarks.md).
     rows, columns = x.reshape(-1, x.shape[-1]), dz.reshape(-1, dz.shape[-1])

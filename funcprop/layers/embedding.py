@@ -25,6 +25,7 @@ from funcprop.layer import (
     spell,
     widen,
 )
+from funcprop.sharding import entries, fresh, on_each_device, out_as, placed, total, whole
 
 
 class Table(NamedTuple):
@@ -84,12 +85,24 @@ class Embedding(Layer):
             wanted = f"[{self.vocabulary}, {self.features}]"
             raise LayerError(self, f"w is {spell(params.w)}, wanted {wanted}")
         rows = known_rows(ids, self.vocabulary)
-        return jnp.asarray(params.w).at[rows].get(mode="fill", fill_value=jnp.nan), ids
+        w = jnp.asarray(params.w)
+        where = out_as((*entries(ids), entries(w)[-1]), ids, w)
+        return w.at[rows].get(mode="fill", fill_value=jnp.nan, **where), ids
 
     def backward(self, params: Table, ids: Array, dy: Array) -> tuple[None, Table]:
         check_cotangent(self, dy, (*ids.shape, self.features), params.w.dtype)
-        rows, dys = known_rows(ids, self.vocabulary).reshape(-1), dy.reshape(-1, self.features)
-        dw = jax.lax.platform_dependent(
+        *lead, features = entries(dy)
+        dw = on_each_device(
+            lambda ids, dy: total(self._summed(ids, dy), *lead),
+            (ids, dy),
+            (lambda ids: tuple(lead), lambda dy: (*lead, features)),
+            (None, features),
+        )
+        return None, placed(Table(dw.astype(params.w.dtype)), params)
+
+    def _summed(self, ids: Array, dy: Array) -> Array:
+        rows, dys = known_rows(ids, self.vocabulary).reshape(-1), dy.reshape(-1, dy.shape[-1])
+        return jax.lax.platform_dependent(
             rows,
             widen(dys),
             cpu=lambda rows, dys: sum_by_scatter(rows, dys, self.vocabulary),
@@ -99,7 +112,6 @@ class Embedding(Layer):
                 else sum_by_sort(rows, dys, self.vocabulary)
             ),
         )
-        return None, Table(dw.astype(params.w.dtype))
 
     def _check_ids(self, ids: Any) -> None:
         if not is_integer(ids):
@@ -134,7 +146,8 @@ def fits(value: int, dtype: Any) -> bool:
 
 def sum_by_scatter(rows: Array, dys: Array, vocabulary: int) -> Array:
     """dw[i] = Σ dys where rows = i, added one after the other: best on a CPU."""
-    return jnp.zeros((vocabulary, dys.shape[-1]), dys.dtype).at[rows].add(dys, mode="drop")
+    zeros = fresh(jnp.zeros((vocabulary, dys.shape[-1]), dys.dtype), (None, None), rows, dys)
+    return zeros.at[rows].add(dys, mode="drop")
 
 
 def sum_by_sort(rows: Array, dys: Array, vocabulary: int) -> Array:
@@ -275,6 +288,7 @@ class Rotary(Layer):
         return self._turn(dy, -1), ()
 
     def _turn(self, x: Array, direction: int) -> Array:
+        x = whole(x, -1)  # pairs of features are cut apart
         length, _, size = x.shape[-3:]
         cos, sin = (a[:, None] for a in waves(self.base, length, size, x.dtype))
         sin = direction * sin

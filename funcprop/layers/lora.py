@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from funcprop.initializers import GlorotUniform, Initializer, LecunNormal, Zeros
 from funcprop.layer import (
@@ -21,6 +22,7 @@ from funcprop.layer import (
     spell,
 )
 from funcprop.layers.dense import Affine, Dense, weight_gradient
+from funcprop.sharding import beside, out_like, placed, product_out
 
 
 class LowRank(NamedTuple):
@@ -128,18 +130,24 @@ class LoRA(Layer):
         check_params(self, params, LowRank, like=x)
         frozen = jax.lax.stop_gradient(Affine(params.w, params.b))  # for jax.grad, as backward
         z, _ = self.dense.forward(frozen, x)
-        h = x @ params.a
-        return z + self.scale * (h @ params.c), LoRAResiduals(x, h)
+        params = beside(params, x)
+        h = jnp.matmul(x, params.a, **product_out(x, params.a))
+        return z + self.scale * jnp.matmul(h, params.c, **product_out(h, params.c)), LoRAResiduals(
+            x, h
+        )
 
     def backward(
         self, params: LowRank, residuals: LoRAResiduals, dz: Array
     ) -> tuple[Array, LowRank]:
         x, h = residuals
         check_cotangent(self, dz, (*x.shape[:-1], self.features), x.dtype)
-        g = self.scale * (dz @ params.c.T)
-        dx = dz @ params.w.T + g @ params.a.T
-        da = weight_gradient(x, g)
-        dc = self.scale * weight_gradient(h, dz)
+        given, params = params, beside(params, x)
+        g = self.scale * jnp.matmul(dz, params.c.T, **out_like(h, dz, params.c))
+        dx = jnp.matmul(dz, params.w.T, **out_like(x, dz, params.w))
+        dx = dx + jnp.matmul(g, params.a.T, **out_like(x, g, params.a))
+        da = weight_gradient(x, g, given.a)
+        dc = self.scale * weight_gradient(h, dz, given.c)
+        da, dc = placed((da, dc), (given.a, given.c))
         return dx, LowRank(None, None, da, dc)  # type: ignore[arg-type]
 
     def inference(self, params: LowRank, statistics: Any) -> tuple[Layer, Params]:

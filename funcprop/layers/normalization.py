@@ -38,6 +38,7 @@ from funcprop.layers.scale import (
     gain_backward,
     init_gain,
 )
+from funcprop.sharding import whole
 
 
 class NormResiduals(NamedTuple):
@@ -251,7 +252,7 @@ class GroupNorm(Layer):
         groups, sizes = self._groups(x), tuple(range(-self.axes - 1, -1))
 
         def average(values: Array) -> Array:
-            channels = values.mean(sizes, keepdims=True)
+            channels = whole(values.mean(sizes, keepdims=True), -1)
             size = channels.shape[-1] // groups
             return channels.reshape(*channels.shape[:-1], groups, size).mean(-1)
 

@@ -29,6 +29,7 @@ from funcprop.layer import (
     spell,
     widen,
 )
+from funcprop.sharding import entries, fresh
 
 Padding = Literal["VALID", "SAME"] | tuple[tuple[int, int], ...]
 
@@ -408,7 +409,7 @@ def first_maximum(x: Array) -> Array:
             return jnp.where(wins, other, value), jnp.where(wins, k, index)
 
         start = x[..., 0, :]
-        zeros = jnp.zeros(start.shape, jnp.int32)
+        zeros = fresh(jnp.zeros(start.shape, jnp.int32), entries(start), start)
         return jax.lax.fori_loop(jnp.int32(1), jnp.int32(x.shape[-2]), look, (start, zeros))[1]
 
     return jax.lax.platform_dependent(x, cpu=by_loop, default=by_argmax)

@@ -31,6 +31,7 @@ from funcprop.layer import (
     spell,
     widen,
 )
+from funcprop.sharding import entries, fresh, out_as, placed, varying, whole
 
 State = tuple[Array, ...]  # (h,), or (h, c) for the LSTM: [..., H] each
 STRETCH = 16  # steps; measured on the CPU: longer stretches cost memory, shorter ones time
@@ -129,8 +130,10 @@ class Recurrent(Layer):
     def forward(
         self, params: Params, x: Any, context: Context = Context()
     ) -> tuple[Any, RecurrentResiduals]:
+        params = whole(params)  # the gates lie side by side in them, and are cut apart
         xs, state = self._input(params, x)
         mask = self._mask(xs, context)
+        state = varying(state, xs, mask, params)
         count, size = stretches(xs.shape[-2])
 
         def step(state: State, inputs: tuple[Array, Array | None]) -> tuple[State, Any]:
@@ -173,8 +176,10 @@ class Recurrent(Layer):
         self, params: Params, residuals: RecurrentResiduals, dy: Any, weights: bool
     ) -> tuple[Any, Params, Any]:
         """-> dx, and dparams or dz."""
+        given, params = params, whole(params)
         xs, h, initial, more, gates, mask, stateful = residuals
         dys, dstate = self._cotangent(xs, dy, stateful)
+        dstate = varying(dstate, residuals, dys, params)
         count, size = stretches(xs.shape[-2])
         # transposed once: without the barrier XLA would do it again in every step of the loop
         w_t = jax.lax.optimization_barrier(params.w_h.T)
@@ -203,14 +208,19 @@ class Recurrent(Layer):
             return (dstate, dxs, jax.tree.map(jnp.add, dparams, part)), None
 
         dparams = jax.tree.map(lambda w: jnp.zeros_like(widen(w)), params) if weights else ()
+        dparams = jax.tree.map(
+            lambda w: fresh(w, (None,) * w.ndim, residuals, dys, params), dparams
+        )
+        dxs = fresh(jnp.zeros_like(xs), entries(xs), xs, residuals, dys, params)
         (dstate, dxs, dparams), dz = jax.lax.scan(
             stretch,
-            (dstate, jnp.zeros_like(xs), dparams),
+            (dstate, dxs, dparams),
             (jnp.arange(count), *cut((more, gates, mask), size)),
             reverse=not self.reverse,
         )
         if weights:
             dparams = jax.tree.map(lambda w, dw: dw.astype(w.dtype), params, dparams)
+            dparams = placed(dparams, given)
         dx = dxs if stateful is None else (dxs, self._outer(dstate, xs.dtype))
         return dx, dparams, dz
 
@@ -262,6 +272,7 @@ class Recurrent(Layer):
         if isinstance(x, tuple) and len(x) == 2:
             xs, state = x
         check_input(self, xs, rank=2)
+        xs, state = whole(xs, -2), whole(state, -1)
         check_params(self, params, self.weights, like=xs)
         check_input(self, xs, features=params.w_x.shape[0], rank=2)
         if params.w_h.shape != (self.features, self.blocks * self.features):
@@ -275,7 +286,7 @@ class Recurrent(Layer):
             raise LayerError(self, f"x is {spell(xs)}: it has no steps", "give at least one")
         shape = (*xs.shape[:-2], self.features)
         if state is None:
-            return xs, tuple(jnp.zeros(shape, wide(xs.dtype)) for _ in self.states)
+            return xs, self._zeros(xs)
         parts = state if len(self.states) > 1 else (state,)
         wanted = jax.ShapeDtypeStruct(shape, xs.dtype)
         if (
@@ -293,11 +304,16 @@ class Recurrent(Layer):
             )
         return xs, tuple(widen(part) for part in parts)
 
+    def _zeros(self, xs: Array) -> State:
+        """A state of zeros for each sequence."""
+        shape, spec = (*xs.shape[:-2], self.features), (*entries(xs)[:-2], None)
+        return tuple(fresh(jnp.zeros(shape, wide(xs.dtype)), spec, xs) for _ in self.states)
+
     def _cotangent(self, xs: Array, dy: Any, stateful: Shape | None) -> tuple[Array, State]:
         """dys, and the cotangent of the final state in the dtype of the accumulation."""
         shape = (*xs.shape[:-2], self.features)
         if stateful is None:
-            dys, dstate = dy, tuple(jnp.zeros(shape, wide(xs.dtype)) for _ in self.states)
+            dys, dstate = dy, self._zeros(xs)
         else:
             if not isinstance(dy, tuple) or len(dy) != 2:
                 raise LayerError(
@@ -315,7 +331,7 @@ class Recurrent(Layer):
                 check_cotangent(self, part, shape, xs.dtype)
             dstate = tuple(widen(part) for part in dstate)
         check_cotangent(self, dys, (*xs.shape[:-1], self.features), xs.dtype)
-        return dys, dstate
+        return whole(dys, -2), whole(dstate, -1)
 
 
 def stretches(steps: int) -> tuple[int, int]:
@@ -365,4 +381,10 @@ def contract(a: Array, dz: Array, dtype: Any) -> Array:
     """Σ aᵀ dz over all axes but the last, as one matmul: the gradient of a weight."""
     leading = tuple(range(dz.ndim - 1))
     a, dz = a.astype(dtype), dz.astype(dtype)
-    return jnp.tensordot(a, dz, (leading, leading), preferred_element_type=wide(dtype))
+    return jnp.tensordot(
+        a,
+        dz,
+        (leading, leading),
+        preferred_element_type=wide(dtype),
+        **out_as((None, None), a, dz),
+    )

@@ -20,6 +20,7 @@ from funcprop.layer import (
     spell,
     widen,
 )
+from funcprop.sharding import beside, entries, spread_as
 
 
 class Gain(NamedTuple):
@@ -148,13 +149,15 @@ def check_gain(layer: Layer, params: Gain, x: Array, axes: int = 1) -> None:
 
 def apply_gain(params: Gain, x: Array) -> Array:
     """x · scale + bias, in the dtype of x, which is at least float32."""
+    params = beside(params, x)
     y = x if params.scale is None else x * widen(params.scale)
     return y if params.bias is None else y + widen(params.bias)
 
 
 def gain_backward(params: Gain, x: Any, dy: Array) -> tuple[Array, Gain]:
     """dx in the dtype of dy; dscale = Σ dy · x and dbias = Σ dy in those of the parameters."""
-    dx = dy if params.scale is None else dy * widen(params.scale)
+    scale = beside(params.scale, dy)
+    dx = dy if scale is None else dy * widen(scale)
     dscale = None if params.scale is None else sum_to(dy * x, params.scale)
     dbias = None if params.bias is None else sum_to(dy, params.bias)
     return dx, Gain(dscale, dbias)
@@ -162,7 +165,8 @@ def gain_backward(params: Gain, x: Any, dy: Array) -> tuple[Array, Gain]:
 
 def sum_to(values: Array, like: Array) -> Array:
     """The sum over all leading axes, in the shape and dtype of a parameter."""
-    return values.sum(tuple(range(values.ndim - like.ndim))).astype(like.dtype)
+    total = values.sum(tuple(range(values.ndim - like.ndim))).astype(like.dtype)
+    return spread_as(total, entries(like), values)
 
 
 def check_eps(layer: Layer, eps: float) -> None:

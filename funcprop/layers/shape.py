@@ -24,6 +24,7 @@ from funcprop.layer import (
     spell,
     widen,
 )
+from funcprop.sharding import aligned, reshaped, whole
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,14 @@ class Reshape(Layer):
     def forward(self, params: tuple, x: Array, context: Context = Context()) -> tuple[Array, Shape]:
         check_input(self, x, rank=self.axes)
         old = x.shape[x.ndim - self.axes :]
-        return x.reshape(x.shape[: x.ndim - self.axes] + self._new(old, x)), Shape(old)
+        new = self._new(old, x)
+        return reshaped(x, x.shape[: x.ndim - self.axes] + new, self.axes), Shape(old)
 
     def backward(self, params: tuple, old: Shape, dy: Array) -> tuple[Array, tuple]:
         new = self._new(old.sizes, dy)
         leading = dy.shape[: max(dy.ndim - len(new), 0)]
         check_cotangent(self, dy, leading + new, dy.dtype)
-        return dy.reshape(leading + old.sizes), ()
+        return reshaped(dy, leading + old.sizes, len(new)), ()
 
     def _new(self, old: tuple[int, ...], x: Array) -> tuple[int, ...]:
         known = math.prod(size for size in self.shape if size != -1)
@@ -216,7 +218,7 @@ class Split(Layer):
             raise LayerError(self, f"dy is {spell(dy)}, wanted a tuple of {len(self.sizes)}")
         for piece, size in zip(dy, self.sizes, strict=True):
             check_cotangent(self, piece, (*dy[0].shape[:-1], size), dy[0].dtype)
-        return jnp.concatenate(dy, -1), ()
+        return jnp.concatenate(aligned(dy), -1), ()
 
 
 @dataclass(frozen=True)
@@ -252,7 +254,7 @@ class Concatenate(Layer):
                     f"x is {spell(x)}: these cannot stand side by side",
                     "all axes but the last, and the dtypes, must agree",
                 )
-        return jnp.concatenate(x, -1), Shape(tuple(piece.shape[-1] for piece in x))
+        return jnp.concatenate(aligned(x), -1), Shape(tuple(piece.shape[-1] for piece in x))
 
     def backward(self, params: tuple, sizes: Shape, dy: Array) -> tuple[tuple[Array, ...], tuple]:
         check_input(self, dy, features=sum(sizes.sizes), rank=1)
@@ -261,7 +263,7 @@ class Concatenate(Layer):
 
 def taken_apart(x: Array, sizes: tuple[int, ...]) -> tuple[Array, ...]:
     """Consecutive pieces of the last axis."""
-    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    x, starts = whole(x, -1), [sum(sizes[:i]) for i in range(len(sizes))]
     return tuple(x[..., i : i + size] for i, size in zip(starts, sizes, strict=True))
 
 

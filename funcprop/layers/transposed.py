@@ -14,6 +14,7 @@ from funcprop.layers.correlation import (
     input_gradient,
     kernel_gradient,
 )
+from funcprop.sharding import beside, placed, whole
 
 
 @dataclass(frozen=True)
@@ -57,20 +58,21 @@ class ConvTranspose(Convolution):
     ) -> tuple[Array, Array]:
         self.check(params, x)
         geometry, out = self._geometry(x)
-        w = exchange_channels(params.w, self.groups)
+        w = exchange_channels(whole(params.w), self.groups)
         z = input_gradient(w, self.flat(x), geometry, out)
         z = z.reshape(x.shape[: x.ndim - self.axes - 1] + z.shape[1:])
-        return (z if params.b is None else z + params.b), x
+        return (z if params.b is None else z + beside(params.b, z)), x
 
     def backward(self, params: Kernel, x: Array, dz: Array) -> tuple[Array, Kernel]:
         geometry, out = self._geometry(x)
         leading = x.shape[: x.ndim - self.axes - 1]
         check_cotangent(self, dz, (*leading, *out, self.features), x.dtype)
         flat = self.flat(dz)
-        dx = correlate(flat, exchange_channels(params.w, self.groups), geometry).reshape(x.shape)
+        w = exchange_channels(whole(params.w), self.groups)
+        dx = correlate(flat, w, geometry).reshape(x.shape)
         dw = kernel_gradient(flat, self.flat(x), geometry, self.kernel_size)
         db = None if params.b is None else dz.sum(tuple(range(dz.ndim - 1)))
-        return dx, Kernel(exchange_channels(dw, self.groups), db)
+        return dx, placed(Kernel(exchange_channels(whole(dw), self.groups), db), params)
 
     def least_padding(self) -> float:
         return -math.inf

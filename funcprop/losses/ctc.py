@@ -11,6 +11,7 @@ import numpy as np
 
 from funcprop.layer import Array, Context, LayerError, check_count, is_integer, spell, widen
 from funcprop.losses.loss import Loss, check_range, less_one, one_hot
+from funcprop.sharding import entries, fresh, varying, whole
 
 LOG_ZERO = -1e30  # log 0, but finite: −∞ − (−∞) is NaN
 NEVER = 1e29  # a loss above it is made of log 0
@@ -122,7 +123,9 @@ class CTC(Loss):
         # before the first step a path is in the first blank
         nowhere = jnp.full((*target.shape[:-1], target.shape[-1] + 1), LOG_ZERO, wide.dtype)
         start = States(nowhere.at[..., 0].set(0), nowhere[..., 1:])
-        zero = jnp.zeros_like(peak[..., 0, 0])
+        first = entries(peak)[:-2]
+        start = jax.tree.map(lambda v: fresh(v, (*first, None), walk, twice), start)
+        zero = fresh(jnp.zeros_like(peak[..., 0, 0]), first, walk, twice)
         (alpha, total, failed), came = jax.lax.scan(step, (start, zero, zero), (walk, failing))
 
         # behind the last step it is in the last label, or in the blank behind that
@@ -170,7 +173,8 @@ class CTC(Loss):
             return before if counts is None else select(counts, before, gamma), gamma
 
         walk = came, None if steps is None else jnp.moveaxis(steps, -1, 0)
-        _, gamma = jax.lax.scan(step, residuals.last, walk, reverse=True)
+        last = varying(residuals.last, walk, twice)
+        _, gamma = jax.lax.scan(step, last, walk, reverse=True)
         gamma = jax.tree.map(lambda v: jnp.moveaxis(v, 0, -2), gamma)
         one_hot = jax.nn.one_hot(target, residuals.z.shape[-1], dtype=gamma.label.dtype)
         of_class = jnp.matmul(gamma.label, one_hot, precision="highest")
@@ -191,7 +195,7 @@ class CTC(Loss):
             )
         if target.shape[-1] == 0:  # room for one label, so that there are states to speak of
             target = jnp.full((*target.shape[:-1], 1), self.ignore_index, target.dtype)
-        return z, target
+        return z, whole(target, -1)
 
     def _masks(self, z: Array, mask: Array | None) -> tuple[Array | None, Array | None]:
         """The context's mask, as one of steps or one of examples."""

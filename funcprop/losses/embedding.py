@@ -21,6 +21,7 @@ from funcprop.layer import (
     widen,
 )
 from funcprop.losses.loss import Loss, less_one
+from funcprop.sharding import entries, out_as, out_like, spread_as, whole
 
 
 class Unit(NamedTuple):
@@ -237,15 +238,19 @@ class InfoNCE(Loss):
         counted = self.counted(a.shape[:-1], context.mask)
         units = normalize(a), normalize(b)
         left, right = (self._direction(unit, counted) for unit in units)
-        scores = left @ jnp.swapaxes(right, -1, -2) / self.temperature
+        rows = (*entries(a)[:-1], None)  # every a against all b
+        scores = jnp.matmul(left, jnp.swapaxes(right, -1, -2), **out_as(rows, a, b))
+        scores = scores / self.temperature
         if counted is not None:  # what is hidden is nobody's candidate
-            scores = jnp.where(counted[..., None, :] & counted[..., None], scores, -jnp.inf)
-        values, rows = self._contrast(scores, counted)
+            hidden = whole(counted, -1)[..., None, :] & counted[..., None]
+            scores = jnp.where(hidden, scores, -jnp.inf)
+        values, of_rows = self._contrast(scores, counted)
         columns = None
         if self.symmetric:
-            of_columns, columns = self._contrast(jnp.swapaxes(scores, -1, -2), counted)
-            values, columns = (values + of_columns) / 2, jnp.swapaxes(columns, -1, -2)
-        kept = ContrastResiduals(*units, scores, rows, columns, counted)
+            turned = spread_as(jnp.swapaxes(scores, -1, -2), rows)
+            of_columns, columns = self._contrast(turned, counted)
+            values, columns = (values + of_columns) / 2, jnp.swapaxes(whole(columns, -2), -1, -2)
+        kept = ContrastResiduals(*units, scores, of_rows, columns, counted)
         return self.reduce(values, counted, a.dtype), kept
 
     def backward(
@@ -259,11 +264,14 @@ class InfoNCE(Loss):
             dvalues = jnp.where(counted, dvalues, 0)
         dscores = (jnp.exp(scores - rows) - eye) * dvalues[..., None]
         if columns is not None:
-            dscores = (dscores + (jnp.exp(scores - columns) - eye) * dvalues[..., None, :]) / 2
+            dvalues_of_columns = whole(dvalues, -1)[..., None, :]
+            dscores = (dscores + (jnp.exp(scores - columns) - eye) * dvalues_of_columns) / 2
         dscores = dscores / self.temperature
         left, right = (self._direction(unit, counted) for unit in (a, b))
-        da = self._turned(left, (dscores * a.scale) @ right, counted)
-        db = self._turned(right, (jnp.swapaxes(dscores, -1, -2) * b.scale) @ left, counted)
+        out_a, out_b = (out_like(unit.vector, dscores, unit.vector) for unit in (a, b))
+        of_a, of_b = dscores * a.scale, jnp.swapaxes(dscores, -1, -2) * b.scale
+        da = self._turned(left, jnp.matmul(of_a, right, **out_a), counted)
+        db = self._turned(right, jnp.matmul(of_b, left, **out_b), counted)
         return (da.astype(dy.dtype), db.astype(dy.dtype)), ()
 
     def _direction(self, unit: Unit, counted: Array | None) -> Array:

@@ -21,6 +21,7 @@ from funcprop.layer import (
     widen,
 )
 from funcprop.losses.loss import Loss, check_classes, less_one, one_hot, valid_classes
+from funcprop.sharding import entries, fresh, on_each_device, placed, total, whole
 
 
 class Projection(NamedTuple):
@@ -138,7 +139,7 @@ class LinearCrossEntropy(Loss):
             h = jnp.where(counted[..., None], h, 0)
         early = self.one_pass and self.reduction != "none"
 
-        def of_chunk(total: Any, row: Any) -> tuple[Any, Any]:
+        def of_chunk(params: Projection, sums: Any, row: Any) -> tuple[Any, Any]:
             h, target, valid, dvalues = row
             s = self.scores(params, h)
             peak = jax.lax.stop_gradient(s.max(-1))
@@ -153,13 +154,13 @@ class LinearCrossEntropy(Loss):
                 values = values + self.label_smoothing * jnp.mean(peak[:, None] - s, -1)
             values = values + self.z_loss * jnp.square(log_total + peak)
             if not early:
-                return total, (values, (peak, log_total))
+                return sums, (values, (peak, log_total))
             own = one_hot(safe, self.vocabulary)
             slope = (less - jnp.where(own, rest[:, None], 0)) / (rest + 1)[:, None]
-            total, dh = self.chunk_gradient(
-                params, total, s, slope, h, target, peak, log_total, dvalues
+            sums, dh = self.chunk_gradient(
+                params, sums, s, slope, h, target, peak, log_total, dvalues
             )
-            return total, (values, dh)
+            return sums, (values, dh)
 
         wide = widen(h).dtype
         dvalues = None
@@ -168,8 +169,7 @@ class LinearCrossEntropy(Loss):
             dvalues = jnp.broadcast_to(each, target.shape)
             dvalues = dvalues if counted is None else jnp.where(counted, dvalues, 0)
         given = (h, target, valid, dvalues)
-        start: Any = self.zeros(params) if early else None
-        carried, (values, kept) = self.in_chunks(of_chunk, start, given, target.shape)
+        carried, (values, kept) = self.in_chunks(of_chunk, params, given, early)
         loss = self.reduce(values, counted, h.dtype)
         if early:
             return loss, LinearCrossEntropyResiduals(None, Gradient(kept, carried))
@@ -185,7 +185,7 @@ class LinearCrossEntropy(Loss):
         if gradient is not None:
             check_cotangent(self, dy, (), dtype)
             scaled = jax.tree.map(lambda leaf: (leaf * widen(dy)).astype(dtype), gradient)
-            return (scaled.h, None), scaled.params
+            return (scaled.h, None), placed(scaled.params, params)
         assert rows is not None
         h, target, peak, log_total, counted = rows
         dvalues = jnp.broadcast_to(self.share(dy, target.shape, counted), target.shape)
@@ -194,23 +194,24 @@ class LinearCrossEntropy(Loss):
             log_total = jnp.where(counted, log_total, 0)
             dvalues = jnp.where(counted, dvalues, 0)
 
-        def of_chunk(total: Any, row: Any) -> tuple[Any, Array]:
+        def of_chunk(params: Projection, sums: Any, row: Any) -> tuple[Any, Array]:
             h, _, peak, log_total, _ = row
             s = self.scores(params, h)
             p = jnp.exp(s - peak[:, None] - log_total[:, None])
             slope = less_one(p, one_hot(row[1], self.vocabulary))
-            return self.chunk_gradient(params, total, s, slope, *row)
+            return self.chunk_gradient(params, sums, s, slope, *row)
 
         given = (h, target, peak, log_total, dvalues)
-        total, dh = self.in_chunks(of_chunk, self.zeros(params), given, target.shape)
-        return (dh.astype(h.dtype), None), jax.tree.map(lambda leaf: leaf.astype(dtype), total)
+        sums, dh = self.in_chunks(of_chunk, params, given, True)
+        dparams = jax.tree.map(lambda leaf: leaf.astype(dtype), sums)
+        return (dh.astype(h.dtype), None), placed(dparams, params)
 
     def zeros(self, params: Projection) -> Projection:
         zero = jnp.zeros(params.w.shape, widen(params.w).dtype)
         return Projection(zero, None if params.b is None else zero[0])
 
     def chunk_gradient(
-        self, params: Projection, total: Projection, s: Array, slope: Array, h: Array,
+        self, params: Projection, sums: Projection, s: Array, slope: Array, h: Array,
         target: Array, peak: Array, log_total: Array, dvalues: Array,
     ) -> tuple[Projection, Array]:  # fmt: skip
         """What a chunk with scores s and slope p − y adds to (dw, db), and its dh."""
@@ -224,8 +225,8 @@ class LinearCrossEntropy(Loss):
             dz = dz * (1 - jnp.square(s / self.soft_cap))
         # held apart, or XLA multiplies by a transposed view, which takes its CPU twice the time
         ht = jax.lax.optimization_barrier(widen(h).T)
-        dw = total.w + ht @ dz
-        db = None if total.b is None else total.b + dz.sum(0)
+        dw = sums.w + ht @ dz
+        db = None if sums.b is None else sums.b + dz.sum(0)
         return Projection(dw, db), dz @ widen(params.w).T
 
     def scores(self, params: Projection, h: Array) -> Array:
@@ -234,9 +235,27 @@ class LinearCrossEntropy(Loss):
         z = z if params.b is None else z + widen(params.b)
         return z if self.soft_cap is None else self.soft_cap * jnp.tanh(z / self.soft_cap)
 
-    def in_chunks(self, f: Any, carry: Any, rows: Any, shape: tuple[int, ...]) -> tuple[Any, Any]:
+    def in_chunks(self, f: Any, params: Projection, rows: Any, sums: bool) -> tuple[Any, Any]:
+        """f(params, sums, chunk) -> sums, results: over chunks of the rows [...]."""
+        lead = entries(rows[1])
+
+        def own(params: Projection, rows: Any) -> tuple[Any, Any]:
+            zeros = self.zeros(params) if sums else None
+            carry = jax.tree.map(lambda x: fresh(x, (None,) * x.ndim, rows), zeros)
+            carry, ys = self.walk(lambda *given: f(params, *given), carry, rows)
+            return total(carry, *lead), ys
+
+        return on_each_device(
+            own,
+            (whole(params), rows),
+            (lambda x: (None,) * x.ndim, lambda x: lead + (None,) * (x.ndim - len(lead))),
+            ((), lead),
+        )
+
+    def walk(self, f: Any, carry: Any, rows: Any) -> tuple[Any, Any]:
         """A scan of f over chunks of the rows [...], then one call for the shorter rest: no
         padding, so nothing padded can enter a sum."""
+        shape = rows[1].shape
         n, axes = math.prod(shape), len(shape)
         rows = jax.tree.map(lambda row: row.reshape(n, *row.shape[axes:]), rows)
         whole = n // self.chunk * self.chunk

@@ -29,6 +29,7 @@ from funcprop.layer import (
     spell,
     widen,
 )
+from funcprop.sharding import whole
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -69,7 +70,9 @@ class Loss(Layer):
             )
         if prediction.size == 0:
             raise LayerError(self, f"the batch is empty: the prediction is {spell(prediction)}")
-        return prediction, target
+        # a loss looks at all features of an example
+        target = whole(target, prediction.ndim - 1) if target.ndim == prediction.ndim else target
+        return whole(prediction, -1), target
 
     def same_shape(self, x: Any) -> tuple[Array, Array]:
         """(prediction, target) of one shape and dtype."""

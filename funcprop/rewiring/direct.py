@@ -26,6 +26,7 @@ from funcprop.layer import (
     two,
 )
 from funcprop.rewiring.rewirings import Rewiring
+from funcprop.sharding import beside, product_out
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -86,7 +87,8 @@ class DirectFeedback(Composite):
         own, feedback = checked(self, params)
         own, residuals = self.entries("params", own), self.entries("residuals", residuals)
         dx, dparams = dy, []
-        dys = [*(jnp.tensordot(dy, b, 1) for b in feedback), dy]
+        met = beside(feedback, dy)
+        dys = [*(jnp.tensordot(dy, b, 1, **product_out(dy, b)) for b in met), dy]
         for block, error in reversed(tuple(zip(blocks(own), dys, strict=True))):
             dx = error
             for position in reversed(block):

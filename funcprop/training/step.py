@@ -10,6 +10,7 @@ import optax
 
 from funcprop.gradient import GradientFunction
 from funcprop.layer import Array, Context, norm_of, widen
+from funcprop.sharding import alike, in_parts
 from funcprop.training.state import TrainState, trainable, untouched
 
 
@@ -203,7 +204,7 @@ def accumulate(gradient: GradientFunction, parts: int) -> GradientFunction:
                 raise ValueError(
                     f"a batch of shape {leaf.shape} does not divide into {parts} equal parts"
                 )
-            return leaf.reshape(parts, leaf.shape[0] // parts, *leaf.shape[1:])
+            return in_parts(leaf, parts)
 
         def one(index: Array, part: Any) -> Any:
             key = None if context.key is None else jax.random.fold_in(context.key, index)
@@ -213,6 +214,7 @@ def accumulate(gradient: GradientFunction, parts: int) -> GradientFunction:
         first = jax.eval_shape(one, jnp.int32(0), jax.tree.map(lambda leaf: leaf[0], cuts))
         # 16-bit gradients are added in float32
         zeros = jax.tree.map(lambda leaf: widen(jnp.zeros(leaf.shape, leaf.dtype)), first)
+        zeros = alike(zeros, first)
 
         def add(total: Any, row: Any) -> tuple[Any, None]:
             return jax.tree.map(lambda a, b: a + widen(b), total, one(*row)), None

@@ -31,6 +31,7 @@ from funcprop.composites import (
 from funcprop.initializers import Normal as NormalInit
 from funcprop.layer import Array, Context, Layer, Params, check_cotangent
 from funcprop.layers import Dense, Dropout, Tanh
+from funcprop.sharding import out_like
 
 # --- a layer on (z, x), for FixedPoint ------------------------------------------------------------
 
@@ -66,8 +67,15 @@ class Cell(Layer):
         check_cotangent(self, da, a.shape, a.dtype)
         delta = da * (1 - a * a)
         leading = tuple(range(x.ndim - 1))
-        dparams = tuple(jnp.tensordot(v, delta, (leading, leading)) for v in (z, x))
-        return (delta @ params[0].T, delta @ params[1].T), dparams
+        dz, dx = (
+            jnp.matmul(delta, w.T, **out_like(v, delta, w))
+            for v, w in zip((z, x), params, strict=True)
+        )
+        dparams = tuple(
+            jnp.tensordot(v, delta, (leading, leading), **out_like(w, v, delta))
+            for v, w in zip((z, x), params, strict=True)
+        )
+        return (dz, dx), dparams
 
 
 # --- plain forms ----------------------------------------------------------------------------------
