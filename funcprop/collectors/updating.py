@@ -171,6 +171,7 @@ def check_by_layer(optimizer: optax.GradientTransformation, params: Params, held
         shape = (2,) * leaf.ndim
         return jnp.asarray(np.linspace(1, 2, 2**leaf.ndim, dtype=np.float32).reshape(shape))
 
+    @jax.jit
     def change(params: Params) -> list[Array]:
         with jax.numpy_dtype_promotion("standard"):
             grads = jax.tree.map(lambda p: 1e3 * p, params)

@@ -140,6 +140,6 @@ def check_finite(losses: np.ndarray, state: TrainState, number: int) -> None:
             f"the loss became {losses[wrong[0]]} in epoch {number}, step {wrong[0]}: {TRY}"
         )
     for path, leaf in jax.tree.leaves_with_path(state.params):
-        if is_float(leaf) and not jnp.isfinite(leaf).all():
+        if is_float(leaf) and not np.isfinite(np.asarray(leaf)).all():
             place = jax.tree_util.keystr(path, simple=True, separator=".")
             raise NonFiniteError(f"params.{place} became infinite or NaN in epoch {number}: {TRY}")
