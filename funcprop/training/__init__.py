@@ -1,6 +1,9 @@
 """Training: an immutable state, pure steps, and what is made of them."""
 
 from funcprop.gradient import GradientFunction as GradientFunction
+from funcprop.training.average import EmaState as EmaState
+from funcprop.training.average import ema_params as ema_params
+from funcprop.training.average import with_ema as with_ema
 from funcprop.training.checkpoint import CheckpointError as CheckpointError
 from funcprop.training.checkpoint import load_checkpoint as load_checkpoint
 from funcprop.training.checkpoint import save_checkpoint as save_checkpoint

@@ -10,6 +10,7 @@ import optax
 
 from funcprop.gradient import GradientFunction
 from funcprop.layer import Array, Context, norm_of, widen
+from funcprop.training.extra import accepted, check_private, extra_arguments, parted
 from funcprop.training.state import TrainState, trainable, untouched
 
 
@@ -64,8 +65,11 @@ def train_step(
 
     gradient   (params, batch, context) -> value, grads: `backprop(model, loss)`, or
                `jax.value_and_grad(objective(model, loss))`, or any function of that signature;
-               with `has_aux`, (value, aux), grads
-    optimizer  of optax
+               with `has_aux`, (value, aux), grads; and more results, named in its `extra`
+    optimizer  of optax; it is given what `optax.with_extra_args_support` is for: value, grad,
+               value_fn, obj_fn and grad_fn of this batch, and the further results by name, such as
+               the factors of `with_factors`. Of `private_gradient`, grad alone: the others read the
+               examples without noise
     momentum   the share of the old value that running statistics keep
 
     state      TrainState; the new one has the tree, shapes and dtypes of the old one
@@ -76,7 +80,8 @@ def train_step(
 
     raises  TypeError where gradient is no function, ValueError for a momentum outside [0, 1).
             Called, ValueError where a gradient does not fit its parameter, the state is another
-            optimizer's, or it holds statistics and the gradient function returns none
+            optimizer's, or it holds statistics and the gradient function returns none; where a
+            further result has no name, or the optimizer wants the value of a private gradient
     source  the correction of the start: Kingma, Ba 2015, arXiv:1412.6980, section 3
 
     >>> import jax, jax.numpy as jnp, optax
@@ -100,16 +105,19 @@ def train_step(
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         context = Context(key=jax.random.fold_in(state.key, state.step))
-        value, grads = gradient(state.params, batch, context)
+        value, grads, extra = parted(gradient, gradient(state.params, batch, context))
         value, aux = value if isinstance(value, tuple) else (value, None)
         statistics = averaged(state, aux, momentum)
         params = trainable(state.params, grads)
+        given = extra_arguments(gradient, state.params, batch, context, value, grads, tuple(extra))
         with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
             try:
-                updates, opt_state = optimizer.update(grads, state.opt_state, params)
+                more = accepted(optimizer.update, {**given, **extra})
+                updates, opt_state = optimizer.update(grads, state.opt_state, params, **more)
             except Exception as error:
                 wanted = jax.eval_shape(optimizer.init, params)
                 check_opt_state(state, wanted, "init_state", error)
+                check_private(gradient, error)
                 raise
             params = untouched(state.params, optax.apply_updates(params, updates))
         return TrainState(params, opt_state, statistics, state.key, state.step + 1), Metrics(value)
