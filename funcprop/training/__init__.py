@@ -12,6 +12,7 @@ from funcprop.training.in_backward import update_step as update_step
 from funcprop.training.loop import Evaluation as Evaluation
 from funcprop.training.loop import epoch as epoch
 from funcprop.training.loop import evaluate as evaluate
+from funcprop.training.per_layer import per_layer as per_layer
 from funcprop.training.state import TrainState as TrainState
 from funcprop.training.state import init_state as init_state
 from funcprop.training.step import Metrics as Metrics

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from funcprop.layer import Array, Params, is_float, spell, widen
-from funcprop.training.extra import accepted
+from funcprop.training.per_layer import accepted
 from funcprop.training.state import TrainState, untouched
 
 

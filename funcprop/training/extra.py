@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -89,15 +88,6 @@ def extra_arguments(
         "obj_fn": value_fn,
         "grad_fn": grad_fn,
     }
-
-
-def accepted(update: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Of the arguments those that an optimizer's `update` takes."""
-    # not optax.with_extra_args_support: it keeps them from MultiSteps, and gives sam all
-    parameters = inspect.signature(update).parameters
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        return given
-    return {name: value for name, value in given.items() if name in parameters}
 
 
 def check_private(gradient: GradientFunction, error: Exception) -> None:

@@ -10,7 +10,8 @@ import optax
 
 from funcprop.gradient import GradientFunction
 from funcprop.layer import Array, Context, norm_of, widen
-from funcprop.training.extra import accepted, check_private, extra_arguments, parted
+from funcprop.training.extra import check_private, extra_arguments, parted
+from funcprop.training.per_layer import accepted
 from funcprop.training.state import TrainState, trainable, untouched
 
 
