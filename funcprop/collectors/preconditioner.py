@@ -37,13 +37,15 @@ class WithFactors:
     collected: Collected
     loss: Layer
     fisher: Fisher
+    rule: Rule = kfac
 
     extra: ClassVar[tuple[str, ...]] = ("factors",)  # by which optax gets the third result
 
     @property
     def reduction(self) -> str:
-        """That of the loss."""
-        return Objective(self.collected, self.loss).reduction
+        """That of the loss; factors in bases of their own have no mean."""
+        own = "" if type(self.rule) is Kfac else f" beside {self.rule.name}"
+        return Objective(self.collected, self.loss).reduction + own
 
     def __call__(self, params: Params, batch: Any, context: Context = Context()) -> Any:
         loss, objective = self.loss, Objective(self.collected, self.loss, has_aux=True)
@@ -127,7 +129,9 @@ def with_factors(
         raise ValueError(f"fisher is {fisher!r}, wanted 'sampled', 'empirical' or 'exact'")
     if fisher == "exact" and type(rule) is not Kfac:
         raise ValueError(f"fisher='exact' adds up the factors of Kfac, and was given {rule!r}")
-    return WithFactors(collect(model, collect_all(gradient=gradient, factors=rule)), loss, fisher)
+    return WithFactors(
+        collect(model, collect_all(gradient=gradient, factors=rule)), loss, fisher, rule
+    )
 
 
 # --- optax ----------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from funcprop.gradient import GradientFunction
+from funcprop.collectors.clipping import AVERAGING, check_not_averaged
+from funcprop.gradient import GradientFunction, told
 from funcprop.layer import Array, Context, norm_of, widen
 from funcprop.training.extra import check_private, extra_arguments, parted
 from funcprop.training.per_layer import accepted
@@ -157,20 +158,23 @@ def averaged(state: TrainState, aux: Any, momentum: float) -> Any:
 
 
 def accumulate(gradient: GradientFunction, parts: int) -> GradientFunction:
-    """The gradient of a batch as the mean over `parts` equal micro-batches, one at a time.
+    """The gradient of a batch from `parts` equal micro-batches, one at a time.
 
     gradient  (params, batch, context) -> value, grads, as for `train_step`
     parts     a whole number; every array of the batch is [B, ...], B a multiple of it
 
-    Returns a function of the same signature, whose value, grads and statistics are means in the
-    shapes and dtypes of `gradient`; 16-bit ones are added in float32, and aux.prediction is ().
+    Returns a function of the same signature, whose value and grads are means of those of the parts,
+    or sums where the loss is a sum, in the shapes and dtypes of `gradient`; 16-bit ones are added
+    in float32. Statistics and further results, such as K-FAC's factors, are means, and
+    aux.prediction is (). Memory is that of one part.
 
-    Exact for losses that are means over examples of equal weight: with a mask, or ignored
-    targets, the parts would weigh differently. Memory is that of one part.
+    Exact for sums, and for means over examples of equal weight: of a mean with a mask, or with
+    ignored targets, the parts would weigh differently. What a gradient function makes of the
+    examples it says in its `reduction`; one that says nothing counts as a mean.
 
-    raises  ValueError for parts below 1, a gradient that collects something else, a loss that is no
-            mean or ignores targets; called, for a batch that does not divide by `parts` or has a
-            mask
+    raises  ValueError for parts below 1, a gradient that collects something else, is clipped or
+            private, or neither mean nor sum; called, for a batch that does not divide by `parts`,
+            or that has a mask under a mean
 
     >>> import jax, jax.numpy as jnp
     >>> import funcprop as fp
@@ -186,25 +190,38 @@ def accumulate(gradient: GradientFunction, parts: int) -> GradientFunction:
     if isinstance(parts, bool) or not isinstance(parts, int) or parts < 1:
         raise ValueError(f"parts is {parts!r}, wanted a whole number of at least 1")
 
-    goal = getattr(gradient, "objective", None)
-    model = getattr(goal, "model", None)
+    token = AVERAGING.set(True)
+    try:
+        check_not_averaged(gradient)
+    finally:
+        AVERAGING.reset(token)
+    model = getattr(told(gradient, "objective", None), "model", None)
     if getattr(model, "rule", None) is not None:
         raise ValueError(f"accumulate adds gradients, and {model!r} collects something else")
-    loss = getattr(goal, "loss", None)
-    if (
-        getattr(loss, "reduction", "mean") != "mean"
-        or getattr(loss, "ignore_index", None) is not None
-    ):
+    kind = told(gradient, "reduction", "mean")
+    names = told(gradient, "extra", ())
+    if kind == CLIPPED:
         raise ValueError(
-            f"accumulate takes the mean over its parts, which {loss!r} is not: "
-            "use reduction='mean' without ignored targets"
+            "accumulate would add gradients that are clipped part by part: write "
+            "clip_by_norm(accumulate(gradient, parts), max_norm)"
+        )
+    if kind not in ("mean", "sum"):
+        raise ValueError(
+            f"accumulate takes the mean over its parts of a mean, or adds sums, and this is a "
+            f"{kind}: give the loss reduction='sum' (with ignored targets, too)"
+        )
+    if kind == "sum" and names:
+        raise ValueError(
+            f"accumulate adds the gradients of a sum, to which {' and '.join(names)} do not add "
+            "up: give the loss reduction='mean'"
         )
 
     def accumulated(params: Any, batch: Any, context: Context = Context()) -> Any:
-        if context.mask is not None or (isinstance(batch, (tuple, list)) and len(batch) == 3):
+        masked = context.mask is not None or (isinstance(batch, (tuple, list)) and len(batch) == 3)
+        if masked and kind == "mean":
             raise ValueError(
                 "accumulate cannot average masked batches, whose parts weigh differently: "
-                "reduce the loss with 'sum' and scale it yourself, or pad without a mask"
+                "give the loss reduction='sum', whose parts are added"
             )
 
         def cut(leaf: Array) -> Array:
@@ -214,11 +231,16 @@ def accumulate(gradient: GradientFunction, parts: int) -> GradientFunction:
                 )
             return leaf.reshape(parts, leaf.shape[0] // parts, *leaf.shape[1:])
 
-        def one(index: Array, part: Any) -> Any:
+        def one(index: Array, given: Any) -> Any:
+            part, mask = given
             key = None if context.key is None else jax.random.fold_in(context.key, index)
-            return _without_prediction(gradient(params, part, Context(key)))
+            token = AVERAGING.set(True)
+            try:
+                return _without_prediction(gradient(params, part, Context(key, mask)))
+            finally:
+                AVERAGING.reset(token)
 
-        cuts = jax.tree.map(cut, batch)
+        cuts = jax.tree.map(cut, (batch, context.mask))
         first = jax.eval_shape(one, jnp.int32(0), jax.tree.map(lambda leaf: leaf[0], cuts))
         # 16-bit gradients are added in float32
         zeros = jax.tree.map(lambda leaf: widen(jnp.zeros(leaf.shape, leaf.dtype)), first)
@@ -227,17 +249,31 @@ def accumulate(gradient: GradientFunction, parts: int) -> GradientFunction:
             return jax.tree.map(lambda a, b: a + widen(b), total, one(*row)), None
 
         total, _ = jax.lax.scan(add, zeros, (jnp.arange(parts), cuts))
-        return jax.tree.map(lambda a, like: (a / parts).astype(like.dtype), total, first)
+        value, grads, *more = jax.tree.map(lambda a, b: (a / parts).astype(b.dtype), total, first)
+        if kind == "sum":
+            grads = jax.tree.map(lambda a, b: a.astype(b.dtype), total[1], first[1])
+            value = (total[0][0], value[1]) if isinstance(value, tuple) else total[0]
+            value = jax.tree.map(lambda a, b: a.astype(b.dtype), value, first[0])
+        return value, grads, *more
 
-    return accumulated
+    return around(accumulated, gradient)
+
+
+CLIPPED = "gradient clipped as a whole"
+
+
+def around(function: Any, gradient: GradientFunction, **says: Any) -> GradientFunction:
+    """A gradient function that says of itself what the one inside does, but for `says`."""
+    vars(function).update(__wrapped__=gradient, **says)
+    return function
 
 
 def _without_prediction(result: Any) -> Any:
     """Micro-batches' predictions are not averaged; statistics are."""
-    value, grads = result
+    value, *others = result
     if isinstance(value, tuple):
         value = (value[0], value[1]._replace(prediction=()))
-    return value, grads
+    return value, *others
 
 
 def clip_by_norm(gradient: GradientFunction, max_norm: float) -> GradientFunction:
@@ -266,11 +302,12 @@ def clip_by_norm(gradient: GradientFunction, max_norm: float) -> GradientFunctio
         raise ValueError(f"max_norm is {max_norm}, wanted a positive number")
 
     def clipped(params: Any, batch: Any, context: Context = Context()) -> Any:
-        value, grads = gradient(params, batch, context)
+        value, grads, *more = gradient(params, batch, context)
         scale = scale_to(norm_of(grads), max_norm)
-        return value, jax.tree.map(lambda leaf: (widen(leaf) * scale).astype(leaf.dtype), grads)
+        grads = jax.tree.map(lambda leaf: (widen(leaf) * scale).astype(leaf.dtype), grads)
+        return value, grads, *more
 
-    return clipped
+    return around(clipped, gradient, reduction=CLIPPED)
 
 
 def scale_to(norm: Array, max_norm: float) -> Array:
