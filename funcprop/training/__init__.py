@@ -12,7 +12,6 @@ from funcprop.training.in_backward import update_step as update_step
 from funcprop.training.loop import Evaluation as Evaluation
 from funcprop.training.loop import epoch as epoch
 from funcprop.training.loop import evaluate as evaluate
-from funcprop.training.per_layer import per_layer as per_layer
 from funcprop.training.state import TrainState as TrainState
 from funcprop.training.state import init_state as init_state
 from funcprop.training.step import Metrics as Metrics
@@ -21,3 +20,4 @@ from funcprop.training.step import accumulate as accumulate
 from funcprop.training.step import clip_by_norm as clip_by_norm
 from funcprop.training.step import ensemble as ensemble
 from funcprop.training.step import train_step as train_step
+from funcprop.training.unrolling import per_layer as per_layer

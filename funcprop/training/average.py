@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from funcprop.layer import Array, Params, is_float, spell, widen
-from funcprop.training.per_layer import accepted
 from funcprop.training.state import TrainState, untouched
+from funcprop.training.unrolling import accepted
 
 
 class EmaState(NamedTuple):

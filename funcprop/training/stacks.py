@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from funcprop.layer import Array, Layer, Params, describe
-from funcprop.training.per_layer import PROBING, accepted, restacked, unstacked, walked
+from funcprop.training.unrolling import PROBING, accepted, restacked, unstacked, walked
 
 
 def check_stacks(model: Layer, optimizer: optax.GradientTransformation, params: Params) -> None:

@@ -12,8 +12,8 @@ from funcprop.collectors.clipping import AVERAGING, check_not_averaged
 from funcprop.gradient import GradientFunction, told
 from funcprop.layer import Array, Context, norm_of, widen
 from funcprop.training.extra import check_private, extra_arguments, parted
-from funcprop.training.per_layer import accepted
 from funcprop.training.state import TrainState, trainable, untouched
+from funcprop.training.unrolling import accepted
 
 
 class Step(Protocol):

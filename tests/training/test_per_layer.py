@@ -8,8 +8,8 @@ import optax.contrib
 import pytest
 
 import funcprop as fp
-from funcprop.training.per_layer import restacked, unstacked
 from funcprop.training.stacks import thinned
+from funcprop.training.unrolling import restacked, unstacked
 
 KEY = jax.random.key(0)
 BLOCK = fp.Serial(fp.Dense(4), fp.Tanh())
