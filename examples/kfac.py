@@ -32,53 +32,40 @@ def network() -> fp.Serial:
 
 
 def by_sgd(model: fp.Serial, loss: fp.Layer, rate: float):
-    """-> start, step. optax and `backprop` as ever."""
-    gradient = fp.backprop(model, loss)
+    """-> optimizer, step. optax and `backprop` as ever."""
     optimizer = optax.sgd(rate, momentum=0.9)
-
-    def step(params, state, batch, key):
-        value, grads = gradient(params, batch)
-        updates, state = optimizer.update(grads, state, params)
-        return optax.apply_updates(params, updates), state, value
-
-    return optimizer.init, step
+    return optimizer, fp.train_step(fp.backprop(model, loss), optimizer)
 
 
 def by_kfac(model: fp.Serial, loss: fp.Layer, rate: float, params, batch):
-    """-> start, step. The gradient comes with factors, which the optimizer is given."""
+    """-> optimizer, step. The gradient comes with factors, which the optimizer is given."""
     gradient = with_factors(model, loss, fisher="sampled")
     context = fp.Context(jax.random.key(0))
     factors = jax.eval_shape(gradient, params, batch, context)[2]
     optimizer = optax.chain(
         precondition_by_kfac(factors, damping=0.03, every=5), optax.sgd(rate, momentum=0.9)
     )
-
-    def step(params, state, batch, key):
-        value, grads, factors = gradient(params, batch, fp.Context(key))
-        updates, state = optimizer.update(grads, state, params, factors=factors)
-        return optax.apply_updates(params, updates), state, value
-
-    return optimizer.init, step
+    return optimizer, fp.train_step(gradient, optimizer)
 
 
-def train(start, step, params, x, y) -> list[float]:
+def train(optimizer, step, params, x, y) -> list[float]:
     """The mean loss over all training digits, before the first step and after every 20."""
 
     @jax.jit
-    def some(params, state, keys):
-        def one(carry, key):
-            batch_key, sample_key = jax.random.split(key)
-            rows = jax.random.choice(batch_key, len(x), (BATCH,), replace=False)
-            params, state, _ = step(*carry, (x[rows], y[rows]), sample_key)
-            return (params, state), None
+    def some(state, keys):
+        def one(state, key):
+            rows = jax.random.choice(key, len(x), (BATCH,), replace=False)
+            return step(state, (x[rows], y[rows]))
 
-        return jax.lax.scan(one, (params, state), keys)[0]
+        return jax.lax.scan(one, state, keys)[0]
 
-    cost = jax.jit(fp.objective(network(), fp.SoftmaxCrossEntropy()))
-    state, losses = start(params), [float(cost(params, (x, y)))]
+    model, loss = network(), fp.SoftmaxCrossEntropy()
+    cost = jax.jit(fp.objective(model, loss))
+    state = fp.init_state(model, optimizer, jax.random.key(3), x, params)
+    losses = [float(cost(params, (x, y)))]
     for keys in jax.random.split(jax.random.key(2), STEPS).reshape(-1, EVERY):
-        params, state = some(params, state, keys)
-        losses.append(float(cost(params, (x, y))))
+        state = some(state, keys)
+        losses.append(float(cost(state.params, (x, y))))
     return losses
 
 

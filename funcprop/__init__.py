@@ -148,14 +148,17 @@ if TYPE_CHECKING:
     from funcprop.training import TrainState as TrainState
     from funcprop.training import accumulate as accumulate
     from funcprop.training import clip_by_norm as clip_by_norm
+    from funcprop.training import ema_params as ema_params
     from funcprop.training import ensemble as ensemble
     from funcprop.training import epoch as epoch
     from funcprop.training import evaluate as evaluate
     from funcprop.training import init_state as init_state
     from funcprop.training import init_update_state as init_update_state
     from funcprop.training import load_checkpoint as load_checkpoint
+    from funcprop.training import per_layer as per_layer
     from funcprop.training import save_checkpoint as save_checkpoint
     from funcprop.training import train_step as train_step
     from funcprop.training import update_step as update_step
+    from funcprop.training import with_ema as with_ema
 else:
     __getattr__, __dir__, __all__ = on_demand(__name__)

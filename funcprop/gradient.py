@@ -75,9 +75,37 @@ class GradientFunction(Protocol):
         context  key and mask
 
         -> value, grads: a scalar, or (scalar, Aux) under `has_aux`, and a tree like params with
-        None at what is frozen
+        None at what is frozen. What comes after them is named in the function's `extra`, as
+        `with_factors` names its factors, and handed to optax by that name
+
+        A function whose gradient is no mean over the examples says so in its `reduction`: "sum", or
+        a word that `accumulate` refuses.
         """
         ...
+
+
+def told(gradient: Any, name: str, default: Any) -> Any:
+    """What a gradient function says of itself, also from inside of `jax.jit`, `jax.value_and_grad`,
+    `functools.partial` and whatever keeps it in `__wrapped__`."""
+    while gradient is not None:
+        found = getattr(gradient, name, None)
+        if found is not None:
+            return found
+        gradient = getattr(gradient, "__wrapped__", None) or getattr(gradient, "func", None)
+    return default
+
+
+def reductions(layer: Layer) -> set[str]:
+    """What the losses in a model make of the examples."""
+    found: set[str] = set()
+    kind = getattr(layer, "reduction", None)
+    if isinstance(kind, str):
+        ignores = kind == "mean" and getattr(layer, "ignore_index", None) is not None
+        found.add("mean over the targets that are not ignored" if ignores else kind)
+    inner = getattr(layer, "layer", None)
+    for child in (*getattr(layer, "layers", ()), *((inner,) if isinstance(inner, Layer) else ())):
+        found |= reductions(child)
+    return found
 
 
 @dataclass(frozen=True)
@@ -91,6 +119,12 @@ class Objective:
     model: Layer
     loss: Layer | None = None
     has_aux: bool = False
+
+    @property
+    def reduction(self) -> str:
+        """What the value is of the examples' losses, where no loss says otherwise a mean."""
+        found = reductions(self.loss or self.model)
+        return " and ".join(sorted(found)) or "mean"
 
     def __call__(self, params: Params, batch: Any, context: Context = Context()) -> Any:
         return self.forward(params, batch, context)[0]
@@ -137,6 +171,11 @@ class Backprop:
     """(params, batch, context) -> value, grads, by the hand-written backward passes."""
 
     objective: Objective
+
+    @property
+    def reduction(self) -> str:
+        """That of the objective."""
+        return self.objective.reduction
 
     def __call__(self, params: Params, batch: Any, context: Context = Context()) -> Any:
         value, residuals = self.objective.forward(params, batch, context)

@@ -4,14 +4,13 @@ gradient = with_factors(model, loss)
 factors = jax.eval_shape(gradient, params, batch, context)[2]
 optimizer = optax.chain(precondition_by_kfac(factors, damping=1e-2), optax.sgd(0.1))
 
-value, grads, factors = gradient(params, batch, context)
-updates, state = optimizer.update(grads, state, params, factors=factors)
+step = train_step(gradient, optimizer)  # hands the optimizer the factors of each step
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +38,15 @@ class WithFactors:
     collected: Collected
     loss: Layer
     fisher: Fisher
+    rule: Rule = kfac
+
+    extra: ClassVar[tuple[str, ...]] = ("factors",)  # by which optax gets the third result
+
+    @property
+    def reduction(self) -> str:
+        """That of the loss; factors in bases of their own have no mean."""
+        own = "" if type(self.rule) is Kfac else f" beside {self.rule.name}"
+        return Objective(self.collected, self.loss).reduction + own
 
     def __call__(self, params: Params, batch: Any, context: Context = Context()) -> Any:
         loss, objective = self.loss, Objective(self.collected, self.loss, has_aux=True)
@@ -122,7 +130,9 @@ def with_factors(
         raise ValueError(f"fisher is {fisher!r}, wanted 'sampled', 'empirical' or 'exact'")
     if fisher == "exact" and type(rule) is not Kfac:
         raise ValueError(f"fisher='exact' adds up the factors of Kfac, and was given {rule!r}")
-    return WithFactors(collect(model, collect_all(gradient=gradient, factors=rule)), loss, fisher)
+    return WithFactors(
+        collect(model, collect_all(gradient=gradient, factors=rule)), loss, fisher, rule
+    )
 
 
 # --- optax ----------------------------------------------------------------------------------------
@@ -148,8 +158,8 @@ def precondition_by_kfac(
     every    steps from one inversion to the next
 
     `update(grads, state, params, factors=factors)`: grads keep their tree, shapes and dtypes. Where
-    there are no factors the gradient is passed on as it is. To be chained with a learning rate:
-    `optax.sgd(0.1)`.
+    there are no factors the gradient is passed on as it is. To be chained with a learning rate,
+    `optax.sgd(0.1)`, and trained by `train_step(with_factors(model, loss), optimizer)`.
 
     raises  ValueError where damping is not positive or the factors are not those of Kfac; `update`,
             without factors
@@ -184,6 +194,7 @@ def precondition_by_kfac(
         if factors is None:
             raise ValueError(
                 "precondition_by_kfac wants the factors of this step: write "
+                "train_step(with_factors(model, loss), optimizer), or "
                 "optimizer.update(grads, state, params, factors=factors)"
             )
 

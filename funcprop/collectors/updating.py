@@ -143,7 +143,7 @@ def check_separable(optimizer: optax.GradientTransformation) -> None:
 
     try:
         together, *alone = changes(("a", "b")), changes(("a",)), changes(("b",))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(
             f"the optimizer wants more than gradients, which a backward pass does not have: {error}"
         ) from error

@@ -39,6 +39,10 @@ class Repeat(Composite):
     of backward, the statistics and the residuals. Each step draws from a key of its own; all read
     one mask. In `init` every step sees the same x.
 
+    To an optimizer a stack [length, in, out] is one array of three axes: what goes by the number of
+    axes or takes a norm of each array (muon, lamb, adafactor, a mask by `ndim`) would do something
+    else than to its layers. `init_state` refuses it, and `per_layer` shows it each layer.
+
     forward   x -> y, of one tree with equal shapes and dtypes, for example [..., features]
     keeps     what the layer keeps of every step, stacked
     backward  dy -> dx, from the last step to the first: the chain rule

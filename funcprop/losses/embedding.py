@@ -290,7 +290,11 @@ class InfoNCE(Loss):
         if counted is not None:
             rest = jnp.where(counted[..., None], rest, 0)
         log_total = jnp.log1p(rest)
-        own = jnp.diagonal(scores, axis1=-2, axis2=-1)
+        own = (
+            jnp.where(eye, scores, 0).sum(-1)  # a diagonal across devices is no slice
+            if is_spread(scores)
+            else jnp.diagonal(scores, axis1=-2, axis2=-1)
+        )
         values, rows = (peak[..., 0] - own) + log_total[..., 0], peak + log_total
         if counted is None:
             return values, rows

@@ -1,6 +1,9 @@
 """Training: an immutable state, pure steps, and what is made of them."""
 
 from funcprop.gradient import GradientFunction as GradientFunction
+from funcprop.training.average import EmaState as EmaState
+from funcprop.training.average import ema_params as ema_params
+from funcprop.training.average import with_ema as with_ema
 from funcprop.training.checkpoint import CheckpointError as CheckpointError
 from funcprop.training.checkpoint import load_checkpoint as load_checkpoint
 from funcprop.training.checkpoint import save_checkpoint as save_checkpoint
@@ -17,3 +20,4 @@ from funcprop.training.step import accumulate as accumulate
 from funcprop.training.step import clip_by_norm as clip_by_norm
 from funcprop.training.step import ensemble as ensemble
 from funcprop.training.step import train_step as train_step
+from funcprop.training.unrolling import per_layer as per_layer

@@ -14,6 +14,7 @@ from funcprop.composites import rewirings
 from funcprop.composites.sharing import Sum
 from funcprop.gradient import objective
 from funcprop.layer import Array, Context, Layer, LayerError, Params, Residuals, norm_of
+from funcprop.training.average import check_no_ema
 from funcprop.training.state import TrainState, init_state
 from funcprop.training.step import Metrics, Step, averaged, check_opt_state, scale_to
 
@@ -81,6 +82,7 @@ def update_step(
                 "train_step(clip_by_norm(backprop(model, loss), max_norm), optimizer)",
             )
     collected = collect(model, update(optimizer))
+    check_no_ema(optimizer)
     norms = None if max_norm is None else objective(collect(model, GradientNorm()), loss)
     goal = objective(collected, loss, has_aux=True)
 
@@ -135,4 +137,5 @@ def init_update_state(
     """
     state = init_state(model, optax.identity(), key, x, params)
     collected = collect(model, update(optimizer))
+    check_no_ema(optimizer)
     return state._replace(opt_state=apart(collected.hold(state.params))[1])

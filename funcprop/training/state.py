@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from funcprop.layer import Array, Context, Layer, Params, is_float, spell
+from funcprop.training.stacks import check_stacks
 
 
 class TrainState(NamedTuple):
@@ -54,7 +55,8 @@ def init_state(
     params     parameters to start from; new ones are drawn where there are none
 
     raises  LayerError where the model does not accept x, ValueError where the gradient of a
-            parameter has another tree, shape or dtype than the parameter
+            parameter has another tree, shape or dtype than the parameter, or the optimizer treats
+            the stacked layers of a `Repeat` otherwise than each of them (`per_layer`)
 
     >>> import jax, jax.numpy as jnp, optax
     >>> import funcprop as fp
@@ -68,9 +70,11 @@ def init_state(
     if params is None:
         params = model.init(init_key, x)
     dparams, statistics = jax.eval_shape(lambda p, v: _observe(model, p, v), params, x)
+    trained = trainable(params, dparams)
+    check_stacks(model, optimizer, trained)
     return TrainState(
         params,
-        optimizer.init(trainable(params, dparams)),
+        optimizer.init(trained),
         # NaN until something was observed: zeros would predict plausible numbers
         jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), statistics),
         key,

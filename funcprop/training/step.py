@@ -8,10 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from funcprop.gradient import GradientFunction
+from funcprop.collectors.clipping import AVERAGING, check_not_averaged
+from funcprop.gradient import GradientFunction, told
 from funcprop.layer import Array, Context, norm_of, widen
 from funcprop.sharding import alike, in_parts
+from funcprop.training.extra import check_private, extra_arguments, parted
 from funcprop.training.state import TrainState, trainable, untouched
+from funcprop.training.unrolling import accepted
 
 
 class Step(Protocol):
@@ -65,8 +68,11 @@ def train_step(
 
     gradient   (params, batch, context) -> value, grads: `backprop(model, loss)`, or
                `jax.value_and_grad(objective(model, loss))`, or any function of that signature;
-               with `has_aux`, (value, aux), grads
-    optimizer  of optax
+               with `has_aux`, (value, aux), grads; and more results, named in its `extra`
+    optimizer  of optax; it is given what `optax.with_extra_args_support` is for: value, grad,
+               value_fn, obj_fn and grad_fn of this batch, and the further results by name, such as
+               the factors of `with_factors`. Of `private_gradient`, grad alone: the others read the
+               examples without noise
     momentum   the share of the old value that running statistics keep
 
     state      TrainState; the new one has the tree, shapes and dtypes of the old one
@@ -77,7 +83,8 @@ def train_step(
 
     raises  TypeError where gradient is no function, ValueError for a momentum outside [0, 1).
             Called, ValueError where a gradient does not fit its parameter, the state is another
-            optimizer's, or it holds statistics and the gradient function returns none
+            optimizer's, or it holds statistics and the gradient function returns none; where a
+            further result has no name, or the optimizer wants the value of a private gradient
     source  the correction of the start: Kingma, Ba 2015, arXiv:1412.6980, section 3
 
     >>> import jax, jax.numpy as jnp, optax
@@ -101,16 +108,19 @@ def train_step(
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         context = Context(key=jax.random.fold_in(state.key, state.step))
-        value, grads = gradient(state.params, batch, context)
+        value, grads, extra = parted(gradient, gradient(state.params, batch, context))
         value, aux = value if isinstance(value, tuple) else (value, None)
         statistics = averaged(state, aux, momentum)
         params = trainable(state.params, grads)
+        given = extra_arguments(gradient, state.params, batch, context, value, grads, tuple(extra))
         with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
             try:
-                updates, opt_state = optimizer.update(grads, state.opt_state, params)
+                more = accepted(optimizer.update, {**given, **extra})
+                updates, opt_state = optimizer.update(grads, state.opt_state, params, **more)
             except Exception as error:
                 wanted = jax.eval_shape(optimizer.init, params)
                 check_opt_state(state, wanted, "init_state", error)
+                check_private(gradient, error)
                 raise
             params = untouched(state.params, optax.apply_updates(params, updates))
         return TrainState(params, opt_state, statistics, state.key, state.step + 1), Metrics(value)
@@ -149,20 +159,23 @@ def averaged(state: TrainState, aux: Any, momentum: float) -> Any:
 
 
 def accumulate(gradient: GradientFunction, parts: int) -> GradientFunction:
-    """The gradient of a batch as the mean over `parts` equal micro-batches, one at a time.
+    """The gradient of a batch from `parts` equal micro-batches, one at a time.
 
     gradient  (params, batch, context) -> value, grads, as for `train_step`
     parts     a whole number; every array of the batch is [B, ...], B a multiple of it
 
-    Returns a function of the same signature, whose value, grads and statistics are means in the
-    shapes and dtypes of `gradient`; 16-bit ones are added in float32, and aux.prediction is ().
+    Returns a function of the same signature, whose value and grads are means of those of the parts,
+    or sums where the loss is a sum, in the shapes and dtypes of `gradient`; 16-bit ones are added
+    in float32. Statistics and further results, such as K-FAC's factors, are means, and
+    aux.prediction is (). Memory is that of one part.
 
-    Exact for losses that are means over examples of equal weight: with a mask, or ignored
-    targets, the parts would weigh differently. Memory is that of one part.
+    Exact for sums, and for means over examples of equal weight: of a mean with a mask, or with
+    ignored targets, the parts would weigh differently. What a gradient function makes of the
+    examples it says in its `reduction`; one that says nothing counts as a mean.
 
-    raises  ValueError for parts below 1, a gradient that collects something else, a loss that is no
-            mean or ignores targets; called, for a batch that does not divide by `parts` or has a
-            mask
+    raises  ValueError for parts below 1, a gradient that collects something else, is clipped or
+            private, or neither mean nor sum; called, for a batch that does not divide by `parts`,
+            or that has a mask under a mean
 
     >>> import jax, jax.numpy as jnp
     >>> import funcprop as fp
@@ -178,25 +191,38 @@ def accumulate(gradient: GradientFunction, parts: int) -> GradientFunction:
     if isinstance(parts, bool) or not isinstance(parts, int) or parts < 1:
         raise ValueError(f"parts is {parts!r}, wanted a whole number of at least 1")
 
-    goal = getattr(gradient, "objective", None)
-    model = getattr(goal, "model", None)
+    token = AVERAGING.set(True)
+    try:
+        check_not_averaged(gradient)
+    finally:
+        AVERAGING.reset(token)
+    model = getattr(told(gradient, "objective", None), "model", None)
     if getattr(model, "rule", None) is not None:
         raise ValueError(f"accumulate adds gradients, and {model!r} collects something else")
-    loss = getattr(goal, "loss", None)
-    if (
-        getattr(loss, "reduction", "mean") != "mean"
-        or getattr(loss, "ignore_index", None) is not None
-    ):
+    kind = told(gradient, "reduction", "mean")
+    names = told(gradient, "extra", ())
+    if kind == CLIPPED:
         raise ValueError(
-            f"accumulate takes the mean over its parts, which {loss!r} is not: "
-            "use reduction='mean' without ignored targets"
+            "accumulate would add gradients that are clipped part by part: write "
+            "clip_by_norm(accumulate(gradient, parts), max_norm)"
+        )
+    if kind not in ("mean", "sum"):
+        raise ValueError(
+            f"accumulate takes the mean over its parts of a mean, or adds sums, and this is a "
+            f"{kind}: give the loss reduction='sum' (with ignored targets, too)"
+        )
+    if kind == "sum" and names:
+        raise ValueError(
+            f"accumulate adds the gradients of a sum, to which {' and '.join(names)} do not add "
+            "up: give the loss reduction='mean'"
         )
 
     def accumulated(params: Any, batch: Any, context: Context = Context()) -> Any:
-        if context.mask is not None or (isinstance(batch, (tuple, list)) and len(batch) == 3):
+        masked = context.mask is not None or (isinstance(batch, (tuple, list)) and len(batch) == 3)
+        if masked and kind == "mean":
             raise ValueError(
                 "accumulate cannot average masked batches, whose parts weigh differently: "
-                "reduce the loss with 'sum' and scale it yourself, or pad without a mask"
+                "give the loss reduction='sum', whose parts are added"
             )
 
         def cut(leaf: Array) -> Array:
@@ -206,11 +232,16 @@ def accumulate(gradient: GradientFunction, parts: int) -> GradientFunction:
                 )
             return in_parts(leaf, parts)
 
-        def one(index: Array, part: Any) -> Any:
+        def one(index: Array, given: Any) -> Any:
+            part, mask = given
             key = None if context.key is None else jax.random.fold_in(context.key, index)
-            return _without_prediction(gradient(params, part, Context(key)))
+            token = AVERAGING.set(True)
+            try:
+                return _without_prediction(gradient(params, part, Context(key, mask)))
+            finally:
+                AVERAGING.reset(token)
 
-        cuts = jax.tree.map(cut, batch)
+        cuts = jax.tree.map(cut, (batch, context.mask))
         first = jax.eval_shape(one, jnp.int32(0), jax.tree.map(lambda leaf: leaf[0], cuts))
         # 16-bit gradients are added in float32
         zeros = jax.tree.map(lambda leaf: widen(jnp.zeros(leaf.shape, leaf.dtype)), first)
@@ -220,17 +251,31 @@ def accumulate(gradient: GradientFunction, parts: int) -> GradientFunction:
             return jax.tree.map(lambda a, b: a + widen(b), total, one(*row)), None
 
         total, _ = jax.lax.scan(add, zeros, (jnp.arange(parts), cuts))
-        return jax.tree.map(lambda a, like: (a / parts).astype(like.dtype), total, first)
+        value, grads, *more = jax.tree.map(lambda a, b: (a / parts).astype(b.dtype), total, first)
+        if kind == "sum":
+            grads = jax.tree.map(lambda a, b: a.astype(b.dtype), total[1], first[1])
+            value = (total[0][0], value[1]) if isinstance(value, tuple) else total[0]
+            value = jax.tree.map(lambda a, b: a.astype(b.dtype), value, first[0])
+        return value, grads, *more
 
-    return accumulated
+    return around(accumulated, gradient)
+
+
+CLIPPED = "gradient clipped as a whole"
+
+
+def around(function: Any, gradient: GradientFunction, **says: Any) -> GradientFunction:
+    """A gradient function that says of itself what the one inside does, but for `says`."""
+    vars(function).update(__wrapped__=gradient, **says)
+    return function
 
 
 def _without_prediction(result: Any) -> Any:
     """Micro-batches' predictions are not averaged; statistics are."""
-    value, grads = result
+    value, *others = result
     if isinstance(value, tuple):
         value = (value[0], value[1]._replace(prediction=()))
-    return value, grads
+    return value, *others
 
 
 def clip_by_norm(gradient: GradientFunction, max_norm: float) -> GradientFunction:
@@ -259,11 +304,12 @@ def clip_by_norm(gradient: GradientFunction, max_norm: float) -> GradientFunctio
         raise ValueError(f"max_norm is {max_norm}, wanted a positive number")
 
     def clipped(params: Any, batch: Any, context: Context = Context()) -> Any:
-        value, grads = gradient(params, batch, context)
+        value, grads, *more = gradient(params, batch, context)
         scale = scale_to(norm_of(grads), max_norm)
-        return value, jax.tree.map(lambda leaf: (widen(leaf) * scale).astype(leaf.dtype), grads)
+        grads = jax.tree.map(lambda leaf: (widen(leaf) * scale).astype(leaf.dtype), grads)
+        return value, grads, *more
 
-    return clipped
+    return around(clipped, gradient, reduction=CLIPPED)
 
 
 def scale_to(norm: Array, max_norm: float) -> Array:

@@ -121,6 +121,62 @@ def test_the_noise_is_what_it_is_said_to_be():
     np.testing.assert_array_equal(again[0].w, other[0].w)
 
 
+def test_a_batch_in_parts_is_private_to_the_same_number():
+    model = fp.Serial(fp.Dense(6), fp.Tanh(), fp.Dense(3))
+    x, target = jax.random.normal(KEY, (12, 4)), jnp.arange(12) % 3
+    params, context = model.init(KEY, x), fp.Context(key=jax.random.key(5))
+    mask = jnp.array([True, True, False] * 3 + [False] * 3)  # a Poisson sample; one part is empty
+
+    def close(first, second):
+        for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+    whole = jax.jit(private_gradient(model, LOSS, 0.1, 1.5, batch_size=7.5))
+    parted = jax.jit(private_gradient(model, LOSS, 0.1, 1.5, batch_size=7.5, parts=4))
+    close(parted(params, (x, target), context), whole(params, (x, target), context))
+    found = parted(params, (x, target, mask), context)
+    close(found, whole(params, (x, target, mask), context))
+    close(parted(params, (x, target), fp.Context(context.key, mask)), found)
+    five = private_gradient(model, LOSS, 0.1, 0.0, batch_size=1, parts=5)
+    with pytest.raises(ValueError, match="5 equal parts: make it of 15 examples"):
+        five(params, (x, target, mask), context)
+    with pytest.raises(ValueError, match="parts is 0"):
+        private_gradient(model, LOSS, 0.1, 0.0, 6, parts=0)
+
+
+def test_parts_take_the_memory_of_one():
+    model = fp.Serial(fp.Dense(64), fp.Tanh(), fp.Dense(64), fp.Tanh(), fp.Dense(3))
+    x, target = jax.ShapeDtypeStruct((1024, 4), "float32"), jax.ShapeDtypeStruct((1024,), "int32")
+    params = jax.eval_shape(model.init, KEY, x)
+
+    def memory(parts):
+        gradient = jax.jit(private_gradient(model, LOSS, 1.0, 1.0, 1024, parts=parts))
+        lowered = gradient.lower(params, (x, target), fp.Context(KEY))
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    assert memory(16) < memory(1) / 5
+
+
+def test_private_gradients_are_not_averaged_and_hide_their_value():
+    model, x = fp.Dense(3), jax.random.normal(KEY, (6, 4))
+    batch = x, jnp.arange(6) % 3
+    private = private_gradient(model, LOSS, 0.5, 1.0, batch_size=6)
+    for form in (private, jax.jit(private), fp.clip_by_norm(private, 1.0)):
+        with pytest.raises(ValueError, match=r"private_gradient\(.*parts=n\)"):
+            fp.accumulate(form, 2)
+
+    def hidden(params, batch, context):
+        return private(params, batch, context)
+
+    state = fp.init_state(model, optax.sgd(0.1), KEY, x)
+    with pytest.raises(ValueError, match=r"private_gradient\(.*parts=n\)"):
+        fp.accumulate(hidden, 2)(state.params, batch, fp.Context(KEY))
+    plateau = optax.contrib.reduce_on_plateau()
+    state = fp.init_state(model, plateau, KEY, x)
+    with pytest.raises(ValueError, match=r"no noise hides the examples.*optax.adam"):
+        fp.train_step(fp.clip_by_norm(private, 1.0), plateau)(state, batch)
+
+
 def test_wrong_arguments():
     with pytest.raises(LayerError, match="takes a mean"):
         clipped(net(), fp.SoftmaxCrossEntropy(), 1.0)

@@ -213,11 +213,49 @@ def test_predictions_that_are_not_numbers_are_not_right():
     assert lost.accuracy == 0
 
 
-def test_accumulation_refuses_losses_that_are_no_means():
-    ignoring = [fp.SoftmaxCrossEntropy(ignore_index=i) for i in (-1, 0)]
-    for loss in (fp.QuadraticCost(reduction="sum"), *ignoring):
-        with pytest.raises(ValueError, match="mean over its parts"):
-            fp.accumulate(fp.backprop(MODEL, loss), 2)
+def test_accumulation_refuses_what_is_neither_mean_nor_sum():
+    ignoring = fp.SoftmaxCrossEntropy(ignore_index=0)
+    for gradient in (
+        fp.backprop(MODEL, ignoring),
+        jax.jit(jax.value_and_grad(fp.objective(MODEL, ignoring))),
+        fp.backprop(fp.Serial(fp.Parallel(MODEL, fp.Identity()), ignoring)),
+    ):
+        with pytest.raises(ValueError, match=r"not ignored: give the loss reduction='sum'"):
+            fp.accumulate(gradient, 2)
+    clipped = jax.jit(fp.clip_by_norm(fp.backprop(MODEL, LOSS), 0.1))
+    with pytest.raises(ValueError, match=r"clip_by_norm\(accumulate\(gradient, parts\), max_norm"):
+        fp.accumulate(clipped, 2)
+    factors = fp.collectors.with_factors(MODEL, fp.SoftmaxCrossEntropy(reduction="sum"))
+    with pytest.raises(ValueError, match=r"factors do not add up: .* reduction='mean'"):
+        fp.accumulate(factors, 2)
+    with pytest.raises(ValueError, match="this is a mean beside Ekfac"):
+        fp.accumulate(fp.collectors.with_factors(MODEL, LOSS, rule=fp.collectors.ekfac), 2)
+
+
+def test_sums_are_added_masks_and_ignored_targets_too():
+    params, mask = start().params, jnp.arange(30) % 3 > 0
+    for loss in (
+        fp.SoftmaxCrossEntropy(reduction="sum"),
+        fp.SoftmaxCrossEntropy(reduction="sum", ignore_index=0),
+    ):
+        gradient = fp.backprop(MODEL, loss, has_aux=True)
+        (value, _), grads = jax.jit(fp.accumulate(gradient, 3))(params, (*DATA, mask))
+        (wanted, _), whole = jax.jit(gradient)(params, (*DATA, mask))
+        close((value, grads), (wanted, whole))
+    context = fp.Context(mask=mask)
+    clipped = jax.jit(fp.collectors.clipped(MODEL, fp.SoftmaxCrossEntropy(reduction="sum"), 0.1))
+    close(fp.accumulate(clipped, 3)(params, DATA, context), clipped(params, DATA, context))
+
+
+def test_factors_are_averaged_over_the_parts():
+    gradient = fp.collectors.with_factors(MODEL, LOSS, "empirical")
+    both = jax.jit(fp.clip_by_norm(fp.accumulate(gradient, 3), 1e3))
+    params = start().params
+    found = both(params, DATA)
+    close(found, jax.jit(gradient)(params, DATA), 1e-4)
+    optimizer = fp.collectors.precondition_by_kfac(found[2], damping=0.1)
+    state = jax.eval_shape(fp.train_step(both, optimizer), start(optimizer), DATA)[0]
+    assert jax.tree.map(jnp.shape, state.params) == jax.tree.map(jnp.shape, params)
 
 
 def test_a_state_of_update_step_is_told_apart():
