@@ -7,11 +7,13 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from funcprop.arguments import check_constructed, check_methods
 
 Array = jax.Array
 Params = (
@@ -133,6 +135,24 @@ class Layer:
         # @dataclass leaves a __repr__ that stands in the class itself: Dense(10), not all fields
         if "__repr__" not in cls.__dict__ and cls.__repr__ is Layer.__repr__:
             cls.__repr__ = Layer.__repr__  # type: ignore[method-assign]
+        check_methods(cls)
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        given, mistake = check_constructed(cls, args, options)
+        self = super().__new__(cls)
+        if mistake is not None:
+            for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+                default = () if field.default is dataclasses.MISSING else field.default
+                object.__setattr__(self, field.name, given.get(field.name, default))
+            raise LayerError(self, mistake)
+        return self
+
+    def __call__(self, *args: Any, **options: Any) -> NoReturn:
+        """A layer is no function, since parameters are no part of it: raises TypeError."""
+        raise TypeError(
+            f"{describe(self)} is called, and a layer is no function: write "
+            "y, residuals = layer.forward(params, x)"
+        )
 
     def __repr__(self) -> str:
         """The call that makes the layer, without the arguments that equal their defaults."""
@@ -308,7 +328,7 @@ def check_number(layer: Layer, name: str, value: float, low: float, high: float 
         raise LayerError(layer, f"{name} is {value!r}, wanted a number in [{low}, {high})")
 
 
-def check_count(layer: Layer, name: str, value: int, low: int = 1) -> None:
+def check_count(layer: Layer, name: str, value: Any, low: int = 1) -> None:
     """A whole number of at least `low`, for a configuration field."""
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise LayerError(layer, f"{name} is {value!r}, wanted a whole number of at least {low}")

@@ -27,6 +27,6 @@ def inference(model: Layer, params: Params, statistics: Any = ()) -> tuple[Layer
     >>> averages = fp.layers.Statistics(mean=jnp.zeros(3), variance=jnp.ones(3))
     >>> predictor, its_params = fp.inference(model, params, ((), averages, ()))
     >>> predictor
-    Serial(Dense(3), Scale(True), Identity())
+    Serial(Dense(3), Scale(bias=True), Identity())
     """
     return model.inference(params, statistics)

@@ -26,6 +26,7 @@ FLOORS = {
     "data": 0,
     "layer": 0,
     "initializers": 0,
+    "arguments": -1,
     "extras": -1,  # below all: these import nothing
     "lazy": -1,
 }

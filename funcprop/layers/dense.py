@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -60,6 +60,7 @@ class Dense(Layer):
     """
 
     features: int
+    _: KW_ONLY
     bias: bool = True
     w_init: Initializer = GlorotUniform()
     b_init: Initializer = Zeros()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -65,6 +65,7 @@ class Embedding(Layer):
 
     vocabulary: int
     features: int
+    _: KW_ONLY
     w_init: Initializer = Normal(0.02)
 
     def __post_init__(self) -> None:
@@ -173,6 +174,7 @@ class LearnedPositions(Layer):
     """
 
     length: int
+    _: KW_ONLY
     w_init: Initializer = Normal(0.02)
 
     def __post_init__(self) -> None:
@@ -219,6 +221,7 @@ class SinusoidalPositions(Layer):
     Array([0., 1., 0., 1.], dtype=float32)
     """
 
+    _: KW_ONLY
     base: float = 10000.0
 
     def __post_init__(self) -> None:
@@ -258,6 +261,7 @@ class Rotary(Layer):
     ((10, 1, 2), Array([1., 1.], dtype=float32))
     """
 
+    _: KW_ONLY
     base: float = 10000.0
     interleaved: bool = False
 

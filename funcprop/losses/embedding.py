@@ -6,7 +6,7 @@ differentiation of a plain norm gives NaN.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import jax
@@ -206,6 +206,7 @@ class InfoNCE(Loss):
     """
 
     temperature: float = 0.07
+    _: KW_ONLY
     symmetric: bool = False
 
     def __post_init__(self) -> None:

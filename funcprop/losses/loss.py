@@ -12,7 +12,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +24,7 @@ from funcprop.layer import (
     check_choice,
     check_cotangent,
     concrete,
+    describe,
     is_float,
     is_integer,
     spell,
@@ -55,6 +56,13 @@ class Loss(Layer):
 
     def __post_init__(self) -> None:
         check_choice(self, "reduction", self.reduction, ("mean", "sum", "none"))
+
+    def __call__(self, *args: Any, **options: Any) -> NoReturn:
+        """A loss is no function: raises TypeError."""
+        raise TypeError(
+            f"{describe(self)} is called, and a loss is no function: write "
+            "value, residuals = loss.forward((), (prediction, target))"
+        )
 
     def pair(self, x: Any) -> tuple[Array, Array]:
         """(prediction, target) with features, not empty."""
@@ -137,6 +145,12 @@ class Loss(Layer):
             return dvalues
         size = math.prod(shape)
         return dvalues / (size if counted is None else counted.sum().astype(dvalues.dtype))
+
+
+def check_index(loss: Loss, index: int) -> None:
+    """ignore_index is a whole number, of either sign."""
+    if isinstance(index, bool) or not isinstance(index, int):
+        raise LayerError(loss, f"ignore_index is {index!r}, wanted a whole number")
 
 
 def check_classes(loss: Loss, z: Array, target: Array) -> None:

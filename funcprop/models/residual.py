@@ -61,4 +61,4 @@ def residual_block(features: int, halves: bool) -> Serial:
 
 def conv(features: int, stride: int = 1, size: int = 3) -> tuple[Layer, Layer]:
     """A convolution without bias, which batch norm would take away again, and its batch norm."""
-    return Conv(features, (size, size), stride, bias=False, w_init=HeNormal()), BatchNorm()
+    return Conv(features, (size, size), stride=stride, bias=False, w_init=HeNormal()), BatchNorm()

@@ -49,7 +49,7 @@ def vit(
     >>> jax.eval_shape(model.forward, params, x)[0].shape
     (8, 10)
     """
-    embed = Conv(width, (patch, patch), patch, "VALID")
+    embed = Conv(width, (patch, patch), stride=patch, padding="VALID")
     if image[0] % patch or image[1] % patch:
         raise LayerError(
             embed,
