@@ -1,4 +1,5 @@
-"""What a layer's constructor and its three functions take: checked in one place, for all layers.
+"""What a layer's constructor and its three functions take: checked in one place, for all layers;
+and what becomes an array.
 
 The first arguments, without which there is no layer, go by position; the others by name. So what
 other libraries put first (the size of the input, the number of features, "in place") is never
@@ -12,6 +13,10 @@ import inspect
 import numbers
 from collections.abc import Sequence
 from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 # What other libraries' layers of these names want first is read from x here.
 INPUT_SIZE = {"Dense", "Conv", "ConvTranspose", "LSTM", "GRU", "RNN", "LoRA"}
@@ -203,3 +208,95 @@ def _draws(value: Any) -> bool:
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+# --- arrays ---------------------------------------------------------------------------------------
+
+
+def arrays(place: str, tree: Any) -> Any:
+    """The tree with every leaf an array: those of other libraries, and lists of numbers, converted.
+
+    JAX's arrays, its ShapeDtypeStructs and NumPy's arrays stay what they are; where JAX keeps 32
+    bits, 64 become 32, as `jnp.asarray` has it. Raises TypeError for what is no array.
+    """
+    leaves, structure = jax.tree.flatten(tree, is_leaf=_is_list_of_numbers)
+    if all(isinstance(leaf, jax.Array) for leaf in leaves):
+        return tree
+    return jax.tree.unflatten(structure, [array(place, leaf) for leaf in leaves])
+
+
+def converted(tree: Any) -> Any:
+    """As `arrays`, and what is no array of anybody stays for a layer's own checks."""
+    return jax.tree.map(
+        lambda leaf: array("x", leaf) if is_foreign(leaf) or _is_wide(leaf) else leaf, tree
+    )
+
+
+def is_array(value: Any) -> bool:
+    """Whether it is an array that JAX takes, or the shape and dtype of one."""
+    dtype = getattr(value, "dtype", None)
+    known = isinstance(dtype, np.dtype) or type(dtype).__module__.startswith("jax.")
+    return known and hasattr(value, "shape")  # jax: of keys
+
+
+def _is_wide(leaf: Any) -> bool:
+    """Whether it is NumPy's, or the type of an array, in more bits than JAX keeps."""
+    if isinstance(leaf, jax.Array) or not isinstance(leaf, (np.ndarray, np.generic)):
+        return False
+    return jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype
+
+
+def array(place: str, leaf: Any) -> Any:
+    """One leaf of `arrays`."""
+    if isinstance(leaf, (jax.Array, bool, int, float)):
+        return leaf
+    dtype = getattr(leaf, "dtype", None)
+    if isinstance(leaf, (np.ndarray, np.generic)) and dtype is not None:
+        if dtype.kind in "OUSMmV" and not jnp.issubdtype(dtype, np.number):
+            raise TypeError(f"{place} is an array of {dtype}, wanted one of numbers")
+        return leaf if jax.dtypes.canonicalize_dtype(dtype) == dtype else jnp.asarray(leaf)
+    if hasattr(leaf, "aval") or isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf
+    if isinstance(dtype, np.dtype) and hasattr(leaf, "shape") and not hasattr(leaf, "__array__"):
+        return leaf  # an abstract value
+    if not is_foreign(leaf) and not _is_list_of_numbers(leaf):
+        given = repr(leaf) if isinstance(leaf, str) else f"a {type(leaf).__name__}"
+        raise TypeError(f"{place} is {given}, wanted arrays: write jnp.asarray(...)")
+    leaf = getattr(leaf, "detach", lambda: leaf)()  # PyTorch's, of its gradient
+    try:
+        return array(place, jnp.asarray(np.asarray(leaf)))
+    except (TypeError, ValueError, RuntimeError) as error:
+        if not hasattr(leaf, "__dlpack__"):
+            raise TypeError(
+                f"{place} is a {type(leaf).__name__}, and cannot be made an array: {error}"
+            ) from error
+    return jnp.from_dlpack(leaf, copy=True)  # of dtypes that NumPy does not have
+
+
+def is_foreign(leaf: Any) -> bool:
+    """Whether it is another library's array (PyTorch's, TensorFlow's, a column of pandas)."""
+    known = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct, type)
+    return not isinstance(leaf, known) and (
+        hasattr(leaf, "__array__") or hasattr(leaf, "__dlpack__")
+    )
+
+
+def is_key(value: Any) -> bool:
+    """Whether it is one key of `jax.random.key`, or the pair of numbers that stood for one once."""
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return True
+    if not isinstance(value, (jax.Array, np.ndarray)):
+        return False
+    if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return value.shape == ()
+    return value.dtype == np.uint32 and value.ndim == 1
+
+
+def _is_list_of_numbers(value: Any) -> bool:
+    """[[1.0, 2.0], [3.0]]: a list that holds nothing but numbers, at any depth."""
+    if not isinstance(value, list) or not value:
+        return False
+    return all(
+        (isinstance(v, (int, float)) and not isinstance(v, bool)) or _is_list_of_numbers(v)
+        for v in value
+    )

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcprop.composites.wrapper import Wrapper
+from funcprop.doors import door
 from funcprop.layer import (
     Context,
     Layer,
@@ -91,6 +92,7 @@ class Objective:
     loss: Layer | None = None
     has_aux: bool = False
 
+    @door
     def __call__(self, params: Params, batch: Any, context: Context = Context()) -> Any:
         return self.forward(params, batch, context)[0]
 
@@ -134,12 +136,14 @@ class Backprop:
 
     objective: Objective
 
+    @door
     def __call__(self, params: Params, batch: Any, context: Context = Context()) -> Any:
         value, residuals = self.objective.forward(params, batch, context)
         one = jnp.ones_like(value[0] if self.objective.has_aux else value)
         return value, self.objective.backward(params, residuals, one)
 
 
+@door
 def objective(model: Layer, loss: Layer | None = None, has_aux: bool = False) -> Objective:
     """The function (params, batch, context=Context()) -> value that training minimizes.
 
@@ -166,13 +170,12 @@ def objective(model: Layer, loss: Layer | None = None, has_aux: bool = False) ->
     >>> jax.tree.map(jnp.shape, grads)
     (Affine(w=(2, 3), b=(3,)), (), Affine(w=(3, 2), b=(2,)))
     """
-    for layer in (model, loss):
-        if layer is not None and not isinstance(layer, Layer):
-            raise TypeError(
-                f"objective wants layers, and was given {spell(layer)}: "
-                "write objective(model, SoftmaxCrossEntropy())"
-            )
     if loss is not None:
+        if hasattr(model, "reduction"):
+            raise TypeError(
+                f"the model is {describe(model)}, a loss, and the loss {describe(loss)}: "
+                "they are exchanged: write backprop(model, loss)"
+            )
         check_loss(model, loss)
     return Objective(model, loss, has_aux)
 
@@ -186,6 +189,7 @@ def check_loss(model: Layer, loss: Layer) -> None:
         check_loss(child, loss)
 
 
+@door
 def backprop(model: Layer, loss: Layer | None = None, has_aux: bool = False) -> Backprop:
     """Gradients by hand: (params, batch, context=Context()) -> value, grads.
 
@@ -274,6 +278,7 @@ class AutodiffResiduals(NamedTuple):
     statistics: Any  # the layer's, which JAX's residuals do not show
 
 
+@door
 def autodiff(layer: Layer) -> Autodiff:
     """The layer with automatic differentiation in place of its backward: for comparison.
 
@@ -297,6 +302,7 @@ def autodiff(layer: Layer) -> Autodiff:
     return Autodiff(layer)
 
 
+@door
 def as_function(layer: Layer) -> Callable[..., Any]:
     """f(params, x, context=Context()) -> y, differentiated by the layer's own backward.
 
@@ -338,6 +344,7 @@ def as_function(layer: Layer) -> Callable[..., Any]:
 
     function.defvjp(forward, backward)
 
+    @door
     def named(params: Params, x: Any, context: Context = Context()) -> Any:
         return function(params, x, context)
 

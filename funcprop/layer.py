@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Self
 
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcprop.arguments import check_constructed, check_methods
+from funcprop.arguments import check_constructed, check_methods, converted, is_array, is_key
 
 Array = jax.Array
 Params = (
@@ -136,6 +137,9 @@ class Layer:
         if "__repr__" not in cls.__dict__ and cls.__repr__ is Layer.__repr__:
             cls.__repr__ = Layer.__repr__  # type: ignore[method-assign]
         check_methods(cls)
+        for name in ("init", "forward", "backward"):
+            if inspect.isfunction(method := cls.__dict__.get(name)):
+                setattr(cls, name, _at_the_door(name, method))
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         given, mistake = check_constructed(cls, args, options)
@@ -159,7 +163,7 @@ class Layer:
         words, named = [], False
         for field in dataclasses.fields(self) if dataclasses.is_dataclass(self) else ():
             value = getattr(self, field.name, None)
-            if not field.init or value == field.default:
+            if not field.init or _same(value, field.default):
                 named = True  # after an omitted argument the others go by name
             else:
                 named = named or field.kw_only or len(words) > 0
@@ -201,6 +205,11 @@ class Layer:
         return self, params
 
 
+def _same(value: Any, default: Any) -> bool:
+    """Whether a field has its default; one that is no value (an array) has not."""
+    return value is default or (type(value) is type(default) and bool(value == default))
+
+
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Shape:
@@ -225,6 +234,55 @@ def two(layer: Layer, function: str, result: Any) -> tuple[Any, Any]:
             "() stands for no residuals, and for the gradient of no parameters",
         )
     return result
+
+
+# What JAX says where Python or NumPy is handed a value that is not known yet.
+NOT_KNOWN_YET = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
+
+
+def _at_the_door(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """init, forward or backward, behind a look at the key and the context.
+
+    x and dy become JAX's arrays where they are another library's, and what JAX says of NumPy or
+    Python inside of the method is said in words. Raises LayerError.
+    """
+
+    @functools.wraps(method)
+    def checked(self: Layer, *args: Any, **options: Any) -> Any:
+        if name == "init":
+            key = args[0] if args else options.get("key")
+            if not is_key(key):
+                problem = f"key is {spell(key)}, wanted one key"
+                raise LayerError(self, problem, "write layer.init(jax.random.key(0), x)")
+        elif name == "forward":
+            context = args[2] if len(args) > 2 else options.get("context", _NO_CONTEXT)
+            if not isinstance(context, Context):
+                problem = f"context is {spell(context)}, wanted a Context"
+                raise LayerError(self, problem, "write fp.Context(key=jax.random.key(0))")
+        position, called = (2, "dy") if name == "backward" else (1, "x")
+        if len(args) > position and not isinstance(args[position], jax.Array):
+            args = (*args[:position], converted(args[position]), *args[position + 1 :])
+        elif called in options:
+            options[called] = converted(options[called])
+        try:
+            return method(self, *args, **options)
+        except NOT_KNOWN_YET as error:
+            raise LayerError(
+                self,
+                f"{name} hands a value that is not known yet, under jit, vmap or grad, to NumPy or "
+                "to Python's if, for or int",
+                "write jnp.tanh for np.tanh, and jnp.where(x > 0, a, b) for if x > 0",
+            ) from error
+
+    return checked
+
+
+_NO_CONTEXT = Context()
 
 
 # --- where in the model ---------------------------------------------------------------------------
@@ -264,12 +322,12 @@ def spell(value: Any) -> str:
 
 def is_float(value: Any) -> bool:
     """Whether the value is an array of real floating-point numbers."""
-    return hasattr(value, "shape") and jnp.issubdtype(jnp.result_type(value), jnp.floating)
+    return is_array(value) and jnp.issubdtype(jnp.result_type(value), jnp.floating)
 
 
 def is_integer(value: Any) -> bool:
     """Whether the value is an array of integers."""
-    return hasattr(value, "shape") and jnp.issubdtype(jnp.result_type(value), jnp.integer)
+    return is_array(value) and jnp.issubdtype(jnp.result_type(value), jnp.integer)
 
 
 def concrete(value: Any) -> np.ndarray | None:
@@ -304,8 +362,9 @@ def check_params(layer: Layer, params: Params, kind: type, like: Any = None) -> 
             "make them with layer.init(key, x); a composite's are a tuple, one entry per child",
         )
     for name, leaf in zip(getattr(params, "_fields", ()), params, strict=False):
-        if leaf is not None and not hasattr(leaf, "dtype"):
-            raise LayerError(layer, f"{name} is {spell(leaf)}, wanted an array")
+        if leaf is not None and not is_array(leaf):
+            hint = f"write params._replace({name}=jnp.asarray(...))"
+            raise LayerError(layer, f"{name} is {spell(leaf)}, wanted an array", hint)
         if like is not None and leaf is not None and leaf.dtype != like.dtype:
             raise LayerError(
                 layer,
@@ -316,7 +375,7 @@ def check_params(layer: Layer, params: Params, kind: type, like: Any = None) -> 
 
 def check_cotangent(layer: Layer, dy: Any, shape: Sequence[int], dtype: Any) -> None:
     """dy has exactly the shape and dtype of the output: broadcasting would hide a mistake."""
-    given = (getattr(dy, "shape", None), getattr(dy, "dtype", None))
+    given = (dy.shape, dy.dtype) if is_array(dy) else None
     if given != (tuple(shape), dtype):
         wanted = spell(jax.ShapeDtypeStruct(tuple(shape), dtype))
         raise LayerError(layer, f"dy is {spell(dy)}, the output is {wanted}: they must agree")

@@ -21,6 +21,7 @@ FLOORS = {
     "prediction": 3,
     "blocks": 3,
     "composites": 2,
+    "doors": 1,
     "layers": 1,
     "losses": 1,
     "data": 0,

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from funcprop.doors import door
 from funcprop.extras import require
 
 
+@door
 def poisson_batches(
     seed: int, examples: int, rate: float, size: int, steps: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -46,6 +48,7 @@ def poisson_batches(
         yield np.pad(chosen, (0, padding)), np.arange(size) < chosen.size
 
 
+@door
 def epsilon(noise_multiplier: float, rate: float, steps: int, delta: float) -> float:
     """What `steps` steps of DP-SGD cost: ε at δ, of the accountant of the dp-accounting package
     (privacy loss distributions; add or remove one example).
@@ -65,12 +68,15 @@ def epsilon(noise_multiplier: float, rate: float, steps: int, delta: float) -> f
     >>> round(fp.collectors.epsilon(noise_multiplier=4.0, rate=0.1, steps=10, delta=1e-5), 2)
     0.3
     """
+    if not noise_multiplier > 0:
+        raise ValueError(f"noise_multiplier is {noise_multiplier}: without noise ε is infinite")
     dp = require("dp_accounting", "privacy")
     accountant = require("dp_accounting.pld", "privacy").PLDAccountant()
     accountant.compose(sampled_gaussian(dp, noise_multiplier, rate), steps)
     return float(accountant.get_epsilon(delta))
 
 
+@door
 def noise_for(epsilon: float, delta: float, rate: float, steps: int) -> float:
     """The noise multiplier with which `steps` steps cost at most ε at δ, to three digits.
 

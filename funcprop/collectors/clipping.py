@@ -14,6 +14,7 @@ from funcprop.collectors.forms import is_form
 from funcprop.collectors.generic import Generic
 from funcprop.collectors.record import is_record, records
 from funcprop.composites import Rewired, RewiredParams
+from funcprop.doors import door
 from funcprop.gradient import GradientFunction, objective
 from funcprop.layer import Array, Context, Layer, Params, spell, widen
 
@@ -91,6 +92,7 @@ def squared_total(collected: Any) -> Array:
     return jnp.maximum(added(parts), 0)
 
 
+@door
 def weighted_sum(collected: Any, c: Array) -> Params:
     """Σ_b c_b g_b, a tree like the parameters, of what `book_keeping` collected.
 
@@ -150,6 +152,7 @@ def over_stack(function: Any) -> Any:
     return lambda forms: jax.lax.map(function, forms)
 
 
+@door
 def clipped(model: Layer, loss: Layer | None, max_norm: float) -> GradientFunction:
     """(params, batch, context) -> Σ_b C_b, Σ_b g_b min(1, max_norm/‖g_b‖): one backward pass.
 
@@ -183,6 +186,7 @@ def clipped(model: Layer, loss: Layer | None, max_norm: float) -> GradientFuncti
     collected = collect(model, book_keeping)
     goal = objective(collected, loss)
 
+    @door
     def gradient(params: Params, batch: Any, context: Context = Context()) -> Any:
         value, residuals = goal.forward(params, batch, context)
         found = goal.backward(params, residuals, jnp.ones_like(value))
@@ -193,6 +197,7 @@ def clipped(model: Layer, loss: Layer | None, max_norm: float) -> GradientFuncti
     return gradient
 
 
+@door
 def private_gradient(
     model: Layer,
     loss: Layer | None,
@@ -236,6 +241,7 @@ def private_gradient(
         raise ValueError(f"batch_size is {batch_size}, wanted the expected number of examples")
     clip = clipped(model, loss, max_norm)
 
+    @door
     def gradient(params: Params, batch: Any, context: Context = Context()) -> Any:
         if context.key is None:
             raise ValueError(

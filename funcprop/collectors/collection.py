@@ -32,6 +32,7 @@ from funcprop.composites import (
     Wrapper,
 )
 from funcprop.composites.tied import parse, transposes
+from funcprop.doors import door
 from funcprop.layer import (
     Array,
     Layer,
@@ -118,6 +119,7 @@ class Collected(Wrapper):
             check_summed(loss, self.rule)
 
 
+@door
 def collect(model: Layer, rule: Rule | RuleFunction) -> Collected:
     """The model with `rule` in place of every leaf's gradient: nothing else changes.
 

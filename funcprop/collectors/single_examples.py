@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from funcprop.collectors.rule import Rule
 from funcprop.composites import Composite, rewirings
+from funcprop.doors import door
 from funcprop.layer import Layer, LayerError
 
 
@@ -32,6 +33,7 @@ def check_unmixed(layer: Layer, rule: Rule) -> None:
             )
 
 
+@door
 def summed(model: Layer) -> Layer:
     """The model with a sum for every mean that a loss in it takes: what per-example rules read.
 

@@ -25,6 +25,7 @@ from funcprop.composites import (
     Wrapper,
 )
 from funcprop.composites.cast import CastResiduals, Precision, cast
+from funcprop.doors import door
 from funcprop.gradient import partition
 from funcprop.layer import Context, Layer, Params, Residuals, inside, spell, two
 
@@ -78,6 +79,7 @@ class SplitBackward(NamedTuple):
     weight_half: WeightHalf
 
 
+@door
 def split_backward(layer: Layer) -> SplitBackward:
     """`layer.backward` as two functions, each of which compiles to its own part of it.
 
@@ -112,6 +114,7 @@ def split_backward(layer: Layer) -> SplitBackward:
     return SplitBackward(InputHalf(layer), WeightHalf(layer))
 
 
+@door
 def bytes_between(layer: Layer, params: Params, x: Any, context: Context = Context()) -> int:
     """The bytes of `kept`, which live from the input half to the weight half.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from funcprop.composites import Branch, Serial, Skip
+from funcprop.doors import door
 from funcprop.initializers import HeNormal
 from funcprop.layer import Layer
 from funcprop.layers import BatchNorm, Conv, Dense, GlobalAvgPool, Pixels, ReLU
@@ -10,6 +11,7 @@ from funcprop.layers import BatchNorm, Conv, Dense, GlobalAvgPool, Pixels, ReLU
 STAGES = 3  # each with half the height and width and twice the channels of the one before
 
 
+@door
 def resnet(classes: int, width: int = 16, depth: int = 1) -> Serial:
     """A small residual network: x [batch, H, W, C], floats or bytes -> [batch, classes].
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from funcprop.composites import Composite
+from funcprop.doors import door
 from funcprop.layer import Layer, LayerError, spell
 
 
@@ -28,6 +29,7 @@ class Rewiring(Protocol):
         ...
 
 
+@door
 def rewire(model: Layer, rules: Mapping[type[Layer], Rewiring]) -> Layer:
     """The model with layers replaced, type by type: `rewire(model, {Dense: gradient_reversal()})`.
 

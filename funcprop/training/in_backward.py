@@ -12,6 +12,7 @@ import optax
 from funcprop.collectors import Rule, apart, collect, records, update
 from funcprop.composites import rewirings
 from funcprop.composites.sharing import Sum
+from funcprop.doors import door
 from funcprop.gradient import objective
 from funcprop.layer import Array, Context, Layer, LayerError, Params, Residuals, norm_of
 from funcprop.training.state import TrainState, init_state
@@ -34,6 +35,7 @@ class GradientNorm(Rule):
     steps = Sum.steps
 
 
+@door
 def update_step(
     model: Layer,
     loss: Layer | None,
@@ -84,6 +86,7 @@ def update_step(
     norms = None if max_norm is None else objective(collect(model, GradientNorm()), loss)
     goal = objective(collected, loss, has_aux=True)
 
+    @door
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         context = Context(key=jax.random.fold_in(state.key, state.step))
         held = collected.join(state.params, state.opt_state)
@@ -108,6 +111,7 @@ def update_step(
     return step
 
 
+@door
 def init_update_state(
     model: Layer,
     optimizer: optax.GradientTransformation,

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from funcprop.doors import door
 from funcprop.gradient import GradientFunction
 from funcprop.layer import Array, Context, norm_of, widen
 from funcprop.training.state import TrainState, trainable, untouched
@@ -55,6 +56,7 @@ class Metrics(NamedTuple):
     loss: Array  # [] of the batch, before the update
 
 
+@door
 def train_step(
     gradient: GradientFunction,
     optimizer: optax.GradientTransformation,
@@ -98,6 +100,7 @@ def train_step(
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum is {momentum}, wanted a number in [0, 1)")
 
+    @door
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         context = Context(key=jax.random.fold_in(state.key, state.step))
         value, grads = gradient(state.params, batch, context)
@@ -147,6 +150,7 @@ def averaged(state: TrainState, aux: Any, momentum: float) -> Any:
     )
 
 
+@door
 def accumulate(gradient: GradientFunction, parts: int) -> GradientFunction:
     """The gradient of a batch as the mean over `parts` equal micro-batches, one at a time.
 
@@ -191,6 +195,7 @@ def accumulate(gradient: GradientFunction, parts: int) -> GradientFunction:
             "use reduction='mean' without ignored targets"
         )
 
+    @door
     def accumulated(params: Any, batch: Any, context: Context = Context()) -> Any:
         if context.mask is not None or (isinstance(batch, (tuple, list)) and len(batch) == 3):
             raise ValueError(
@@ -199,9 +204,9 @@ def accumulate(gradient: GradientFunction, parts: int) -> GradientFunction:
             )
 
         def cut(leaf: Array) -> Array:
-            if leaf.ndim == 0 or leaf.shape[0] == 0 or leaf.shape[0] % parts:
+            if getattr(leaf, "ndim", 0) == 0 or leaf.shape[0] == 0 or leaf.shape[0] % parts:
                 raise ValueError(
-                    f"a batch of shape {leaf.shape} does not divide into {parts} equal parts"
+                    f"a batch of shape {jnp.shape(leaf)} does not divide into {parts} equal parts"
                 )
             return leaf.reshape(parts, leaf.shape[0] // parts, *leaf.shape[1:])
 
@@ -231,6 +236,7 @@ def _without_prediction(result: Any) -> Any:
     return value, grads
 
 
+@door
 def clip_by_norm(gradient: GradientFunction, max_norm: float) -> GradientFunction:
     """The gradient scaled down to at most `max_norm`, over all parameters together.
 
@@ -256,6 +262,7 @@ def clip_by_norm(gradient: GradientFunction, max_norm: float) -> GradientFunctio
     if not max_norm > 0:
         raise ValueError(f"max_norm is {max_norm}, wanted a positive number")
 
+    @door
     def clipped(params: Any, batch: Any, context: Context = Context()) -> Any:
         value, grads = gradient(params, batch, context)
         scale = scale_to(norm_of(grads), max_norm)
@@ -270,6 +277,7 @@ def scale_to(norm: Array, max_norm: float) -> Array:
     return jnp.where(jnp.isfinite(norm), jnp.minimum(1, max_norm / norm), jnp.nan)
 
 
+@door
 def ensemble(step: Step) -> Step:
     """A step, or an epoch, over many states at once: (states, batch) -> states, metrics.
 
