@@ -62,7 +62,7 @@ def door(function: F) -> F:
                 check_alike(name, one, bound.arguments[one], other, bound.arguments[other])
         return function(*bound.args, **bound.kwargs)
 
-    name = function.__name__
+    name = "gradient" if function.__name__ == "__call__" else function.__name__
     return cast(F, checked)
 
 
@@ -156,6 +156,6 @@ def how_to_call(name: str, signature: inspect.Signature) -> str:
     needed = [
         "(x, target)" if p.name == "batch" else p.name
         for p in signature.parameters.values()
-        if (p.default is p.empty or p.name == "loss") and p.kind is not p.VAR_KEYWORD
+        if p.name == "loss" or (p.default is p.empty and p.kind is not p.VAR_KEYWORD)
     ]
-    return f"write {name}({', '.join(needed)})"
+    return f"write {name}({', '.join(word for word in needed if word != 'self')})"

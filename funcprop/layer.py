@@ -344,7 +344,14 @@ def check_input(layer: Layer, x: Any, *, features: int | None = None, rank: int 
         hint = "write jnp.asarray(x, jnp.float32)"
         raise LayerError(layer, f"x is {spell(x)}, wanted an array of floats", hint)
     if x.ndim < rank:
-        raise LayerError(layer, f"x is {spell(x)}, wanted at least {rank} axes")
+        axes = getattr(layer, "axes", None)
+        hint = (
+            f"axes={axes} counts those of one example: write {type(layer).__name__}"
+            f"(axes={max(x.ndim - 1, 1)}) for such x, or axes={max(x.ndim - 1, 1)} where a model "
+            "takes it, as mlp(..., axes=1) for a table"
+        )
+        remedy = hint if isinstance(axes, int) and axes > 1 else ""
+        raise LayerError(layer, f"x is {spell(x)}, wanted at least {rank} axes", remedy)
     if features is not None and x.shape[-1] != features:
         raise LayerError(
             layer,

@@ -130,7 +130,8 @@ class Composite(Layer):
     def statistics(self, residuals: Residuals) -> Any:
         """() where no child observed anything, else one entry per child."""
         found = tuple(
-            layer.statistics(kept) for layer, kept in zip(self.layers, residuals, strict=True)
+            layer.statistics(kept)
+            for layer, kept in zip(self.layers, self.entries("residuals", residuals), strict=True)
         )
         return found if jax.tree.leaves(found) else ()
 

@@ -34,9 +34,15 @@ class Affine(NamedTuple):
     b: Array | None
 
 
+TRANSPOSED = "w is [in, out], the transpose of PyTorch's weight: write Affine(weight.T, bias)"
+
+
 @dataclass(frozen=True)
 class Dense(Layer):
     """z = x w + b, for row vectors x.
+
+    The weight of PyTorch's Linear is [out, in], the transpose of w. Where both sizes are the same
+    nothing can tell them apart: transpose it.
 
     forward   x [..., in] -> z [..., out]
     keeps     x: dw is its product with dz
@@ -81,10 +87,17 @@ class Dense(Layer):
         check_input(self, x, rank=1)
         check_params(self, params, Affine, like=x)
         if params.w.ndim != 2 or (params.b is not None and params.b.shape != params.w.shape[1:]):
+            turned = params.b is not None and params.b.shape == params.w.shape[:1]
             raise LayerError(
                 self,
                 f"w is {spell(params.w)} and b {spell(params.b)}, wanted w [in, out] and b [out]",
-                "make them with layer.init(key, x)",
+                TRANSPOSED if turned else "make them with layer.init(key, x)",
+            )
+        if x.shape[-1] != params.w.shape[0] and x.shape[-1] == params.w.shape[1]:
+            raise LayerError(
+                self,
+                f"x is {spell(x)} and w {spell(params.w)}, wanted w [{x.shape[-1]}, out]",
+                TRANSPOSED,
             )
         check_input(self, x, features=params.w.shape[0])
         z = x @ params.w

@@ -87,10 +87,19 @@ class Loss(Layer):
                 self,
                 f"prediction is {spell(prediction)} and target {spell(target)}: "
                 "shape and dtype must agree",
-                "write jax.nn.one_hot(labels, classes) for integer labels; those of "
+                self._remedy(prediction, target)
+                or "write jax.nn.one_hot(labels, classes) for integer labels; those of "
                 "SoftmaxCrossEntropy are integers: labels.astype(jnp.int32)",
             )
         return prediction, target
+
+    def _remedy(self, prediction: Array, target: Any) -> str:
+        """What to write where the target is one number an example, and the prediction [..., 1]."""
+        if is_float(target) and prediction.shape == (*target.shape, 1):
+            return "write target[..., None]: one feature an example, as the prediction has it"
+        if is_float(target) and (*prediction.shape, 1) == target.shape:
+            return "write target[..., 0], or a last layer with one feature: Dense(1)"
+        return ""
 
     def counted(self, shape: tuple[int, ...], *masks: Array | None) -> Array | None:
         """bool [...]: the examples that count, or None where all do."""

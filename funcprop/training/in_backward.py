@@ -16,7 +16,7 @@ from funcprop.doors import door
 from funcprop.gradient import objective
 from funcprop.layer import Array, Context, Layer, LayerError, Params, Residuals, norm_of
 from funcprop.training.state import TrainState, init_state
-from funcprop.training.step import Metrics, Step, averaged, check_opt_state, scale_to
+from funcprop.training.step import Metrics, Step, averaged, check_opt_state, kept_share, scale_to
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,9 @@ def update_step(
     loss: Layer | None,
     optimizer: optax.GradientTransformation,
     max_norm: float | None = None,
-    momentum: float = 0.9,
+    statistics_momentum: float = 0.9,
+    *,
+    momentum: float | None = None,
 ) -> Step:
     """A pure step whose optimizer runs inside the backward pass: (state, batch) -> state, metrics.
 
@@ -52,7 +54,8 @@ def update_step(
     optimizer    of optax, treating every parameter by itself: sgd, adam, adamw, ...
     max_norm     scale the gradient down to at most this norm, over all parameters together; the
                  norm is known only after a backward pass, so there are two
-    momentum     the share of the old value that running statistics keep
+    statistics_momentum, momentum
+                 as for `train_step`
 
     state        TrainState of `init_update_state(model, optimizer, key, x)`; shapes and dtypes stay
     metrics      Metrics(loss), [] each
@@ -73,6 +76,7 @@ def update_step(
     >>> int(state.step), metrics.loss.shape
     (1, ())
     """
+    kept = kept_share(statistics_momentum, momentum)
     if max_norm is not None and not max_norm > 0:
         raise ValueError(f"max_norm is {max_norm}, wanted a positive number")
     for rewired in rewirings(model) if max_norm is not None else ():
@@ -102,7 +106,7 @@ def update_step(
             check_opt_state(state, wanted, "init_update_state", error)
             raise
         params, opt_state = apart(new)
-        statistics = averaged(state, aux, momentum)
+        statistics = averaged(state, aux, kept)
         return (
             TrainState(params, opt_state, statistics, state.key, state.step + 1),
             Metrics(value),

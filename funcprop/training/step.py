@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -60,15 +61,19 @@ class Metrics(NamedTuple):
 def train_step(
     gradient: GradientFunction,
     optimizer: optax.GradientTransformation,
-    momentum: float = 0.9,
+    statistics_momentum: float = 0.9,
+    *,
+    momentum: float | None = None,
 ) -> Step:
     """A pure step: (state, batch) -> state, metrics.
 
     gradient   (params, batch, context) -> value, grads: `backprop(model, loss)`, or
                `jax.value_and_grad(objective(model, loss))`, or any function of that signature;
                with `has_aux`, (value, aux), grads
-    optimizer  of optax
-    momentum   the share of the old value that running statistics keep
+    optimizer  of optax, which has its own momentum: optax.sgd(0.1, momentum=0.9)
+    statistics_momentum
+               the share of the old value that running statistics keep; `momentum`, as it was
+               called once, is deprecated
 
     state      TrainState; the new one has the tree, shapes and dtypes of the old one
     metrics    Metrics(loss), [] each
@@ -76,7 +81,7 @@ def train_step(
     The context holds a fresh key, folded from the state's key and its step. Statistics are
     averaged with the bias of their start corrected, so they can be used after the first step.
 
-    raises  TypeError where gradient is no function, ValueError for a momentum outside [0, 1).
+    raises  TypeError where gradient is no function, ValueError for a share outside [0, 1).
             Called, ValueError where a gradient does not fit its parameter, the state is another
             optimizer's, or it holds statistics and the gradient function returns none
     source  the correction of the start: Kingma, Ba 2015, arXiv:1412.6980, section 3
@@ -92,20 +97,14 @@ def train_step(
     >>> int(state.step), metrics.loss.shape
     (1, ())
     """
-    if not callable(gradient):
-        raise TypeError(
-            "train_step wants a gradient function first: "
-            "write train_step(backprop(model, loss), optax.sgd(0.1))"
-        )
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum is {momentum}, wanted a number in [0, 1)")
+    kept = kept_share(statistics_momentum, momentum)
 
     @door
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         context = Context(key=jax.random.fold_in(state.key, state.step))
         value, grads = gradient(state.params, batch, context)
         value, aux = value if isinstance(value, tuple) else (value, None)
-        statistics = averaged(state, aux, momentum)
+        statistics = averaged(state, aux, kept)
         params = trainable(state.params, grads)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
             try:
@@ -118,6 +117,21 @@ def train_step(
         return TrainState(params, opt_state, statistics, state.key, state.step + 1), Metrics(value)
 
     return step
+
+
+def kept_share(statistics_momentum: float, momentum: float | None) -> float:
+    """The share of the old value that statistics keep. Raises ValueError outside [0, 1)."""
+    if momentum is not None:
+        warnings.warn(
+            "momentum is deprecated: write statistics_momentum for that of batch norm's averages, "
+            "and optax.sgd(0.1, momentum=0.9) for the optimizer's",
+            DeprecationWarning,
+            stacklevel=4,  # through the door
+        )
+        statistics_momentum = momentum
+    if not 0 <= statistics_momentum < 1:
+        raise ValueError(f"statistics_momentum is {statistics_momentum}, wanted one in [0, 1)")
+    return statistics_momentum
 
 
 def check_opt_state(state: TrainState, wanted: Any, start: str, error: Exception) -> None:
