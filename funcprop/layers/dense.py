@@ -93,7 +93,8 @@ class Dense(Layer):
                 f"w is {spell(params.w)} and b {spell(params.b)}, wanted w [in, out] and b [out]",
                 TRANSPOSED if turned else "make them with layer.init(key, x)",
             )
-        if x.shape[-1] != params.w.shape[0] and x.shape[-1] == params.w.shape[1]:
+        sizes = (self.features, x.shape[-1])
+        if params.w.shape == sizes != sizes[::-1]:
             raise LayerError(
                 self,
                 f"x is {spell(x)} and w {spell(params.w)}, wanted w [{x.shape[-1]}, out]",

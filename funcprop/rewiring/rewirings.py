@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from funcprop.composites import Composite
-from funcprop.doors import door, is_function
+from funcprop.doors import door
 from funcprop.layer import Layer, LayerError, spell
 
 
@@ -58,7 +58,12 @@ def rewire(model: Layer, rules: Mapping[type[Layer], Rewiring]) -> Layer:
             "write rewire(model, {Dense: feedback_alignment()})"
         )
     for kind, rule in rules.items():
-        if not isinstance(kind, type) or not issubclass(kind, Layer) or not is_function(rule):
+        if (
+            not isinstance(kind, type)
+            or not issubclass(kind, Layer)
+            or not callable(rule)
+            or isinstance(rule, Layer)
+        ):
             raise TypeError(
                 f"rewire wants layer types and rewirings, and was given {kind!r}: {rule!r}: "
                 "write rewire(model, {Dense: feedback_alignment()})"
