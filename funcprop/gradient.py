@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcprop.composites.wrapper import Wrapper
+from funcprop.doors import door
 from funcprop.layer import (
     Context,
     Layer,
@@ -126,6 +127,7 @@ class Objective:
         found = reductions(self.loss or self.model)
         return " and ".join(sorted(found)) or "mean"
 
+    @door
     def __call__(self, params: Params, batch: Any, context: Context = Context()) -> Any:
         return self.forward(params, batch, context)[0]
 
@@ -177,6 +179,7 @@ class Backprop:
         """That of the objective."""
         return self.objective.reduction
 
+    @door
     def __call__(self, params: Params, batch: Any, context: Context = Context()) -> Any:
         value, residuals = self.objective.forward(params, batch, context)
         one = jnp.ones_like(value[0] if self.objective.has_aux else value)
@@ -184,6 +187,7 @@ class Backprop:
         return value, grads if collects(self.objective.model) else summed(grads, params)
 
 
+@door
 def objective(model: Layer, loss: Layer | None = None, has_aux: bool = False) -> Objective:
     """The function (params, batch, context=Context()) -> value that training minimizes.
 
@@ -210,13 +214,12 @@ def objective(model: Layer, loss: Layer | None = None, has_aux: bool = False) ->
     >>> jax.tree.map(jnp.shape, grads)
     (Affine(w=(2, 3), b=(3,)), (), Affine(w=(3, 2), b=(2,)))
     """
-    for layer in (model, loss):
-        if layer is not None and not isinstance(layer, Layer):
-            raise TypeError(
-                f"objective wants layers, and was given {spell(layer)}: "
-                "write objective(model, SoftmaxCrossEntropy())"
-            )
     if loss is not None:
+        if hasattr(model, "reduction"):
+            raise TypeError(
+                f"the model is {describe(model)}, a loss, and the loss {describe(loss)}: "
+                "they are exchanged: write backprop(model, loss)"
+            )
         check_loss(model, loss)
     return Objective(model, loss, has_aux)
 
@@ -236,6 +239,7 @@ def collects(model: Layer) -> bool:
     return getattr(model, "collects", False) or any(map(collects, children))
 
 
+@door
 def backprop(model: Layer, loss: Layer | None = None, has_aux: bool = False) -> Backprop:
     """Gradients by hand: (params, batch, context=Context()) -> value, grads.
 
@@ -324,6 +328,7 @@ class AutodiffResiduals(NamedTuple):
     statistics: Any  # the layer's, which JAX's residuals do not show
 
 
+@door
 def autodiff(layer: Layer) -> Autodiff:
     """The layer with automatic differentiation in place of its backward: for comparison.
 
@@ -347,6 +352,7 @@ def autodiff(layer: Layer) -> Autodiff:
     return Autodiff(layer)
 
 
+@door
 def as_function(layer: Layer) -> Callable[..., Any]:
     """f(params, x, context=Context()) -> y, differentiated by the layer's own backward.
 
@@ -389,6 +395,7 @@ def as_function(layer: Layer) -> Callable[..., Any]:
 
     function.defvjp(forward, backward)
 
+    @door
     def named(params: Params, x: Any, context: Context = Context()) -> Any:
         return function(params, x, context)
 

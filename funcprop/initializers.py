@@ -6,12 +6,19 @@ product of all sizes but the last.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.nn import initializers
+
+from funcprop.arguments import check_constructed as _check_constructed
+
+Mode = Literal["fan_in", "fan_out", "fan_avg"]
+Distribution = Literal["normal", "truncated_normal", "uniform"]
 
 
 class Initializer(Protocol):
@@ -33,8 +40,34 @@ class Initializer(Protocol):
     def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array: ...
 
 
+class _Checked:
+    """An initializer whose fields are looked at when it is made, in one place for all.
+
+    Raises TypeError and ValueError.
+    """
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        _check_constructed(cls, args, options)
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        choices = {"mode": get_args(Mode), "distribution": get_args(Distribution)}
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value, name = getattr(self, field.name), f"{type(self).__name__}: {field.name}"
+            if field.name in choices:
+                if value not in choices[field.name]:
+                    wanted = ", ".join(map(repr, choices[field.name]))
+                    raise ValueError(f"{name} is {value!r}, wanted one of {wanted}")
+                continue
+            low = -math.inf if field.name == "value" else 0
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise TypeError(f"{name} is {value!r}, wanted a number")
+            if not low <= value < math.inf:
+                raise ValueError(f"{name} is {value!r}, wanted a number of at least {low}")
+
+
 @dataclass(frozen=True)
-class Zeros:
+class Zeros(_Checked):
     """All zeros.
 
     call    key, shape, dtype -> [*shape]
@@ -51,7 +84,7 @@ class Zeros:
 
 
 @dataclass(frozen=True)
-class Constant:
+class Constant(_Checked):
     """All equal to `value`.
 
     call    key, shape, dtype -> [*shape]
@@ -70,7 +103,7 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Normal:
+class Normal(_Checked):
     """N(0, stddev²). Nielsen's first networks draw weights and biases from N(0, 1).
 
     call    key, shape, dtype -> [*shape]
@@ -93,7 +126,7 @@ class Normal:
 
 
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(_Checked):
     """U(−limit, limit).
 
     call    key, shape, dtype -> [*shape]
@@ -115,7 +148,7 @@ class Uniform:
 
 
 @dataclass(frozen=True)
-class VarianceScaling:
+class VarianceScaling(_Checked):
     """Variance `scale` / fan. `VarianceScaling(1.0, "fan_in", "normal")` is N(0, 1/√n_in).
 
     call    key, shape [..., in, out], dtype -> w [..., in, out]
@@ -134,8 +167,8 @@ class VarianceScaling:
     """
 
     scale: float = 1.0
-    mode: Literal["fan_in", "fan_out", "fan_avg"] = "fan_in"
-    distribution: Literal["normal", "truncated_normal", "uniform"] = "truncated_normal"
+    mode: Mode = "fan_in"
+    distribution: Distribution = "truncated_normal"
 
     def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
         return initializers.variance_scaling(self.scale, self.mode, self.distribution)(
@@ -161,8 +194,8 @@ class GlorotUniform(VarianceScaling):
     0.05
     """
 
-    mode: Literal["fan_in", "fan_out", "fan_avg"] = "fan_avg"
-    distribution: Literal["normal", "truncated_normal", "uniform"] = "uniform"
+    mode: Mode = "fan_avg"
+    distribution: Distribution = "uniform"
 
 
 @dataclass(frozen=True)
@@ -183,7 +216,7 @@ class GlorotNormal(VarianceScaling):
     0.05
     """
 
-    mode: Literal["fan_in", "fan_out", "fan_avg"] = "fan_avg"
+    mode: Mode = "fan_avg"
 
 
 @dataclass(frozen=True)
@@ -224,7 +257,7 @@ class HeUniform(VarianceScaling):
     """
 
     scale: float = 2.0
-    distribution: Literal["normal", "truncated_normal", "uniform"] = "uniform"
+    distribution: Distribution = "uniform"
 
 
 @dataclass(frozen=True)
@@ -262,11 +295,11 @@ class LecunUniform(VarianceScaling):
     0.05
     """
 
-    distribution: Literal["normal", "truncated_normal", "uniform"] = "uniform"
+    distribution: Distribution = "uniform"
 
 
 @dataclass(frozen=True)
-class Orthogonal:
+class Orthogonal(_Checked):
     """A random (semi-)orthogonal matrix times `scale`: Saxe et al. (2013).
 
     call    key, shape [..., out], dtype -> w [..., out]; all axes but the last are the rows

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from funcprop.arguments import check_constructed, check_methods, converted, is_array, is_key
 
 Array = jax.Array
 Params = (
@@ -133,13 +136,34 @@ class Layer:
         # @dataclass leaves a __repr__ that stands in the class itself: Dense(10), not all fields
         if "__repr__" not in cls.__dict__ and cls.__repr__ is Layer.__repr__:
             cls.__repr__ = Layer.__repr__  # type: ignore[method-assign]
+        check_methods(cls)
+        for name in ("init", "forward", "backward"):
+            if inspect.isfunction(method := cls.__dict__.get(name)):
+                setattr(cls, name, _at_the_door(name, method))
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        given, mistake = check_constructed(cls, args, options)
+        self = super().__new__(cls)
+        if mistake is not None:
+            for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+                default = () if field.default is dataclasses.MISSING else field.default
+                object.__setattr__(self, field.name, given.get(field.name, default))
+            raise LayerError(self, mistake)
+        return self
+
+    def __call__(self, *args: Any, **options: Any) -> NoReturn:
+        """A layer is no function, since parameters are no part of it: raises TypeError."""
+        raise TypeError(
+            f"{describe(self)} is called, and a layer is no function: write "
+            "y, residuals = layer.forward(params, x)"
+        )
 
     def __repr__(self) -> str:
         """The call that makes the layer, without the arguments that equal their defaults."""
         words, named = [], False
         for field in dataclasses.fields(self) if dataclasses.is_dataclass(self) else ():
             value = getattr(self, field.name, None)
-            if not field.init or value == field.default:
+            if not field.init or _same(value, field.default):
                 named = True  # after an omitted argument the others go by name
             else:
                 named = named or field.kw_only or len(words) > 0
@@ -181,6 +205,11 @@ class Layer:
         return self, params
 
 
+def _same(value: Any, default: Any) -> bool:
+    """Whether a field has its default; one that is no value (an array) has not."""
+    return value is default or (type(value) is type(default) and bool(value == default))
+
+
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Shape:
@@ -205,6 +234,55 @@ def two(layer: Layer, function: str, result: Any) -> tuple[Any, Any]:
             "() stands for no residuals, and for the gradient of no parameters",
         )
     return result
+
+
+# What JAX says where Python or NumPy is handed a value that is not known yet.
+NOT_KNOWN_YET = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
+
+
+def _at_the_door(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """init, forward or backward, behind a look at the key and the context.
+
+    x and dy become JAX's arrays where they are another library's, and what JAX says of NumPy or
+    Python inside of the method is said in words. Raises LayerError.
+    """
+
+    @functools.wraps(method)
+    def checked(self: Layer, *args: Any, **options: Any) -> Any:
+        if name == "init":
+            key = args[0] if args else options.get("key")
+            if not is_key(key):
+                problem = f"key is {spell(key)}, wanted one key"
+                raise LayerError(self, problem, "write layer.init(jax.random.key(0), x)")
+        elif name == "forward":
+            context = args[2] if len(args) > 2 else options.get("context", _NO_CONTEXT)
+            if not isinstance(context, Context):
+                problem = f"context is {spell(context)}, wanted a Context"
+                raise LayerError(self, problem, "write fp.Context(key=jax.random.key(0))")
+        position, called = (2, "dy") if name == "backward" else (1, "x")
+        if len(args) > position and not isinstance(args[position], jax.Array):
+            args = (*args[:position], converted(args[position]), *args[position + 1 :])
+        elif called in options:
+            options[called] = converted(options[called])
+        try:
+            return method(self, *args, **options)
+        except NOT_KNOWN_YET as error:
+            raise LayerError(
+                self,
+                f"{name} hands a value that is not known yet, under jit, vmap or grad, to NumPy or "
+                "to Python's if, for or int",
+                "write jnp.tanh for np.tanh, and jnp.where(x > 0, a, b) for if x > 0",
+            ) from error
+
+    return checked
+
+
+_NO_CONTEXT = Context()
 
 
 # --- where in the model ---------------------------------------------------------------------------
@@ -244,12 +322,12 @@ def spell(value: Any) -> str:
 
 def is_float(value: Any) -> bool:
     """Whether the value is an array of real floating-point numbers."""
-    return hasattr(value, "shape") and jnp.issubdtype(jnp.result_type(value), jnp.floating)
+    return is_array(value) and jnp.issubdtype(jnp.result_type(value), jnp.floating)
 
 
 def is_integer(value: Any) -> bool:
     """Whether the value is an array of integers."""
-    return hasattr(value, "shape") and jnp.issubdtype(jnp.result_type(value), jnp.integer)
+    return is_array(value) and jnp.issubdtype(jnp.result_type(value), jnp.integer)
 
 
 def concrete(value: Any) -> np.ndarray | None:
@@ -266,7 +344,14 @@ def check_input(layer: Layer, x: Any, *, features: int | None = None, rank: int 
         hint = "write jnp.asarray(x, jnp.float32)"
         raise LayerError(layer, f"x is {spell(x)}, wanted an array of floats", hint)
     if x.ndim < rank:
-        raise LayerError(layer, f"x is {spell(x)}, wanted at least {rank} axes")
+        axes = getattr(layer, "axes", None)
+        hint = (
+            f"axes={axes} counts those of one example: write {type(layer).__name__}"
+            f"(axes={max(x.ndim - 1, 1)}) for such x, or axes={max(x.ndim - 1, 1)} where a model "
+            "takes it, as mlp(..., axes=1) for a table"
+        )
+        remedy = hint if isinstance(axes, int) and axes > 1 else ""
+        raise LayerError(layer, f"x is {spell(x)}, wanted at least {rank} axes", remedy)
     if features is not None and x.shape[-1] != features:
         raise LayerError(
             layer,
@@ -284,8 +369,9 @@ def check_params(layer: Layer, params: Params, kind: type, like: Any = None) -> 
             "make them with layer.init(key, x); a composite's are a tuple, one entry per child",
         )
     for name, leaf in zip(getattr(params, "_fields", ()), params, strict=False):
-        if leaf is not None and not hasattr(leaf, "dtype"):
-            raise LayerError(layer, f"{name} is {spell(leaf)}, wanted an array")
+        if leaf is not None and not is_array(leaf):
+            hint = f"write params._replace({name}=jnp.asarray(...))"
+            raise LayerError(layer, f"{name} is {spell(leaf)}, wanted an array", hint)
         if like is not None and leaf is not None and leaf.dtype != like.dtype:
             raise LayerError(
                 layer,
@@ -296,7 +382,7 @@ def check_params(layer: Layer, params: Params, kind: type, like: Any = None) -> 
 
 def check_cotangent(layer: Layer, dy: Any, shape: Sequence[int], dtype: Any) -> None:
     """dy has exactly the shape and dtype of the output: broadcasting would hide a mistake."""
-    given = (getattr(dy, "shape", None), getattr(dy, "dtype", None))
+    given = (dy.shape, dy.dtype) if is_array(dy) else None
     if given != (tuple(shape), dtype):
         wanted = spell(jax.ShapeDtypeStruct(tuple(shape), dtype))
         raise LayerError(layer, f"dy is {spell(dy)}, the output is {wanted}: they must agree")
@@ -314,7 +400,7 @@ def check_rate(layer: Layer, rate: float) -> None:
         check_number(layer, "rate", rate, 0, 1)
 
 
-def check_count(layer: Layer, name: str, value: int, low: int = 1) -> None:
+def check_count(layer: Layer, name: str, value: Any, low: int = 1) -> None:
     """A whole number of at least `low`, for a configuration field."""
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise LayerError(layer, f"{name} is {value!r}, wanted a whole number of at least {low}")

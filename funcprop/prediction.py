@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from funcprop.layer import Layer, Params
+from funcprop.composites import Composite
+from funcprop.doors import door
+from funcprop.layer import Layer, LayerError, Params, spell
 
 
+@door
 def inference(model: Layer, params: Params, statistics: Any = ()) -> tuple[Layer, Params]:
     """The model and parameters for prediction.
 
@@ -27,6 +30,12 @@ def inference(model: Layer, params: Params, statistics: Any = ()) -> tuple[Layer
     >>> averages = fp.layers.Statistics(mean=jnp.zeros(3), variance=jnp.ones(3))
     >>> predictor, its_params = fp.inference(model, params, ((), averages, ()))
     >>> predictor
-    Serial(Dense(3), Scale(True), Identity())
+    Serial(Dense(3), Scale(bias=True), Identity())
     """
+    if isinstance(model, Composite) and not isinstance(statistics, tuple):
+        raise LayerError(
+            model,
+            f"statistics is {spell(statistics)}, wanted what model.statistics(residuals) returned",
+            "write inference(model, state.params, state.statistics)",
+        )
     return model.inference(params, statistics)

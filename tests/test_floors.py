@@ -21,11 +21,13 @@ FLOORS = {
     "prediction": 3,
     "blocks": 3,
     "composites": 2,
+    "doors": 1,
     "layers": 1,
     "losses": 1,
     "data": 0,
     "layer": 0,
     "initializers": 0,
+    "arguments": -1,
     "extras": -1,  # below all: these import nothing of the house
     "lazy": -1,
     "sharding": -1,

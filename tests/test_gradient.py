@@ -143,7 +143,7 @@ def test_bad_input(setting):
         gradient(params[:2], (x, target), context)
     with pytest.raises(fp.LayerError, match=r"Serial\[0\] Dense\(5\).*wanted Affine"):
         gradient(((), *params[1:]), (x, target), context)
-    with pytest.raises(TypeError, match="wants layers"):
+    with pytest.raises(TypeError, match="wanted a layer"):
         fp.backprop(MODEL, jnp.square)  # type: ignore[arg-type]
     with pytest.raises(fp.LayerError, match="dtypes differ"):
         gradient(params, (x.astype(jnp.bfloat16), target), context)

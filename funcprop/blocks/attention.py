@@ -6,7 +6,7 @@ lie as in the layers: `params[0]` projects to queries, keys and values, `params[
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from funcprop.blocks.block import Block
@@ -56,6 +56,7 @@ class SelfAttention(Block):
 
     features: int
     heads: int
+    _: KW_ONLY
     head_size: int | None = None
     kv_heads: int | None = None
     causal: bool = False
@@ -70,16 +71,18 @@ class SelfAttention(Block):
         n, m, k = head_sizes(self, self.features, self.heads, self.head_size, self.kv_heads)
         turned = (Rotary(),) if self.rotary else ()
         return (
-            Dense((n + 2 * m) * k, self.bias, self.w_init),
+            Dense((n + 2 * m) * k, bias=self.bias, w_init=self.w_init),
             Split((n * k, m * k, m * k)),
             Parallel(
                 Serial(Reshape((n, k)), *turned),
                 Serial(Reshape((m, k)), *turned),
                 Reshape((m, k)),
             ),
-            DotProductAttention(self.causal, self.window, self.soft_cap, self.scale),
-            Flatten(2),
-            Dense(self.features, self.bias, self.w_init),
+            DotProductAttention(
+                causal=self.causal, window=self.window, soft_cap=self.soft_cap, scale=self.scale
+            ),
+            Flatten(axes=2),
+            Dense(self.features, bias=self.bias, w_init=self.w_init),
         )
 
 
@@ -113,6 +116,7 @@ class CrossAttention(Block):
 
     features: int
     heads: int
+    _: KW_ONLY
     head_size: int | None = None
     kv_heads: int | None = None
     soft_cap: float | None = None
@@ -124,14 +128,14 @@ class CrossAttention(Block):
         n, m, k = head_sizes(self, self.features, self.heads, self.head_size, self.kv_heads)
 
         def project(heads: int) -> Layer:
-            return Serial(Dense(heads * k, self.bias, self.w_init), Reshape((heads, k)))
+            return Serial(Dense(heads * k, bias=self.bias, w_init=self.w_init), Reshape((heads, k)))
 
         return (
             Recall(),
             Parallel(project(n), project(m), project(m), Identity()),
             DotProductAttention(soft_cap=self.soft_cap, scale=self.scale),
-            Flatten(2),
-            Dense(self.features, self.bias, self.w_init),
+            Flatten(axes=2),
+            Dense(self.features, bias=self.bias, w_init=self.w_init),
         )
 
 

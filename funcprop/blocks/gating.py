@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 from funcprop.blocks.block import Block
@@ -42,6 +42,7 @@ class GLU(Block):
 
     features: int
     hidden: int
+    _: KW_ONLY
     bias: bool = False
     w_init: Initializer = GlorotUniform()
 
@@ -50,11 +51,11 @@ class GLU(Block):
     def compose(self) -> tuple[Layer, ...]:
         check_count(self, "features", self.features)
         check_count(self, "hidden", self.hidden)
-        dense = Dense(self.hidden, self.bias, self.w_init)
+        dense = Dense(self.hidden, bias=self.bias, w_init=self.w_init)
         return (
             Branch(Serial(dense, self.activation), dense),
             Multiply(),
-            Dense(self.features, self.bias, self.w_init),
+            Dense(self.features, bias=self.bias, w_init=self.w_init),
         )
 
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from funcprop.doors import door
 from funcprop.extras import require
 
 
+@door
 def poisson_batches(
     seed: int, examples: int, rate: float, size: int, steps: int, start: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -51,6 +53,7 @@ def poisson_batches(
         yield np.pad(chosen, (0, padding)), np.arange(size) < chosen.size
 
 
+@door
 def epsilon(
     noise_multiplier: float | Sequence[float],
     rate: float | Sequence[float],
@@ -91,7 +94,7 @@ def epsilon(
 
 def by_phase(**given: Any) -> list[tuple[float, float, int]]:
     """(noise multiplier, rate, steps) of every phase, checked."""
-    many = {name: value for name, value in given.items() if isinstance(value, Sequence)}
+    many = {name: value for name, value in given.items() if isinstance(value, (list, tuple))}
     lengths = {len(value) for value in many.values()}
     if len(lengths) > 1 or 0 in lengths:
         words = ", ".join(f"{len(value)} of {name}" for name, value in many.items())
@@ -102,6 +105,11 @@ def by_phase(**given: Any) -> list[tuple[float, float, int]]:
         for i in range(count)
     ]
     for sigma, rate, steps in rows:
+        if not all(isinstance(each, (int, float, np.number)) for each in (sigma, rate, steps)):
+            raise TypeError(
+                f"noise_multiplier {sigma!r}, rate {rate!r}, steps {steps!r}: wanted numbers, or a "
+                "list of numbers, an entry a phase"
+            )
         if not sigma > 0 or not 0 < rate <= 1 or not steps >= 1:
             raise ValueError(
                 f"noise_multiplier {sigma}, rate {rate}, steps {steps}: wanted a positive number, "
@@ -110,6 +118,7 @@ def by_phase(**given: Any) -> list[tuple[float, float, int]]:
     return rows  # type: ignore[return-value]
 
 
+@door
 def noise_for(epsilon: float, delta: float, rate: float, steps: int) -> float:
     """The noise multiplier with which `steps` steps cost at most ε at δ, to three digits.
 

@@ -15,6 +15,7 @@ from funcprop.collectors.forms import is_form
 from funcprop.collectors.generic import Generic
 from funcprop.collectors.record import is_record, records
 from funcprop.composites import Rewired, RewiredParams
+from funcprop.doors import door
 from funcprop.gradient import GradientFunction, Objective, objective, told, unpack
 from funcprop.layer import Array, Context, Layer, Params, spell, widen
 from funcprop.sharding import alike, in_parts, summed
@@ -93,6 +94,7 @@ def squared_total(collected: Any) -> Array:
     return jnp.maximum(added(parts), 0)
 
 
+@door
 def weighted_sum(collected: Any, c: Array) -> Params:
     """Σ_b c_b g_b, a tree like the parameters, of what `book_keeping` collected.
 
@@ -152,6 +154,7 @@ def over_stack(function: Any) -> Any:
     return lambda forms: jax.lax.map(function, forms)
 
 
+@door
 def clipped(model: Layer, loss: Layer | None, max_norm: float) -> GradientFunction:
     """(params, batch, context) -> Σ_b C_b, Σ_b g_b min(1, max_norm/‖g_b‖): one backward pass.
 
@@ -194,6 +197,7 @@ class Clipped:
 
     reduction: ClassVar[str] = "sum"
 
+    @door
     def __call__(self, params: Params, batch: Any, context: Context = Context()) -> Any:
         value, residuals = self.goal.forward(params, batch, context)
         found = self.goal.backward(params, residuals, jnp.ones_like(value))
@@ -238,6 +242,7 @@ AVERAGING = ContextVar("AVERAGING", default=False)
 """Whether a gradient is asked for as one of several that are to be averaged."""
 
 
+@door
 def private_gradient(
     model: Layer,
     loss: Layer | None,
@@ -305,6 +310,7 @@ class PrivateGradient:
     private: ClassVar[bool] = True  # its value has no noise in it, and is for no optimizer
     reduction: ClassVar[str] = "noisy mean over an expected batch"
 
+    @door
     def __call__(self, params: Params, batch: Any, context: Context = Context()) -> Any:
         check_not_averaged(self)
         if context.key is None:

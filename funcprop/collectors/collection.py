@@ -23,6 +23,7 @@ from funcprop.collectors.rule import Rule, RuleFunction, as_rule
 from funcprop.collectors.single_examples import check_loss, check_rewirings, check_summed
 from funcprop.composites import Composite, Rewired, Wrapper
 from funcprop.composites.sharing import EVERYTHING, Apart
+from funcprop.doors import door
 from funcprop.layer import (
     Array,
     Context,
@@ -117,6 +118,7 @@ class Collected(Wrapper):
             check_loss(loss, prediction, target, context)
 
 
+@door
 def collect(model: Layer, rule: Rule | RuleFunction) -> Collected:
     """The model with `rule` in place of every leaf's gradient: nothing else changes.
 

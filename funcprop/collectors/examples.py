@@ -18,6 +18,7 @@ from funcprop.collectors.forms import Form, gram, is_form, several
 from funcprop.collectors.generic import Generic
 from funcprop.collectors.record import records
 from funcprop.collectors.rule import Rule
+from funcprop.doors import door
 from funcprop.layer import Array, Context, Layer, LayerError, Params, Residuals, widen
 
 
@@ -230,6 +231,11 @@ def total(collected: Any, name: str | None = None) -> Array:
             raise ValueError(
                 f"the records have the names {', '.join(names)}: write total(found, {names[-1]!r})"
             )
+        if hasattr(record.value, "squared"):
+            raise ValueError(
+                f"{record.path}: its record is of book_keeping, which holds more than one number "
+                "an example: write squared_total(found)"
+            )
         for value in jax.tree.leaves(record.value):
             parts.append(value.sum(range(record.stacked)))
     return added(parts)
@@ -248,6 +254,7 @@ def added(parts: list[Array]) -> Array:
     return sum(parts[1:], parts[0])
 
 
+@door
 def variance(gradient: Params, moment: Params, examples: int) -> Params:
     """Var g = Σ g_b²/B − (Σ g_b/B)² of every parameter, from the two sums of one pass:
 
@@ -270,6 +277,7 @@ def variance(gradient: Params, moment: Params, examples: int) -> Params:
     )
 
 
+@door
 def noise_scale(gradient: Params, norms: Array) -> Array:
     """tr Σ / ‖g‖²: about how many examples a batch is worth having.
 

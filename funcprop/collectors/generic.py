@@ -162,7 +162,9 @@ def example_axes(
     try:  # the axis may be one of features: then an example by itself is none
         one_by_one = jax.tree.leaves(of_size(None)[1])
     except (LayerError, TypeError, IndexError, ValueError) as error:
-        raise LayerError(layer, f"x is {spell(x)}: one example, and no batch", remedy) from error
+        told = f"alone, x[0] raises {type(error).__name__}: {str(error).splitlines()[0]}"
+        problem = f"x is {spell(x)}: one example, and no batch; {told}"
+        raise LayerError(layer, problem, remedy) from error
     for leaf, one, axis in zip(jax.tree.leaves(at), one_by_one, axes, strict=True):
         if one.shape != (leaf.shape if axis is None else leaf.shape[1:]):
             raise LayerError(layer, "treats a batch otherwise than its examples", remedy)

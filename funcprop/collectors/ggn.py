@@ -16,10 +16,12 @@ from funcprop.collectors.collection import collect
 from funcprop.collectors.examples import second_moment
 from funcprop.collectors.loss_hessian import root, sum_over_columns
 from funcprop.collectors.record import values
+from funcprop.doors import door
 from funcprop.gradient import Objective, backprop, unpack
 from funcprop.layer import Array, Context, Layer, Params
 
 
+@door
 def hessian_vector(
     model: Layer,
     loss: Layer | None,
@@ -57,6 +59,7 @@ def hessian_vector(
     return jax.jvp(lambda params: gradient(params, batch, context)[1], (params,), (v,))[1]
 
 
+@door
 def ggn_vector(
     model: Layer, loss: Layer, params: Params, batch: Any, v: Params, context: Context = Context()
 ) -> Params:
@@ -99,6 +102,7 @@ def ggn_vector(
     return model.backward(params, residuals, hjv)[1]
 
 
+@door
 def diag_ggn(
     model: Layer,
     loss: Layer,

@@ -22,8 +22,9 @@ from funcprop.collectors.kronecker import BIAS_OF, Kfac, kfac
 from funcprop.collectors.loss_hessian import root, sum_over_columns, weights
 from funcprop.collectors.record import is_record, records, values
 from funcprop.collectors.rule import Rule, collect_all, gradient
+from funcprop.doors import door
 from funcprop.gradient import Objective
-from funcprop.layer import Array, Context, Layer, Params, widen
+from funcprop.layer import Array, Context, Layer, Params, spell, widen
 
 if TYPE_CHECKING:
     import optax
@@ -48,6 +49,7 @@ class WithFactors:
         own = "" if type(self.rule) is Kfac else f" beside {self.rule.name}"
         return Objective(self.collected, self.loss).reduction + own
 
+    @door
     def __call__(self, params: Params, batch: Any, context: Context = Context()) -> Any:
         loss, objective = self.loss, Objective(self.collected, self.loss, has_aux=True)
         (value, aux), (kept, loss_kept) = objective.forward(params, batch, context)
@@ -87,6 +89,7 @@ def named(found: Any) -> Any:
     return jax.tree.map(lambda record: record.named("factors"), found, is_leaf=is_record)
 
 
+@door
 def with_factors(
     model: Layer, loss: Layer, fisher: Fisher = "sampled", rule: Rule = kfac
 ) -> WithFactors:
@@ -146,6 +149,7 @@ class KfacState(NamedTuple):
     inverses: Any  # of the damped averages, of the last step at which they were computed
 
 
+@door
 def precondition_by_kfac(
     factors: Any, *, damping: float = 1e-3, decay: float = 0.95, every: int = 1
 ) -> optax.GradientTransformationExtraArgs:
@@ -217,6 +221,7 @@ def precondition_by_kfac(
     return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
 
 
+@door
 def inverses_of(factors: Any, damping: float) -> Any:
     """The inverse of every block + λ I: what `precondition` multiplies a gradient with.
 
@@ -246,6 +251,11 @@ def inverse(block: Any, damping: float) -> Any:
         return Diagonal(1 / (block.f + damping))
     if isinstance(block, Eigen):
         return Eigen(block.u_a, block.u_g, 1 / (block.s + damping))
+    if not isinstance(block, Kronecker):
+        raise TypeError(
+            f"a factor is {spell(block)}, wanted Kronecker, Diagonal or Eigen: what "
+            "with_factors(model, loss) gives as its third result"
+        )
     a, g = block.a, block.g
     apart = a.ndim < g.ndim  # A is a diagonal
     mean_a = a.mean(-1) if apart else jnp.trace(a, axis1=-2, axis2=-1) / a.shape[-1]
@@ -267,6 +277,7 @@ def inverse_of(matrix: Array, shift: Array) -> Array:
     return of_lower.mT @ of_lower
 
 
+@door
 def precondition(grads: Params, inverses: Any) -> Params:
     """F⁻¹ g at every layer.
 

@@ -177,6 +177,9 @@ class FunctionRule(Rule):
     def name(self) -> str:
         return getattr(self.function, "__name__", repr(self.function))
 
+    def __repr__(self) -> str:
+        return f"FunctionRule({self.name})"  # without the address in memory
+
     def __call__(
         self, layer: Layer, params: Params, residuals: Residuals, dy: Any
     ) -> tuple[Any, Any]:
@@ -363,15 +366,18 @@ def as_rule(rule: Any) -> Rule:
     """A Rule as it is, a function as a FunctionRule. Raises TypeError for anything else."""
     if isinstance(rule, Rule):
         return rule
-    if not callable(rule) or isinstance(rule, type):
+    told = rule.__name__ if hasattr(rule, "__name__") else repr(rule)  # repr has an address
+    if isinstance(rule, type) and issubclass(rule, Rule):
+        raise TypeError(f"{told} is a class, wanted a rule: write {told}()")
+    if not callable(rule) or isinstance(rule, (type, Layer)):
         raise TypeError(
-            f"{rule!r} is no rule: wanted a function (layer, params, residuals, dy) -> dx, record"
+            f"{told} is no rule: wanted a function (layer, params, residuals, dy) -> dx, record"
         )
     try:
         inspect.signature(rule).bind(*"four")
     except TypeError as error:
         raise TypeError(
-            f"{rule!r} cannot be called with (layer, params, residuals, dy): {error}"
+            f"{told} cannot be called with (layer, params, residuals, dy): {error}"
         ) from error
     except ValueError:  # a builtin without a signature
         pass

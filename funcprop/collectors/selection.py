@@ -9,6 +9,7 @@ from typing import Any
 from funcprop.collectors.record import Place
 from funcprop.collectors.rule import Rule, RuleFunction, as_rule
 from funcprop.composites.place import Where, check_where, is_meant
+from funcprop.doors import door
 from funcprop.layer import Layer, Params, Residuals
 
 
@@ -72,6 +73,7 @@ class Only(Rule):
         return self.rule.remember(*given)
 
 
+@door
 def only(rule: Rule | RuleFunction, where: Where) -> Only:
     """A rule at some layers: `collect(model, only(squared_norms, "Serial[3]"))`.
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from funcprop.collectors.rule import Rule
 from funcprop.composites import Composite, rewirings
+from funcprop.doors import door
 from funcprop.layer import (
     Array,
     Context,
@@ -65,6 +66,7 @@ def check_rewirings(layer: Layer, rule: Rule) -> None:
             )
 
 
+@door
 def summed(model: Layer) -> Layer:
     """The model with a sum for every mean that a loss in it takes: what per-example rules read.
 
@@ -86,6 +88,7 @@ def summed(model: Layer) -> Layer:
 # --- tried with numbers ---------------------------------------------------------------------------
 
 
+@door
 def check_unmixed(model: Layer, params: Params, x: Any, context: Context = Context()) -> None:
     """Raises LayerError where one example's output depends on another example of the batch.
 

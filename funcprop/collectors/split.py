@@ -17,6 +17,7 @@ from jax import lax
 from funcprop.collectors.protocol import Checked, trusted
 from funcprop.composites import Composite, RewiredParams, Wrapper
 from funcprop.composites.sharing import Raw, Uses
+from funcprop.doors import door
 from funcprop.gradient import partition
 from funcprop.layer import Context, Layer, Params, Residuals, inside, spell, two
 
@@ -70,6 +71,7 @@ class SplitBackward(NamedTuple):
     weight_half: WeightHalf
 
 
+@door
 def split_backward(layer: Layer) -> SplitBackward:
     """`layer.backward` as two functions, each of which compiles to its own part of it.
 
@@ -104,6 +106,7 @@ def split_backward(layer: Layer) -> SplitBackward:
     return SplitBackward(InputHalf(layer), WeightHalf(layer))
 
 
+@door
 def bytes_between(layer: Layer, params: Params, x: Any, context: Context = Context()) -> int:
     """The bytes of `kept`, which live from the input half to the weight half.
 

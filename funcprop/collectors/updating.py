@@ -12,6 +12,7 @@ import numpy as np
 from funcprop.collectors.held import Held, is_held
 from funcprop.collectors.rule import Rule
 from funcprop.composites.sharing import Sum
+from funcprop.doors import door
 from funcprop.layer import Array, Layer, Params, Residuals
 from funcprop.sharding import summed
 
@@ -70,6 +71,7 @@ class Update(Rule):
     steps = Sum.steps
 
 
+@door
 def update(optimizer: optax.GradientTransformation) -> Update:
     """A rule that updates every layer as soon as its gradient is there, and forgets the gradient.
 

@@ -186,7 +186,7 @@ SHAPES = (
     Row("Identity", layers.Identity(), Normal((3, 4))),
     Row("Pixels, bytes", layers.Pixels(), Classes((3, 4), 256, dtype="uint8")),
     Row("Pixels, floats", layers.Pixels(), Normal((3, 4))),
-    Row("Flatten", layers.Flatten(2), Normal((5, 3, 2))),
+    Row("Flatten", layers.Flatten(axes=2), Normal((5, 3, 2))),
     Row("Reshape", layers.Reshape((2, -1)), Normal((5, 6))),
 )
 

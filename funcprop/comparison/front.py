@@ -18,7 +18,7 @@ from funcprop.comparison.targets import adapted, has_no_rule, layer_arguments, s
 from funcprop.comparison.trial import Case, compare_case
 from funcprop.comparison.verdict import FLOOR
 from funcprop.gradient import Backprop
-from funcprop.layer import Array, Context, Layer, LayerError, Params, describe, spell, two
+from funcprop.layer import Array, Context, Layer, Params, describe, spell, two
 
 
 def compare(
@@ -146,8 +146,6 @@ def _of_case(case: Case, probes: int, floor: float, quick: bool, profile: bool) 
         with of_one_call(describe(layer)):
             jax.eval_shape(lambda *a: two(layer, "forward", layer.forward(*a))[0], *case.given)
             found = compare_case(case, probes, floor, quick)
-    except LayerError:
-        raise
     except Exception as error:
         _check_order(layer, *case.given[:2], error)
         raise

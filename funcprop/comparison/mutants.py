@@ -22,6 +22,7 @@ from funcprop.comparison.targets import adapted, layer_arguments, surrogate_of
 from funcprop.comparison.truth import Evidence, Grads, cotangents, observe, pulled
 from funcprop.comparison.verdict import judge_exact, judge_slopes
 from funcprop.composites.wrapper import Wrapper
+from funcprop.doors import door
 from funcprop.gradient import combine, partition
 from funcprop.layer import Array, Context, Layer, Params, Residuals, describe, is_float
 
@@ -210,6 +211,7 @@ class Score:
         return "\n".join([*lines, *(f"survived: {name}" for name in self.survivors)])
 
 
+@door
 def mutation_score(
     target: Any,
     *args: Any,

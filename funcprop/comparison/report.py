@@ -95,6 +95,13 @@ class Comparison:
                 f"{self.target}: {len(self.rows)} gradients agree with automatic differentiation"
                 f" (float64: {worst:.0e})"
             )
+        if "raised NotImplementedError" in self.wrong[0].rule and self.wrong[0].name.endswith(
+            "backward"
+        ):
+            return (
+                f"{self.target}: {self._culprit()} does not define backward: write one, or "
+                "fp.autodiff(layer) for JAX's"
+            )
         names: dict[str, str] = {}
         for row in self.wrong:
             if row.place == self._culprit():

@@ -148,7 +148,7 @@ def adapted(target: Any, args: Sequence[Any], against: Callable[..., Any] | None
             f"target is {spell(target)}, wanted a function or a pair (forward, backward): "
             "write compare(jax.nn.relu, x) or compare((forward, backward), x, w)"
         )
-    if against is not None and not callable(against):
+    if against is not None and (not callable(against) or isinstance(against, Layer)):
         raise TypeError(
             f"against is {spell(against)}, wanted a function of the same arguments: "
             "write compare(fused, x, against=plain)"
@@ -181,7 +181,8 @@ def layer_arguments(
     """params, x and the context of a layer; params, batch and the context of a gradient."""
     what = "layer, params, x" if isinstance(target, Layer) else "gradient, params, batch"
     if len(args) not in (2, 3) or (len(args) == 3 and context is not None):
-        raise TypeError(f"{len(args)} arguments were given with it: write compare({what}, context)")
+        given = "one argument was" if len(args) == 1 else f"{len(args)} arguments were"
+        raise TypeError(f"{given} given with it: write compare({what}, context)")
     context = args[2] if len(args) == 3 else context
     context = Context() if context is None else context
     if not isinstance(context, Context):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 from funcprop.composites.wrapper import Wrapper
@@ -60,6 +60,7 @@ class WeightStandardized(Wrapper):
     ((8, 28, 28, 16), (16,))
     """
 
+    _: KW_ONLY
     eps: float = 1e-5
 
     def __post_init__(self) -> None:

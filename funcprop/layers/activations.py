@@ -8,7 +8,7 @@ side where the function is flatter: relu′(0) = 0, leaky_relu′(0) = slope, ha
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import jax
@@ -239,6 +239,7 @@ class GELU(Layer):
     -0.159 0.841
     """
 
+    _: KW_ONLY
     approximate: bool = False
 
     def forward(

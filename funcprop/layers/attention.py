@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -93,6 +93,7 @@ class DotProductAttention(Layer):
     ((8, 10, 4, 16), (8, 4, 1, 10, 1))
     """
 
+    _: KW_ONLY
     causal: bool = False
     window: int | None = None
     soft_cap: float | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -85,6 +85,7 @@ class BatchNorm(Layer):
     Statistics(mean=Array([2.], dtype=float32), variance=Array([2.], dtype=float32))
     """
 
+    _: KW_ONLY
     eps: float = 1e-5
     scale: bool = True
     bias: bool = True

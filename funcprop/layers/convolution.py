@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -43,6 +43,7 @@ class Convolution(Layer):
 
     features: int
     kernel_size: tuple[int, ...]
+    _: KW_ONLY
     stride: int | tuple[int, ...] = 1
     padding: Padding = "SAME"
     dilation: int | tuple[int, ...] = 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -35,9 +35,15 @@ class Affine(NamedTuple):
     b: Array | None
 
 
+TRANSPOSED = "w is [in, out], the transpose of PyTorch's weight: write Affine(weight.T, bias)"
+
+
 @dataclass(frozen=True)
 class Dense(Layer):
     """z = x w + b, for row vectors x.
+
+    The weight of PyTorch's Linear is [out, in], the transpose of w. Where both sizes are the same
+    nothing can tell them apart: transpose it.
 
     forward   x [..., in] -> z [..., out]
     keeps     x: dw is its product with dz
@@ -61,6 +67,7 @@ class Dense(Layer):
     """
 
     features: int
+    _: KW_ONLY
     bias: bool = True
     w_init: Initializer = GlorotUniform()
     b_init: Initializer = Zeros()
@@ -81,10 +88,18 @@ class Dense(Layer):
         check_input(self, x, rank=1)
         check_params(self, params, Affine, like=x)
         if params.w.ndim != 2 or (params.b is not None and params.b.shape != params.w.shape[1:]):
+            turned = params.b is not None and params.b.shape == params.w.shape[:1]
             raise LayerError(
                 self,
                 f"w is {spell(params.w)} and b {spell(params.b)}, wanted w [in, out] and b [out]",
-                "make them with layer.init(key, x)",
+                TRANSPOSED if turned else "make them with layer.init(key, x)",
+            )
+        sizes = (self.features, x.shape[-1])
+        if params.w.shape == sizes != sizes[::-1]:
+            raise LayerError(
+                self,
+                f"x is {spell(x)} and w {spell(params.w)}, wanted w [{x.shape[-1]}, out]",
+                TRANSPOSED,
             )
         check_input(self, x, features=params.w.shape[0])
         params = beside(params, x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -66,6 +66,7 @@ class Embedding(Layer):
 
     vocabulary: int
     features: int
+    _: KW_ONLY
     w_init: Initializer = Normal(0.02)
 
     def __post_init__(self) -> None:
@@ -186,6 +187,7 @@ class LearnedPositions(Layer):
     """
 
     length: int
+    _: KW_ONLY
     w_init: Initializer = Normal(0.02)
 
     def __post_init__(self) -> None:
@@ -232,6 +234,7 @@ class SinusoidalPositions(Layer):
     Array([0., 1., 0., 1.], dtype=float32)
     """
 
+    _: KW_ONLY
     base: float = 10000.0
 
     def __post_init__(self) -> None:
@@ -271,6 +274,7 @@ class Rotary(Layer):
     ((10, 1, 2), Array([1., 1.], dtype=float32))
     """
 
+    _: KW_ONLY
     base: float = 10000.0
     interleaved: bool = False
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -52,11 +52,8 @@ class LinearRecurrence(Layer):
     Array([1.  , 1.5 , 1.75], dtype=float32)
     """
 
+    _: KW_ONLY
     reverse: bool = False
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.reverse, bool):
-            raise LayerError(self, f"reverse is {self.reverse!r}, wanted True or False")
 
     def forward(
         self, params: tuple, x: Any, context: Context = Context()

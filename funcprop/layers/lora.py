@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -79,6 +79,7 @@ class LoRA(Layer):
 
     features: int
     rank: int
+    _: KW_ONLY
     alpha: float | None = None  # None: the rank, and s = 1
     bias: bool = True
     w_init: Initializer = GlorotUniform()
@@ -100,7 +101,7 @@ class LoRA(Layer):
     @property
     def dense(self) -> Dense:
         """The layer without what learns beside it."""
-        return Dense(self.features, self.bias, self.w_init, self.b_init)
+        return Dense(self.features, bias=self.bias, w_init=self.w_init, b_init=self.b_init)
 
     def init(self, key: Array, x: Any) -> LowRank:
         dense_key, key = jax.random.split(key)

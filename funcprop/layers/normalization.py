@@ -12,7 +12,7 @@ Means and variances are accumulated in at least float32. A constant row has vari
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -74,6 +74,7 @@ class LayerNorm(Layer):
     -1.000 1.000
     """
 
+    _: KW_ONLY
     eps: float = 1e-5
     scale: bool = True
     bias: bool = True
@@ -143,6 +144,7 @@ class RMSNorm(Layer):
     0.200 1.400
     """
 
+    _: KW_ONLY
     eps: float = 1e-6
     scale: bool = True
     axes: int = 1
@@ -208,6 +210,7 @@ class GroupNorm(Layer):
     """
 
     groups: int
+    _: KW_ONLY
     axes: int = 2
     eps: float = 1e-5
     scale: bool = True

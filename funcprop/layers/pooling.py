@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -45,6 +45,7 @@ class Pool(Layer):
     """
 
     window: tuple[int, ...]
+    _: KW_ONLY
     stride: tuple[int, ...] | None = None
     padding: Padding = "VALID"
 
@@ -63,7 +64,8 @@ class Pool(Layer):
         self._check_padding()
 
     def _check_sizes(self, name: str, sizes: Any) -> None:
-        if not isinstance(sizes, tuple):
+        if not isinstance(sizes, tuple) or not sizes:
+            sizes = sizes or 2
             remedy = f"write {name}=({sizes}, {sizes}) for images, ({sizes},) for sequences"
             raise LayerError(self, f"{name} is {sizes!r}, wanted a tuple", remedy)
         for size in sizes:
@@ -258,6 +260,7 @@ class AvgPool(Pool):
     Array([0.5, 0.5, 0.5, 0.5], dtype=float32)
     """
 
+    _: KW_ONLY
     count_include_pad: bool = True
 
     def forward(self, params: tuple, x: Array, context: Context = Context()) -> tuple[Array, Shape]:
@@ -307,6 +310,7 @@ class GlobalAvgPool(Layer):
     Array([2.], dtype=float32)
     """
 
+    _: KW_ONLY
     axes: int = 2
 
     def __post_init__(self) -> None:
@@ -352,6 +356,7 @@ class GlobalMaxPool(Layer):
     Array([0., 1.], dtype=float32)
     """
 
+    _: KW_ONLY
     axes: int = 2
 
     def __post_init__(self) -> None:

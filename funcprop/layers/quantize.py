@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import jax.numpy as jnp
+import numpy as np
 
 from funcprop.layer import (
     Array,
@@ -14,6 +15,7 @@ from funcprop.layer import (
     check_cotangent,
     check_count,
     check_input,
+    check_number,
 )
 
 
@@ -74,11 +76,14 @@ class Quantize(Layer):
     """
 
     levels: int
+    _: KW_ONLY
     low: float = -1.0
     high: float = 1.0
 
     def __post_init__(self) -> None:
         check_count(self, "levels", self.levels, 2)
+        check_number(self, "low", self.low, np.finfo(float).min)
+        check_number(self, "high", self.high, np.finfo(float).min)
         if not self.low < self.high:
             raise LayerError(self, f"low is {self.low} and high {self.high}, wanted low < high")
 

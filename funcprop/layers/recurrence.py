@@ -85,9 +85,6 @@ class Recurrent(Layer):
 
     def __post_init__(self) -> None:
         check_count(self, "features", self.features)
-        for name in ("reverse", "bias"):
-            if not isinstance(getattr(self, name), bool):
-                raise LayerError(self, f"{name} is {getattr(self, name)!r}, wanted True or False")
 
     # --- the cell ---------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 import jax
@@ -43,6 +43,7 @@ class RNN(Recurrent):
     (8, 10, 4)
     """
 
+    _: KW_ONLY
     activation: Literal["tanh", "relu"] = "tanh"
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -59,6 +59,7 @@ class Scale(Layer):
     Array([4., 6.], dtype=float32)
     """
 
+    _: KW_ONLY
     bias: bool = False
     scale_init: Initializer = Constant(1.0)
     bias_init: Initializer = Zeros()
@@ -98,6 +99,7 @@ class Bias(Layer):
     Array([5., 5.], dtype=float32)
     """
 
+    _: KW_ONLY
     bias_init: Initializer = Zeros()
 
     def init(self, key: Array, x: Any) -> Gain:
@@ -170,5 +172,5 @@ def sum_to(values: Array, like: Array) -> Array:
 
 
 def check_eps(layer: Layer, eps: float) -> None:
-    """eps > 0: at 0 a constant row would be divided by its deviation, 0."""
-    check_number(layer, "eps", eps, 1e-30)
+    """0 < eps < 1: at 0 a constant row would be divided by its deviation, 0."""
+    check_number(layer, "eps", eps, 1e-30, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
 import jax
@@ -21,6 +21,7 @@ from funcprop.layer import (
     check_cotangent,
     check_count,
     check_input,
+    check_number,
     spell,
     widen,
 )
@@ -71,6 +72,7 @@ class Reshape(Layer):
     """
 
     shape: tuple[int, ...]
+    _: KW_ONLY
     axes: int = 1
 
     def __post_init__(self) -> None:
@@ -79,6 +81,8 @@ class Reshape(Layer):
             raise LayerError(
                 self, f"shape is {self.shape!r}, wanted a tuple of sizes, at most one of them -1"
             )
+        for size in self.shape:
+            check_count(self, "a size", size, -1)
 
     def forward(self, params: tuple, x: Array, context: Context = Context()) -> tuple[Array, Shape]:
         check_input(self, x, rank=self.axes)
@@ -125,6 +129,7 @@ class Flatten(Reshape):
     """
 
     shape: tuple[int, ...] = field(default=(-1,), init=False, repr=False)
+    _: KW_ONLY
     axes: int = 3
 
 
@@ -286,7 +291,7 @@ class Pad(Layer):
 
     >>> import jax.numpy as jnp
     >>> import funcprop as fp
-    >>> layer = fp.Pad(((1, 2),), "edge")
+    >>> layer = fp.Pad(((1, 2),), mode="edge")
     >>> layer.forward((), jnp.array([3.0, 4.0]))[0]
     Array([3., 3., 4., 4., 4.], dtype=float32)
     >>> layer.backward((), (), jnp.ones(5))[0]
@@ -294,6 +299,7 @@ class Pad(Layer):
     """
 
     widths: tuple[tuple[int, int], ...]
+    _: KW_ONLY
     mode: Literal["constant", "edge", "reflect", "wrap"] = "constant"
     value: float = 0.0
 
@@ -310,6 +316,8 @@ class Pad(Layer):
         for pair in self.widths:
             for width in pair:
                 check_count(self, "a width", width, 0)
+        if self.value != float("inf"):  # an infinity may stand around what is maximized over
+            check_number(self, "value", self.value, -np.inf)
 
     def forward(self, params: tuple, x: Array, context: Context = Context()) -> tuple[Array, tuple]:
         check_input(self, x, rank=len(self.widths))
@@ -396,11 +404,12 @@ class Upsample(Layer):
     """
 
     factor: int | tuple[int, ...] = 2
+    _: KW_ONLY
     method: Literal["nearest", "linear"] = "nearest"
 
     def __post_init__(self) -> None:
         check_choice(self, "method", self.method, ("nearest", "linear"))
-        for factor in self._factors():
+        for factor in self._factors() or (self.factor,):
             check_count(self, "factor", factor)
 
     def forward(self, params: tuple, x: Array, context: Context = Context()) -> tuple[Array, tuple]:

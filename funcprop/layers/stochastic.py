@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import jax
@@ -105,6 +105,7 @@ class SpatialDropout(Dropout):
     ((2, 6, 6, 8), (2, 1, 1, 8))
     """
 
+    _: KW_ONLY
     axes: int = 2
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ from funcprop.layer import Array, Context, check_number, is_integer, widen
 from funcprop.losses.loss import (
     Loss,
     check_classes,
+    check_index,
     check_range,
     less_one,
     one_hot,
@@ -122,12 +123,15 @@ class SoftmaxCrossEntropy(Loss):
     1.386 [-0.375  0.125  0.125  0.125]
     """
 
+    _: KW_ONLY
     label_smoothing: float = 0.0
     ignore_index: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number(self, "label_smoothing", self.label_smoothing, 0, 1)
+        if self.ignore_index is not None:
+            check_index(self, self.ignore_index)
 
     def forward(
         self, params: tuple, x: tuple[Array, Array], context: Context = Context()
@@ -352,11 +356,14 @@ class FocalLoss(Loss):
     """
 
     gamma: float = 2.0
+    _: KW_ONLY
     ignore_index: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number(self, "gamma", self.gamma, 0)
+        if self.ignore_index is not None:
+            check_index(self, self.ignore_index)
 
     def forward(
         self, params: tuple, x: tuple[Array, Array], context: Context = Context()

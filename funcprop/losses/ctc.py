@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcprop.layer import Array, Context, LayerError, check_count, is_integer, spell, widen
-from funcprop.losses.loss import Loss, check_range, less_one, one_hot
+from funcprop.losses.loss import Loss, check_index, check_range, less_one, one_hot
 from funcprop.sharding import entries, fresh, varying, whole
 
 LOG_ZERO = -1e30  # log 0, but finite: −∞ − (−∞) is NaN
@@ -78,16 +78,14 @@ class CTC(Loss):
     """
 
     blank: int = 0
+    _: KW_ONLY
     ignore_index: int = -1
     zero_infinity: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count(self, "blank", self.blank, 0)
-        if isinstance(self.ignore_index, bool) or not isinstance(self.ignore_index, int):
-            raise LayerError(self, f"ignore_index is {self.ignore_index!r}, wanted a whole number")
-        if not isinstance(self.zero_infinity, bool):
-            raise LayerError(self, f"zero_infinity is {self.zero_infinity!r}, wanted True or False")
+        check_index(self, self.ignore_index)
 
     def forward(
         self, params: tuple, x: tuple[Array, Array], context: Context = Context()

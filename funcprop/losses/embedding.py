@@ -6,7 +6,7 @@ differentiation of a plain norm gives NaN.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -21,7 +21,7 @@ from funcprop.layer import (
     widen,
 )
 from funcprop.losses.loss import Loss, less_one
-from funcprop.sharding import entries, out_as, out_like, spread_as, whole
+from funcprop.sharding import entries, is_spread, out_as, out_like, spread_as, whole
 
 
 class Unit(NamedTuple):
@@ -222,6 +222,7 @@ class InfoNCE(Loss):
     """
 
     temperature: float = 0.07
+    _: KW_ONLY
     symmetric: bool = False
     mixes: ClassVar[bool] = True
 

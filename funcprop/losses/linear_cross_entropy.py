@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +20,7 @@ from funcprop.layer import (
     check_params,
     widen,
 )
-from funcprop.losses.loss import Loss, check_classes, less_one, one_hot, valid_classes
+from funcprop.losses.loss import Loss, check_classes, check_index, less_one, one_hot, valid_classes
 from funcprop.sharding import entries, fresh, on_each_device, placed, total, whole
 
 
@@ -98,6 +98,7 @@ class LinearCrossEntropy(Loss):
     """
 
     vocabulary: int
+    _: KW_ONLY
     bias: bool = False
     label_smoothing: float = 0.0
     ignore_index: int | None = None
@@ -113,6 +114,8 @@ class LinearCrossEntropy(Loss):
         check_count(self, "vocabulary", self.vocabulary)
         check_count(self, "chunk", self.chunk)
         check_number(self, "label_smoothing", self.label_smoothing, 0, 1)
+        if self.ignore_index is not None:
+            check_index(self, self.ignore_index)
         check_number(self, "z_loss", self.z_loss, 0)
         if self.soft_cap is not None:
             check_number(self, "soft_cap", self.soft_cap, 1e-8)

@@ -12,7 +12,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +24,7 @@ from funcprop.layer import (
     check_choice,
     check_cotangent,
     concrete,
+    describe,
     is_float,
     is_integer,
     spell,
@@ -57,6 +58,13 @@ class Loss(Layer):
     def __post_init__(self) -> None:
         check_choice(self, "reduction", self.reduction, ("mean", "sum", "none"))
 
+    def __call__(self, *args: Any, **options: Any) -> NoReturn:
+        """A loss is no function: raises TypeError."""
+        raise TypeError(
+            f"{describe(self)} is called, and a loss is no function: write "
+            "value, residuals = loss.forward((), (prediction, target))"
+        )
+
     def pair(self, x: Any) -> tuple[Array, Array]:
         """(prediction, target) with features, not empty."""
         if not isinstance(x, tuple) or len(x) != 2:
@@ -82,10 +90,19 @@ class Loss(Layer):
                 self,
                 f"prediction is {spell(prediction)} and target {spell(target)}: "
                 "shape and dtype must agree",
-                "write jax.nn.one_hot(labels, classes) for integer labels; those of "
+                self._remedy(prediction, target)
+                or "write jax.nn.one_hot(labels, classes) for integer labels; those of "
                 "SoftmaxCrossEntropy are integers: labels.astype(jnp.int32)",
             )
         return prediction, target
+
+    def _remedy(self, prediction: Array, target: Any) -> str:
+        """What to write where the target is one number an example, and the prediction [..., 1]."""
+        if is_float(target) and prediction.shape == (*target.shape, 1):
+            return "write target[..., None]: one feature an example, as the prediction has it"
+        if is_float(target) and (*prediction.shape, 1) == target.shape:
+            return "write target[..., 0], or a last layer with one feature: Dense(1)"
+        return ""
 
     def counted(self, shape: tuple[int, ...], *masks: Array | None) -> Array | None:
         """bool [...]: the examples that count, or None where all do."""
@@ -157,6 +174,12 @@ def less_one(e: Array, own: Array) -> Array:
 def one_hot(classes: Array, size: int) -> Array:
     """bool [..., size]: where the class stands."""
     return classes[..., None] == jnp.arange(size, dtype=classes.dtype)
+
+
+def check_index(loss: Loss, index: int) -> None:
+    """ignore_index is a whole number, of either sign."""
+    if isinstance(index, bool) or not isinstance(index, int):
+        raise LayerError(loss, f"ignore_index is {index!r}, wanted a whole number")
 
 
 def check_classes(loss: Loss, z: Array, target: Array) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from funcprop.composites import Serial
+from funcprop.doors import door
 from funcprop.initializers import HeNormal, Initializer, Zeros
 from funcprop.layer import Layer
 from funcprop.layers import Conv, Dense, Dropout, Flatten, MaxPool, Pixels, ReLU
 
 
+@door
 def convnet(
     classes: int,
     width: int = 32,

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from funcprop.composites import Parallel, Repeat, Serial, Tied
+from funcprop.doors import door
 from funcprop.initializers import Initializer, Normal
 from funcprop.layer import Array, Layer, Params, describe, is_integer, spell
 from funcprop.layers import (
@@ -32,6 +33,7 @@ from funcprop.losses.linear_cross_entropy import Projection
 from funcprop.models.transformer import transformer_block
 
 
+@door
 def gpt(
     vocabulary: int,
     length: int,
@@ -73,6 +75,7 @@ def gpt(
     return Tied(Serial(backbone, Dense(vocabulary, bias=False)), (("[0][0].w.T", "[1].w"),))
 
 
+@door
 def gpt_objective(model: Layer, chunk: int = 256) -> Tied:
     """What trains a model of `gpt`: (tokens, targets), int [..., T] each -> the mean loss [].
 
@@ -96,6 +99,7 @@ def gpt_objective(model: Layer, chunk: int = 256) -> Tied:
     return Tied(Serial(Parallel(backbone, Identity()), loss), (("[0][0][0].w.T", "[1].w"),))
 
 
+@door
 def to_objective(params: Params) -> Params:
     """The parameters of `gpt`, or gradients of their arrangement, as `gpt_objective` has them.
 
@@ -115,6 +119,7 @@ def to_objective(params: Params) -> Params:
     return (((backbone, ()), Projection(None, None)),)  # type: ignore[arg-type]
 
 
+@door
 def from_objective(params: Params) -> Params:
     """The parameters of `gpt_objective`, or their gradients, as `gpt` has them.
 
@@ -134,6 +139,7 @@ def from_objective(params: Params) -> Params:
     return ((backbone, Affine(None, None)),)  # type: ignore[arg-type]
 
 
+@door
 def generate(
     model: Layer,
     params: Params,
@@ -161,7 +167,12 @@ def generate(
     ((50,), dtype('int32'))
     """
     backbone_and_head(model)  # raises for another model
-    positions = params[0][0][1].w.shape[0]
+    try:
+        positions = params[0][0][1].w.shape[0]
+    except (AttributeError, IndexError, TypeError):
+        raise TypeError(
+            f"params is {spell(params)}, wanted those of the model: model.init(key, prompt)"
+        ) from None
     prompt = jnp.asarray(prompt)
     if not is_integer(prompt) or prompt.ndim != 1 or not prompt.size:
         raise ValueError(f"the prompt is {spell(prompt)}, wanted int[T] with at least one token")

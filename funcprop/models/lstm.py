@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from funcprop.composites import Serial
+from funcprop.doors import door
 from funcprop.layers import LSTM, Dense, Dropout, Flatten, LastStep, Pixels
 
 
+@door
 def lstm_classifier(classes: int, width: int = 128, dropout: float = 0.0, axes: int = 3) -> Serial:
     """A recurrent network: x [batch, *example], floats or bytes -> [batch, classes].
 

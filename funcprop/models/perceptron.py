@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from funcprop.composites import Serial
+from funcprop.doors import door
 from funcprop.initializers import GlorotUniform, Initializer, Zeros
 from funcprop.layer import Layer
 from funcprop.layers import Dense, Flatten, Pixels, Sigmoid
 
 
+@door
 def mlp(
     layers: Sequence[int],
     classes: int,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from funcprop.composites import Branch, Serial, Skip
+from funcprop.doors import door
 from funcprop.initializers import HeNormal
 from funcprop.layer import Layer
 from funcprop.layers import BatchNorm, Conv, Dense, GlobalAvgPool, Pixels, ReLU
@@ -10,6 +11,7 @@ from funcprop.layers import BatchNorm, Conv, Dense, GlobalAvgPool, Pixels, ReLU
 STAGES = 3  # each with half the height and width and twice the channels of the one before
 
 
+@door
 def resnet(classes: int, width: int = 16, depth: int = 1) -> Serial:
     """A small residual network: x [batch, H, W, C], floats or bytes -> [batch, classes].
 
@@ -61,4 +63,4 @@ def residual_block(features: int, halves: bool) -> Serial:
 
 def conv(features: int, stride: int = 1, size: int = 3) -> tuple[Layer, Layer]:
     """A convolution without bias, which batch norm would take away again, and its batch norm."""
-    return Conv(features, (size, size), stride, bias=False, w_init=HeNormal()), BatchNorm()
+    return Conv(features, (size, size), stride=stride, bias=False, w_init=HeNormal()), BatchNorm()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from funcprop.composites import Repeat, Serial
-from funcprop.layer import LayerError
+from funcprop.doors import door
+from funcprop.layer import LayerError, spell
 from funcprop.layers import (
     Conv,
     Dense,
@@ -16,6 +17,7 @@ from funcprop.layers import (
 from funcprop.models.transformer import transformer_block
 
 
+@door
 def vit(
     classes: int,
     image: tuple[int, int],
@@ -49,7 +51,13 @@ def vit(
     >>> jax.eval_shape(model.forward, params, x)[0].shape
     (8, 10)
     """
-    embed = Conv(width, (patch, patch), patch, "VALID")
+    if (
+        not isinstance(image, tuple)
+        or len(image) != 2
+        or not all(isinstance(size, int) and size > 0 for size in image)
+    ):
+        raise TypeError(f"image is {spell(image)}, wanted (height, width): write image=(28, 28)")
+    embed = Conv(width, (patch, patch), stride=patch, padding="VALID")
     if image[0] % patch or image[1] % patch:
         raise LayerError(
             embed,

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 from funcprop.collectors.split import split_backward
+from funcprop.doors import door
 from funcprop.gradient import partition
 from funcprop.layer import Context, Layer, Params
 
@@ -137,6 +138,7 @@ class Timeline:
         return "\n".join(rows)
 
 
+@door
 def simulate_pipeline(
     schedule: ScheduleName,
     times: Sequence[StageTimes],
@@ -297,6 +299,7 @@ def duration(kind: str, times: StageTimes, split: bool) -> float:
 # --- what the stages of a model take --------------------------------------------------------------
 
 
+@door
 def stage_times(
     layer: Layer, params: Params, x: Any, context: Context = Context(), runs: int = 20
 ) -> StageTimes:

@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from funcprop.composites import Composite, Rewired
+from funcprop.doors import door
 from funcprop.gradient import backprop
 from funcprop.layer import Array, Context, Layer, Params, norm_of, widen
 from funcprop.rewiring.direct import DirectFeedback
 
 
+@door
 def alignment(model: Layer, loss: Layer | None = None) -> Callable[..., dict[str, Array]]:
     """(params, batch, context=Context()) -> {parameter: degrees}: how far off its gradient is.
 

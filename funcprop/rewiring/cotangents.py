@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from funcprop.composites import Rewired, RewiredParams
+from funcprop.doors import door
 from funcprop.layer import (
     Array,
     Context,
@@ -222,6 +223,7 @@ def straight_through() -> Rewiring:
     return StraightThrough
 
 
+@door
 def gradient_reversal(factor: float = 1.0) -> Rewiring:
     """dx times −factor: what stands before learns the opposite.
 
@@ -241,6 +243,7 @@ def gradient_reversal(factor: float = 1.0) -> Rewiring:
     return functools.partial(Reversed, factor=factor)
 
 
+@door
 def clip_cotangent(max_norm: float | None = None, max_abs: float | None = None) -> Rewiring:
     """dx of at most this norm, or of numbers of at most this size.
 
@@ -258,6 +261,7 @@ def clip_cotangent(max_norm: float | None = None, max_abs: float | None = None) 
     return functools.partial(Clipped, max_norm=max_norm, max_abs=max_abs)
 
 
+@door
 def noisy_cotangent(stddev: float) -> Rewiring:
     """dx plus N(0, stddev²).
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from funcprop.composites import Composite
 from funcprop.composites.place import Where, check_where, is_meant, path_of
+from funcprop.doors import door
 from funcprop.layer import Layer, LayerError, spell
 
 
@@ -29,6 +30,7 @@ class Rewiring(Protocol):
         ...
 
 
+@door
 def rewire(model: Layer, rules: Mapping[Where, Rewiring]) -> Layer:
     """The model with layers replaced: `rewire(model, {Dense: gradient_reversal()})`.
 
@@ -64,7 +66,7 @@ def rewire(model: Layer, rules: Mapping[Where, Rewiring]) -> Layer:
         )
     for where, rule in rules.items():
         check_where(where, told)
-        if not callable(rule):
+        if not callable(rule) or isinstance(rule, Layer):
             raise TypeError(f"{rule!r} is no rewiring, a function of a layer: {told}")
     seen: dict[str, None] = {}  # ordered, for the message
     met: set[Where] = set()

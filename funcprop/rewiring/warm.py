@@ -7,11 +7,13 @@ from typing import Any
 import jax
 
 from funcprop.composites.rewired import RewiredParams
+from funcprop.doors import door
 from funcprop.layer import Params, spell
 from funcprop.layers.dense import Affine
 from funcprop.layers.lora import LowRank
 
 
+@door
 def warm_start(params: Params, trained: Params) -> Params:
     """`params` with the trained numbers where they have a place: for a model that was rewired.
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcprop.doors import door
 from funcprop.extras import require
 from funcprop.layer import Params, spell
 
@@ -26,6 +27,7 @@ class CheckpointError(ValueError):
     """
 
 
+@door
 def save_checkpoint(path: str | Path, params: Params, statistics: Any = ()) -> None:
     """Write params and statistics to `path`, replacing it as a whole or not at all.
 
@@ -64,6 +66,7 @@ def save_checkpoint(path: str | Path, params: Params, statistics: Any = ()) -> N
         raise
 
 
+@door
 def load_checkpoint(path: str | Path, params: Params, statistics: Any = ()) -> tuple[Params, Any]:
     """params and statistics from `path`: the trees that are asked for, as jax arrays.
 

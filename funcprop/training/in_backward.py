@@ -12,11 +12,12 @@ import optax
 from funcprop.collectors import Rule, apart, collect, records, update
 from funcprop.composites import rewirings
 from funcprop.composites.sharing import Sum
+from funcprop.doors import door
 from funcprop.gradient import objective
 from funcprop.layer import Array, Context, Layer, LayerError, Params, Residuals, norm_of
 from funcprop.training.average import check_no_ema
 from funcprop.training.state import TrainState, init_state
-from funcprop.training.step import Metrics, Step, averaged, check_opt_state, scale_to
+from funcprop.training.step import Metrics, Step, averaged, check_opt_state, kept_share, scale_to
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,15 @@ class GradientNorm(Rule):
     steps = Sum.steps
 
 
+@door
 def update_step(
     model: Layer,
     loss: Layer | None,
     optimizer: optax.GradientTransformation,
     max_norm: float | None = None,
-    momentum: float = 0.9,
+    statistics_momentum: float = 0.9,
+    *,
+    momentum: float | None = None,
 ) -> Step:
     """A pure step whose optimizer runs inside the backward pass: (state, batch) -> state, metrics.
 
@@ -51,7 +55,8 @@ def update_step(
     optimizer    of optax, treating every parameter by itself: sgd, adam, adamw, ...
     max_norm     scale the gradient down to at most this norm, over all parameters together; the
                  norm is known only after a backward pass, so there are two
-    momentum     the share of the old value that running statistics keep
+    statistics_momentum, momentum
+                 as for `train_step`
 
     state        TrainState of `init_update_state(model, optimizer, key, x)`; shapes and dtypes stay
     metrics      Metrics(loss), [] each
@@ -72,6 +77,7 @@ def update_step(
     >>> int(state.step), metrics.loss.shape
     (1, ())
     """
+    kept = kept_share(statistics_momentum, momentum)
     if max_norm is not None and not max_norm > 0:
         raise ValueError(f"max_norm is {max_norm}, wanted a positive number")
     for rewired in rewirings(model) if max_norm is not None else ():
@@ -86,6 +92,7 @@ def update_step(
     norms = None if max_norm is None else objective(collect(model, GradientNorm()), loss)
     goal = objective(collected, loss, has_aux=True)
 
+    @door
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         context = Context(key=jax.random.fold_in(state.key, state.step))
         held = collected.join(state.params, state.opt_state)
@@ -101,7 +108,7 @@ def update_step(
             check_opt_state(state, wanted, "init_update_state", error)
             raise
         params, opt_state = apart(new)
-        statistics = averaged(state, aux, momentum)
+        statistics = averaged(state, aux, kept)
         return (
             TrainState(params, opt_state, statistics, state.key, state.step + 1),
             Metrics(value),
@@ -110,6 +117,7 @@ def update_step(
     return step
 
 
+@door
 def init_update_state(
     model: Layer,
     optimizer: optax.GradientTransformation,

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from funcprop.doors import door
 from funcprop.layer import Layer, Params, is_integer, spell
 from funcprop.losses import Loss
 from funcprop.training.state import TrainState
 from funcprop.training.step import Step
 
 
+@door
 def epoch(step: Step, batch_size: int, shuffle: bool = True, drop_last: bool = False) -> Step:
     """One pass over the data in one dispatch: (state, data) -> state, metrics.
 
@@ -42,6 +44,7 @@ def epoch(step: Step, batch_size: int, shuffle: bool = True, drop_last: bool = F
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r}, wanted a whole number of at least 1")
 
+    @door
     @jax.jit
     def run(state: TrainState, data: Any) -> tuple[TrainState, Any]:
         n = length(data)
@@ -86,6 +89,7 @@ class Evaluation(NamedTuple):
     examples: int
 
 
+@door
 def evaluate(
     model: Layer, params: Params, data: Any, loss: Layer | None = None, batch_size: int = 1000
 ) -> Evaluation:

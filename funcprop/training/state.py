@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from funcprop.doors import door
 from funcprop.layer import Array, Context, Layer, Params, is_float, spell
 from funcprop.training.stacks import check_stacks
 
@@ -39,6 +40,7 @@ class TrainState(NamedTuple):
     step: Array  # int32 []: how many steps were taken
 
 
+@door
 def init_state(
     model: Layer,
     optimizer: optax.GradientTransformation,

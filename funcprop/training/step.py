@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from funcprop.collectors.clipping import AVERAGING, check_not_averaged
+from funcprop.doors import door
 from funcprop.gradient import GradientFunction, told
 from funcprop.layer import Array, Context, norm_of, widen
 from funcprop.sharding import alike, in_parts
@@ -59,21 +61,26 @@ class Metrics(NamedTuple):
     loss: Array  # [] of the batch, before the update
 
 
+@door
 def train_step(
     gradient: GradientFunction,
     optimizer: optax.GradientTransformation,
-    momentum: float = 0.9,
+    statistics_momentum: float = 0.9,
+    *,
+    momentum: float | None = None,
 ) -> Step:
     """A pure step: (state, batch) -> state, metrics.
 
     gradient   (params, batch, context) -> value, grads: `backprop(model, loss)`, or
                `jax.value_and_grad(objective(model, loss))`, or any function of that signature;
                with `has_aux`, (value, aux), grads; and more results, named in its `extra`
-    optimizer  of optax; it is given what `optax.with_extra_args_support` is for: value, grad,
-               value_fn, obj_fn and grad_fn of this batch, and the further results by name, such as
-               the factors of `with_factors`. Of `private_gradient`, grad alone: the others read the
-               examples without noise
-    momentum   the share of the old value that running statistics keep
+    optimizer  of optax, which has its own momentum: optax.sgd(0.1, momentum=0.9). It is given what
+               `optax.with_extra_args_support` is for: value, grad, value_fn, obj_fn and grad_fn of
+               this batch, and the further results by name, such as the factors of `with_factors`.
+               Of `private_gradient`, grad alone: the others read the examples without noise
+    statistics_momentum
+               the share of the old value that running statistics keep; `momentum`, as it was
+               called once, is deprecated
 
     state      TrainState; the new one has the tree, shapes and dtypes of the old one
     metrics    Metrics(loss), [] each
@@ -81,7 +88,7 @@ def train_step(
     The context holds a fresh key, folded from the state's key and its step. Statistics are
     averaged with the bias of their start corrected, so they can be used after the first step.
 
-    raises  TypeError where gradient is no function, ValueError for a momentum outside [0, 1).
+    raises  TypeError where gradient is no function, ValueError for a share outside [0, 1).
             Called, ValueError where a gradient does not fit its parameter, the state is another
             optimizer's, or it holds statistics and the gradient function returns none; where a
             further result has no name, or the optimizer wants the value of a private gradient
@@ -98,19 +105,14 @@ def train_step(
     >>> int(state.step), metrics.loss.shape
     (1, ())
     """
-    if not callable(gradient):
-        raise TypeError(
-            "train_step wants a gradient function first: "
-            "write train_step(backprop(model, loss), optax.sgd(0.1))"
-        )
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum is {momentum}, wanted a number in [0, 1)")
+    kept = kept_share(statistics_momentum, momentum)
 
+    @door
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         context = Context(key=jax.random.fold_in(state.key, state.step))
         value, grads, extra = parted(gradient, gradient(state.params, batch, context))
         value, aux = value if isinstance(value, tuple) else (value, None)
-        statistics = averaged(state, aux, momentum)
+        statistics = averaged(state, aux, kept)
         params = trainable(state.params, grads)
         given = extra_arguments(gradient, state.params, batch, context, value, grads, tuple(extra))
         with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
@@ -126,6 +128,21 @@ def train_step(
         return TrainState(params, opt_state, statistics, state.key, state.step + 1), Metrics(value)
 
     return step
+
+
+def kept_share(statistics_momentum: float, momentum: float | None) -> float:
+    """The share of the old value that statistics keep. Raises ValueError outside [0, 1)."""
+    if momentum is not None:
+        warnings.warn(
+            "momentum is deprecated: write statistics_momentum for that of batch norm's averages, "
+            "and optax.sgd(0.1, momentum=0.9) for the optimizer's",
+            DeprecationWarning,
+            stacklevel=4,  # through the door
+        )
+        statistics_momentum = momentum
+    if not 0 <= statistics_momentum < 1:
+        raise ValueError(f"statistics_momentum is {statistics_momentum}, wanted one in [0, 1)")
+    return statistics_momentum
 
 
 def check_opt_state(state: TrainState, wanted: Any, start: str, error: Exception) -> None:
@@ -158,6 +175,7 @@ def averaged(state: TrainState, aux: Any, momentum: float) -> Any:
     )
 
 
+@door
 def accumulate(gradient: GradientFunction, parts: int) -> GradientFunction:
     """The gradient of a batch from `parts` equal micro-batches, one at a time.
 
@@ -217,6 +235,7 @@ def accumulate(gradient: GradientFunction, parts: int) -> GradientFunction:
             "up: give the loss reduction='mean'"
         )
 
+    @door
     def accumulated(params: Any, batch: Any, context: Context = Context()) -> Any:
         masked = context.mask is not None or (isinstance(batch, (tuple, list)) and len(batch) == 3)
         if masked and kind == "mean":
@@ -226,9 +245,9 @@ def accumulate(gradient: GradientFunction, parts: int) -> GradientFunction:
             )
 
         def cut(leaf: Array) -> Array:
-            if leaf.ndim == 0 or leaf.shape[0] == 0 or leaf.shape[0] % parts:
+            if getattr(leaf, "ndim", 0) == 0 or leaf.shape[0] == 0 or leaf.shape[0] % parts:
                 raise ValueError(
-                    f"a batch of shape {leaf.shape} does not divide into {parts} equal parts"
+                    f"a batch of shape {jnp.shape(leaf)} does not divide into {parts} equal parts"
                 )
             return in_parts(leaf, parts)
 
@@ -278,6 +297,7 @@ def _without_prediction(result: Any) -> Any:
     return value, *others
 
 
+@door
 def clip_by_norm(gradient: GradientFunction, max_norm: float) -> GradientFunction:
     """The gradient scaled down to at most `max_norm`, over all parameters together.
 
@@ -303,6 +323,7 @@ def clip_by_norm(gradient: GradientFunction, max_norm: float) -> GradientFunctio
     if not max_norm > 0:
         raise ValueError(f"max_norm is {max_norm}, wanted a positive number")
 
+    @door
     def clipped(params: Any, batch: Any, context: Context = Context()) -> Any:
         value, grads, *more = gradient(params, batch, context)
         scale = scale_to(norm_of(grads), max_norm)
@@ -318,6 +339,7 @@ def scale_to(norm: Array, max_norm: float) -> Array:
     return jnp.where(jnp.isfinite(norm), jnp.minimum(1, max_norm / norm), jnp.nan)
 
 
+@door
 def ensemble(step: Step) -> Step:
     """A step, or an epoch, over many states at once: (states, batch) -> states, metrics.
 

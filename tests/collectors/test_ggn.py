@@ -30,7 +30,7 @@ def images(features):
 MODELS = {
     "mlp": (fp.Serial(fp.Dense(5), fp.Tanh(), fp.Dense(CLASSES)), (4,)),
     "conv": (
-        fp.Serial(fp.Conv(3, (2, 2), 2), fp.Tanh(), fp.Flatten(), fp.Dense(CLASSES)),
+        fp.Serial(fp.Conv(3, (2, 2), stride=2), fp.Tanh(), fp.Flatten(), fp.Dense(CLASSES)),
         (5, 4, 2),
     ),
     "norm": (fp.Serial(fp.Dense(5), fp.LayerNorm(), fp.GELU(), fp.Dense(CLASSES)), (4,)),

@@ -95,7 +95,7 @@ def off(given, wanted):
 @pytest.mark.parametrize("sharing", ["expand", "reduce"])
 @pytest.mark.parametrize("leading", [(4,), (4, 3), (4, 2, 3)])
 def test_dense(leading, sharing, bias):
-    layer, x = fp.Dense(2, bias), normal(*leading, 5)
+    layer, x = fp.Dense(2, bias=bias), normal(*leading, 5)
     found, dz = one_pass(layer, drawn(layer, x), x, Kfac(sharing))
     wanted = loops(x.reshape(4, -1, 5), dz.reshape(4, -1, 2), sharing, bias)
     assert found.b is None and off(found.w, wanted) < 1e-9
@@ -103,9 +103,9 @@ def test_dense(leading, sharing, bias):
 
 CONVOLUTIONS = {
     "SAME": fp.Conv(4, (3, 3)),
-    "VALID, stride": fp.Conv(4, (2, 3), (2, 1), "VALID"),
+    "VALID, stride": fp.Conv(4, (2, 3), stride=(2, 1), padding="VALID"),
     "dilation": fp.Conv(3, (2, 2), dilation=2),
-    "uneven padding": fp.Conv(3, (3, 2), 2, ((2, 1), (0, 3)), bias=False),
+    "uneven padding": fp.Conv(3, (3, 2), stride=2, padding=((2, 1), (0, 3)), bias=False),
     "1-D, causal": fp.Conv(3, (3,), padding="CAUSAL"),
     "3-D": fp.Conv(2, (2, 1, 2)),
     "1 x 1": fp.Conv(3, (1, 1)),
@@ -631,7 +631,7 @@ def mlp_problem():
 
 
 def conv_problem():
-    model = fp.Serial(fp.Conv(2, (2, 2), (2, 1)), fp.Tanh(), fp.Flatten(), fp.Dense(3))
+    model = fp.Serial(fp.Conv(2, (2, 2), stride=(2, 1)), fp.Tanh(), fp.Flatten(), fp.Dense(3))
     params = (
         fp.layers.Kernel(waves(2, 2, 2, 2), waves(2)),
         (),

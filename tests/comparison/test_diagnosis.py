@@ -307,7 +307,7 @@ EDITS = [
     ("RMSNorm", "dx", lambda v, named: v + np.cos(v[..., :1]) * right(ROW["RMSNorm"])[0][1],
      "off by a multiple of x along axis 2"),
     ("GELU", "dx", lambda v, named: right(ROW["GELU, approximate"])[2]["dx"],
-     "the gradient of GELU(True)"),
+     "the gradient of GELU(approximate=True)"),
     ("MaxPool", "dx", edit(lambda v: v / 4), "a factor of 0.25"),
     ("LinearRecurrence", "dx[0]", edit(lambda v: rolled(v, 2)), "shifted by +1 along axis 1"),
 ]  # fmt: skip

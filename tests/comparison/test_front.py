@@ -300,7 +300,7 @@ def test_a_layer_against_the_one_whose_derivative_its_backward_is():
     assert fp.compare(models[0], params, x, against=models[1]).wrong == ()
     assert fp.compare(models[0], params, x).wrong[0].place == "Serial[1] Binarize"
     with pytest.raises(TypeError, match=r"Flatten.*\(20,\)|Flatten.*must agree"):
-        fp.compare(fp.Binarize(), (), x, against=fp.Flatten(2))
+        fp.compare(fp.Binarize(), (), x, against=fp.Flatten(axes=2))
 
 
 def test_where_nothing_is_differentiable_the_note_says_so():

@@ -40,7 +40,7 @@ def test_two_keys_by_hand():
 def test_pytorch_agrees(case):
     torch = pytest.importorskip("torch")
     causal = case == "causal"
-    layer = fp.DotProductAttention(causal, scale=0.3 if case == "scaled" else None, block=3)
+    layer = fp.DotProductAttention(causal=causal, scale=0.3 if case == "scaled" else None, block=3)
     x, dy = draw(s=5 if case == "memory" else 7)
     seen = np.arange(x[1].shape[1]) < np.array([[3], [5]])
     masked = case in ("masked", "memory")

@@ -38,7 +38,7 @@ def test_numbers_by_hand():
 
 
 def test_numbers_by_hand_transposed():
-    layer = fp.ConvTranspose(1, (3,), 2, padding=0, bias=False)
+    layer = fp.ConvTranspose(1, (3,), stride=2, padding=0, bias=False)
     params = Kernel(jnp.array([[[1.0]], [[2.0]], [[3.0]]]), None)
     x = jnp.array([[1.0], [10.0]])
     z, _ = layer.forward(params, x)
@@ -53,15 +53,15 @@ def test_numbers_by_hand_transposed():
     ("layer", "sizes", "out"),
     [
         (fp.Conv(2, (3,)), (5,), (5,)),
-        (fp.Conv(2, (3,), 2), (5,), (3,)),
-        (fp.Conv(2, (3,), 2, "VALID"), (6,), (2,)),
+        (fp.Conv(2, (3,), stride=2), (5,), (3,)),
+        (fp.Conv(2, (3,), stride=2, padding="VALID"), (6,), (2,)),
         (fp.Conv(2, (3,), dilation=2, padding="CAUSAL"), (5,), (5,)),
         (fp.Conv(2, (2, 3), padding=((1, 2), 0)), (5, 4), (7, 2)),
-        (fp.ConvTranspose(2, (3,), 2), (5,), (10,)),
-        (fp.ConvTranspose(2, (3,), 2, "VALID"), (5,), (11,)),
-        (fp.ConvTranspose(2, (2,), 3, "VALID"), (5,), (15,)),
-        (fp.ConvTranspose(2, (3,), 2, 1), (5,), (9,)),
-        (fp.ConvTranspose(2, (3,), 2, ((1, 0),)), (5,), (10,)),
+        (fp.ConvTranspose(2, (3,), stride=2), (5,), (10,)),
+        (fp.ConvTranspose(2, (3,), stride=2, padding="VALID"), (5,), (11,)),
+        (fp.ConvTranspose(2, (2,), stride=3, padding="VALID"), (5,), (15,)),
+        (fp.ConvTranspose(2, (3,), stride=2, padding=1), (5,), (9,)),
+        (fp.ConvTranspose(2, (3,), stride=2, padding=((1, 0),)), (5,), (10,)),
     ],
     ids=str,
 )
@@ -97,7 +97,7 @@ CASES = [
 def test_torch_convolution(case):
     torch = pytest.importorskip("torch")
     taps, stride, padding, dilation, groups, c, out = case
-    layer = fp.Conv(out, taps, stride, padding, dilation, groups)
+    layer = fp.Conv(out, taps, stride=stride, padding=padding, dilation=dilation, groups=groups)
     x = numbers(0, (2, *(6, 7, 5)[: len(taps)], c))
     params = Kernel(numbers(1, (*taps, c // groups, out)), numbers(2, (out,)))
     function = getattr(torch.nn.functional, f"conv{len(taps)}d")
@@ -124,7 +124,9 @@ def test_torch_transposed(case):
     n = len(taps)
     low, extra = ((v,) * n if isinstance(v, int) else v for v in (padding, more))
     pairs = tuple((p, p - q) for p, q in zip(low, extra, strict=True))
-    layer = fp.ConvTranspose(out, taps, stride, pairs, dilation, groups)
+    layer = fp.ConvTranspose(
+        out, taps, stride=stride, padding=pairs, dilation=dilation, groups=groups
+    )
     x = numbers(0, (2, *(4, 5, 3)[:n], c))
     params = Kernel(numbers(1, (*taps, c // groups, out)), numbers(2, (out,)))
     function = getattr(torch.nn.functional, f"conv_transpose{n}d")
@@ -167,7 +169,7 @@ def compare_with_torch(torch, layer, params, x, w, function, from_torch):
 @pytest.mark.parametrize(("taps", "stride"), [(3, 2), (4, 2), (2, 3), (1, 2), (5, 1)])
 def test_flax_transposed(padding, taps, stride):
     """Flax calls lax.conv_transpose: the same sizes, the kernel flipped."""
-    layer = fp.ConvTranspose(3, (taps,), stride, padding, bias=False)
+    layer = fp.ConvTranspose(3, (taps,), stride=stride, padding=padding, bias=False)
     x = numbers(0, (2, 4, 5))
     params = parameters(layer, x)
     letters = ("NWC", "WIO", "NWC")
@@ -179,8 +181,8 @@ def test_flax_transposed(padding, taps, stride):
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 def test_transposed_is_the_adjoint(padding):
     """⟨Conv x, y⟩ = ⟨x, ConvTranspose y⟩, with in and out exchanged in w."""
-    conv = fp.Conv(4, (3, 2), 2, padding, groups=2, bias=False)
-    transposed = fp.ConvTranspose(6, (3, 2), 2, padding, groups=2, bias=False)
+    conv = fp.Conv(4, (3, 2), stride=2, padding=padding, groups=2, bias=False)
+    transposed = fp.ConvTranspose(6, (3, 2), stride=2, padding=padding, groups=2, bias=False)
     y = numbers(0, (3, 5, 4))
     w = numbers(1, (3, 2, 3, 4))
     back = transposed.forward(Kernel(correlation.exchange_channels(w, 2), None), y)[0]
@@ -226,7 +228,7 @@ def test_one_xla_convolution_says_the_same(form):
 
 
 def test_any_leading_axes():
-    layer = fp.Conv(3, (2, 2), 2)
+    layer = fp.Conv(3, (2, 2), stride=2)
     x = numbers(0, (2, 3, 1, 4, 5, 2))
     params = parameters(layer, x)
     z, _ = layer.forward(params, x)
@@ -252,7 +254,7 @@ def test_half_precision_sums_in_float32(groups):
     [
         fp.Conv(4, (3, 3), groups=4, bias=False),
         fp.Conv(4, (3, 3), groups=2, bias=False),
-        fp.ConvTranspose(4, (3, 3), 2, bias=False),
+        fp.ConvTranspose(4, (3, 3), stride=2, bias=False),
     ],
     ids=str,
 )
@@ -273,9 +275,9 @@ def test_forward_mode_and_second_derivatives(layer):
 
 def test_repr_is_the_call():
     assert repr(fp.Conv(8, (3, 3), stride=2)) == "Conv(8, kernel_size=(3, 3), stride=2)"
-    assert eval(repr(fp.ConvTranspose(8, (3,), 2, "VALID")), vars(fp.layers)) == fp.ConvTranspose(
-        8, (3,), 2, "VALID"
-    )
+    assert eval(
+        repr(fp.ConvTranspose(8, (3,), stride=2, padding="VALID")), vars(fp.layers)
+    ) == fp.ConvTranspose(8, (3,), stride=2, padding="VALID")
 
 
 @pytest.mark.parametrize(

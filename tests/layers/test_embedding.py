@@ -104,7 +104,7 @@ def test_sinusoids_by_hand():
 
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_rotary_depends_on_distance_alone(interleaved):
-    layer = fp.Rotary(100.0, interleaved)
+    layer = fp.Rotary(base=100.0, interleaved=interleaved)
     q, k = (jnp.tile(jax.random.normal(key, (1, 1, 6)), (9, 1, 1)) for key in jax.random.split(KEY))
     (qs, _), (ks, _) = layer.forward((), q), layer.forward((), k)
     s = jnp.einsum("tnk,snk->ts", qs, ks)

@@ -23,7 +23,7 @@ def test_masked_steps_are_skipped(reverse):
     a_key, x_key = jax.random.split(jax.random.key(0))
     a, x = jax.random.uniform(a_key, (2, 6, 3)), jax.random.normal(x_key, (2, 6, 3))
     mask = jnp.array([True, False, True, True, False, True])
-    layer = fp.LinearRecurrence(reverse)
+    layer = fp.LinearRecurrence(reverse=reverse)
     context = fp.Context(mask=jnp.broadcast_to(mask, (2, 6)))
     hidden = jnp.where(mask[:, None], x, jnp.nan)
     h, residuals = layer.forward((), (a, hidden), context)

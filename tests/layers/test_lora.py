@@ -24,7 +24,7 @@ def plain(layer, params, x):
 
 
 @pytest.mark.parametrize("shape", [(4,), (5, 4), (2, 5, 4), (200, 4)])
-@pytest.mark.parametrize("layer", [fp.LoRA(3, 2, 5.0), fp.LoRA(3, 7, bias=False)])
+@pytest.mark.parametrize("layer", [fp.LoRA(3, 2, alpha=5.0), fp.LoRA(3, 7, bias=False)])
 def test_equals_jax_vjp_of_its_definition(layer, shape):
     with jax.enable_x64(True):
         params, x = setup(layer, shape)
@@ -109,11 +109,11 @@ def test_values_and_errors():
     assert repr(fp.LoRA(3, 2)) == "LoRA(3, rank=2)" and fp.LoRA(3, 2) == fp.LoRA(3, 2) != fp.LoRA(
         3, 1
     )
-    assert fp.LoRA(3, 2, 1).scale == 0.5 and fp.LoRA(3, 2).scale == 1
+    assert fp.LoRA(3, 2, alpha=1).scale == 0.5 and fp.LoRA(3, 2).scale == 1
     with pytest.raises(fp.LayerError, match="rank is 0"):
         fp.LoRA(3, 0)
     with pytest.raises(fp.LayerError, match="alpha is -1"):
-        fp.LoRA(3, 1, -1)
+        fp.LoRA(3, 1, alpha=-1)
     with pytest.raises(fp.LayerError, match=r"write LoRA\(5, 2, bias=False\)"):
         fp.LoRA(3, 2).adapt(KEY, fp.Dense(5, bias=False).init(KEY, jnp.ones(4)))
     with pytest.raises(fp.LayerError, match="wanted LowRank"):

@@ -32,13 +32,15 @@ def test_a_maximum_by_hand():
 def test_a_mean_by_hand_with_and_without_the_padding():
     x = jnp.asarray([[3.0], [6.0], [9.0]])
     pads = ((1, 1),)
-    y, _ = fp.AvgPool((3,), (1,), pads).forward((), x)
+    y, _ = fp.AvgPool((3,), stride=(1,), padding=pads).forward((), x)
     assert y.ravel().tolist() == [3, 6, 5]
-    y, _ = fp.AvgPool((3,), (1,), pads, count_include_pad=False).forward((), x)
+    y, _ = fp.AvgPool((3,), stride=(1,), padding=pads, count_include_pad=False).forward((), x)
     assert y.ravel().tolist() == [4.5, 6, 7.5]
 
 
-@pytest.mark.parametrize("layer", [fp.MaxPool((2, 2)), fp.MaxPool((3, 3), (1, 1), "SAME")])
+@pytest.mark.parametrize(
+    "layer", [fp.MaxPool((2, 2)), fp.MaxPool((3, 3), stride=(1, 1), padding="SAME")]
+)
 def test_a_tie_goes_to_the_first(layer):
     x = jnp.zeros((4, 4, 1))
     y, residuals = layer.forward((), x)
@@ -49,7 +51,7 @@ def test_a_tie_goes_to_the_first(layer):
 
 def test_padding_never_wins():
     x = jnp.full((3, 3, 1), -jnp.inf)
-    layer = fp.MaxPool((3, 3), (1, 1), "SAME")
+    layer = fp.MaxPool((3, 3), stride=(1, 1), padding="SAME")
     y, residuals = layer.forward((), x)
     dx, _ = layer.backward((), residuals, jnp.ones_like(y))
     assert float(dx.sum()) == 9
@@ -61,7 +63,7 @@ def test_nan_wins():
     assert bool(jnp.isnan(y).all())
     dx, _ = fp.MaxPool((3,)).backward((), residuals, jnp.ones_like(y))
     assert dx.ravel().tolist() == [0, 1, 0, 1, 0, 0]
-    y, residuals = fp.GlobalMaxPool(1).forward((), x)
+    y, residuals = fp.GlobalMaxPool(axes=1).forward((), x)
     assert bool(jnp.isnan(y[0])) and residuals.index.tolist() == [1]
 
 
@@ -78,8 +80,14 @@ def test_agrees_with_reduce_window(stride, padding):
         return jax.lax.reduce_window(x, start, operation, (1, 2, 3, 1), (1, *steps, 1), pads)
 
     for layer, reference in (
-        (fp.MaxPool((2, 3), stride, padding), lambda x: plain(x, -jnp.inf, jax.lax.max)),
-        (fp.AvgPool((2, 3), stride, padding), lambda x: plain(x, 0.0, jax.lax.add) / 6),
+        (
+            fp.MaxPool((2, 3), stride=stride, padding=padding),
+            lambda x: plain(x, -jnp.inf, jax.lax.max),
+        ),
+        (
+            fp.AvgPool((2, 3), stride=stride, padding=padding),
+            lambda x: plain(x, 0.0, jax.lax.add) / 6,
+        ),
     ):
         y, dy, dx = gradients(layer, x)
         wanted, pullback = jax.vjp(reference, x)
@@ -90,7 +98,7 @@ def test_agrees_with_reduce_window(stride, padding):
 def test_windows_without_a_tap_inside():
     """Wide padding around a single element: some taps see nothing but padding."""
     x = jnp.ones((1, 1, 2))
-    layer = fp.AvgPool((4, 3), (5, 5), ((3, 3), (2, 0)), count_include_pad=False)
+    layer = fp.AvgPool((4, 3), stride=(5, 5), padding=((3, 3), (2, 0)), count_include_pad=False)
     y, residuals = layer.forward((), x)
     assert y.tolist() == [[[1, 1]]]
     assert layer.backward((), residuals, y)[0].tolist() == [[[1, 1]]]
@@ -106,10 +114,10 @@ def test_pytorch_agrees(rank):
     max_pool = getattr(functions, f"max_pool{rank}d")
     avg_pool = getattr(functions, f"avg_pool{rank}d")
     rows = [
-        (fp.MaxPool(window, stride, pads), lambda t: max_pool(t, 3, 2, 1)),
-        (fp.AvgPool(window, stride, pads), lambda t: avg_pool(t, 3, 2, 1)),
+        (fp.MaxPool(window, stride=stride, padding=pads), lambda t: max_pool(t, 3, 2, 1)),
+        (fp.AvgPool(window, stride=stride, padding=pads), lambda t: avg_pool(t, 3, 2, 1)),
         (
-            fp.AvgPool(window, stride, pads, count_include_pad=False),
+            fp.AvgPool(window, stride=stride, padding=pads, count_include_pad=False),
             lambda t: avg_pool(t, 3, 2, 1, count_include_pad=False),
         ),
     ]
@@ -145,10 +153,10 @@ def test_many_taps_keep_a_wider_index():
         lambda: fp.MaxPool(2),
         lambda: fp.MaxPool((2, 0)),
         lambda: fp.MaxPool((2,) * 4),
-        lambda: fp.MaxPool((2, 2), (1,)),
+        lambda: fp.MaxPool((2, 2), stride=(1,)),
         lambda: fp.AvgPool((2, 2), padding="same"),
         lambda: fp.AvgPool((2, 2), padding=((2, 0), (0, 0))),
-        lambda: fp.GlobalAvgPool(0),
+        lambda: fp.GlobalAvgPool(axes=0),
         lambda: fp.MaxPool((3, 3)).forward((), jnp.zeros((2, 2, 1))),
         lambda: fp.MaxPool((3, 3)).forward((), jnp.zeros((3, 1))),
         lambda: fp.MaxPool((2,)).forward((), jnp.zeros((4, 1), jnp.int32)),

@@ -26,8 +26,8 @@ def estimate(steps, low, high):
     [
         (fp.Binarize(), -1, 1),
         (fp.Quantize(3), -1, 1),
-        (fp.Quantize(2**8, 0.0, 1.0), 0, 1),
-        (fp.Quantize(5, -2.0, 1.25), -2, 1.25),
+        (fp.Quantize(2**8, low=0.0, high=1.0), 0, 1),
+        (fp.Quantize(5, low=-2.0, high=1.25), -2, 1.25),
     ],
 )
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64])
@@ -47,7 +47,7 @@ def test_values():
     np.testing.assert_array_equal(kept, [False, *[True] * 8, False])
     y, _ = fp.Quantize(5).forward((), X)
     np.testing.assert_allclose(y, [-1, -1, -0.5, 0, 0, 0, 0, 0.5, 1, 1])
-    y, _ = fp.Quantize(3, 0.0, 1.0).forward((), jnp.array([0.25, 0.75]))
+    y, _ = fp.Quantize(3, low=0.0, high=1.0).forward((), jnp.array([0.25, 0.75]))
     np.testing.assert_array_equal(y, [0, 1])  # half-way: the even one
     for layer in (fp.Binarize(), fp.Quantize(4)):
         assert jnp.isnan(layer.forward((), jnp.array([jnp.nan]))[0]).all()
@@ -63,6 +63,6 @@ def test_errors():
     with pytest.raises(fp.LayerError, match="levels is 1"):
         fp.Quantize(1)
     with pytest.raises(fp.LayerError, match="wanted low < high"):
-        fp.Quantize(4, 1.0, 1.0)
+        fp.Quantize(4, low=1.0, high=1.0)
     with pytest.raises(fp.LayerError, match="they must agree"):
         fp.Binarize().backward((), jnp.ones(3, bool), jnp.ones(4))

@@ -89,7 +89,7 @@ def tensors(torch, tree):
 def test_agrees_with_torch_from_a_given_state(name):
     torch = pytest.importorskip("torch")
     kind, *activation = name.split()
-    layer = getattr(fp, kind)(H, *activation)
+    layer = getattr(fp, kind)(H, **dict(zip(["activation"], activation, strict=False)))
     options = {"nonlinearity": activation[0]} if activation else {}
     module = getattr(torch.nn, kind)(IN, H, batch_first=True, **options)
     params, x = arguments(layer, stateful=True)
@@ -143,7 +143,7 @@ def test_agrees_with_torch_on_packed_sequences_in_both_directions(name):
 
 def test_two_steps_by_hand():
     """h₁ = relu(2·1) = 2, h₂ = relu(2·3 + 0.5·2) = 7, for w_x = 2, w_h = ½, b = 0."""
-    layer = fp.RNN(1, "relu")
+    layer = fp.RNN(1, activation="relu")
     params = fp.layers.RecurrentWeights(jnp.array([[2.0]]), jnp.array([[0.5]]), jnp.array([0.0]))
     y, dx, dparams = both_ways(layer, params, jnp.array([[1.0], [3.0]]), jnp.array([[1.0], [1.0]]))
     assert y.tolist() == [[2.0], [7.0]]
@@ -255,7 +255,7 @@ def test_errors_name_what_to_write():
     with pytest.raises(fp.LayerError, match="wanted GRUWeights"):
         fp.GRU(H).forward(params, xs)
     with pytest.raises(fp.LayerError, match="wanted one of 'tanh', 'relu'"):
-        fp.RNN(3, "gelu")  # type: ignore[arg-type]
+        fp.RNN(3, activation="gelu")  # type: ignore[arg-type]
     with pytest.raises(fp.LayerError, match="reverse is 1"):
         fp.GRU(3, reverse=1)  # type: ignore[arg-type]
     _, residuals = layer.forward(params, xs)
@@ -267,5 +267,5 @@ def test_errors_name_what_to_write():
 
 
 def test_repr_is_the_call():
-    for layer in (fp.LSTM(3, reverse=True), fp.RNN(3, "relu"), fp.GRU(2, bias=False)):
+    for layer in (fp.LSTM(3, reverse=True), fp.RNN(3, activation="relu"), fp.GRU(2, bias=False)):
         assert eval(repr(layer), vars(fp.layers) | vars(fp.blocks)) == layer

@@ -27,13 +27,13 @@ def against_torch(layer, function):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_pad_agrees_with_pytorch(mode):
-    layer = fp.Pad(((2, 1), (1, 3), (0, 0)), mode)
+    layer = fp.Pad(((2, 1), (1, 3), (0, 0)), mode=mode)
     against_torch(layer, lambda t, x: t.nn.functional.pad(x, (1, 3, 2, 1), MODES[mode]))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_upsample_agrees_with_pytorch(method):
-    layer = fp.Upsample((2, 3), method)
+    layer = fp.Upsample((2, 3), method=method)
     against_torch(
         layer, lambda t, x: t.nn.functional.interpolate(x, scale_factor=(2, 3), **METHODS[method])
     )
@@ -41,7 +41,7 @@ def test_upsample_agrees_with_pytorch(method):
 
 def test_numbers_by_hand():
     x, dy = jnp.array([1.0, 2.0, 3.0]), jnp.arange(1.0, 7.0)
-    reflect = fp.Pad(((2, 1),), "reflect")
+    reflect = fp.Pad(((2, 1),), mode="reflect")
     assert reflect.forward((), x)[0].tolist() == [3, 2, 1, 2, 3, 2]
     assert reflect.backward((), (), dy)[0].tolist() == [3, 2 + 4 + 6, 1 + 5]
     sequence = fp.Upsample((2,))
@@ -74,8 +74,8 @@ def test_errors():
         (lambda: fp.Transpose((0, 2)), "each of 0"),
         (lambda: fp.Pad((1, 1)), "wanted a tuple of pairs"),
         (lambda: fp.Pad(((-1, 0),)), "a width is -1"),
-        (lambda: fp.Pad(((1, 1),), "mirror"), "mode is 'mirror'"),
-        (lambda: fp.Pad(((3, 0),), "reflect").forward((), jnp.ones(3)), "not enough for"),
+        (lambda: fp.Pad(((1, 1),), mode="mirror"), "mode is 'mirror'"),
+        (lambda: fp.Pad(((3, 0),), mode="reflect").forward((), jnp.ones(3)), "not enough for"),
         (lambda: fp.Upsample(0), "factor is 0"),
         (lambda: fp.Upsample().forward((), jnp.ones(3)), "at least 3 axes"),
         (lambda: fp.Upsample().backward((), (), jnp.ones((3, 4, 1))), "no multiple of 2"),

@@ -13,7 +13,7 @@ from funcprop.rewiring.direct import blocks
 KEY = jax.random.key(0)
 DIRECT = {fp.Serial: fp.rewiring.direct_feedback_alignment()}
 MLP = fp.Serial(
-    fp.Pixels(), fp.Flatten(2), fp.Dense(5), fp.Tanh(), fp.Dense(6), fp.Sigmoid(), fp.Dense(3)
+    fp.Pixels(), fp.Flatten(axes=2), fp.Dense(5), fp.Tanh(), fp.Dense(6), fp.Sigmoid(), fp.Dense(3)
 )
 CONVNET = fp.Serial(
     fp.Conv(4, (3, 3)), fp.ReLU(), fp.MaxPool((2, 2)),

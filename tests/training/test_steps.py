@@ -178,8 +178,8 @@ def test_bad_input():
     with pytest.raises(ValueError, match="batch_size"):
         fp.epoch(step, 0)
     with pytest.raises(ValueError, match="momentum"):
-        fp.train_step(fp.backprop(MODEL, LOSS), SGD, momentum=1.5)
-    with pytest.raises(TypeError, match="gradient function first"):
+        fp.train_step(fp.backprop(MODEL, LOSS), SGD, statistics_momentum=1.5)
+    with pytest.raises(TypeError, match="wanted a gradient function"):
         fp.train_step(SGD, SGD)  # type: ignore[arg-type]
     wrong = fp.train_step(lambda p, b, c: (jnp.float32(0), jax.tree.map(jnp.sum, p)), SGD)
     with pytest.raises(ValueError, match=r"gradient of params\[0\].w"):

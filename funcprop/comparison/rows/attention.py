@@ -74,7 +74,9 @@ def plain_self_attention(block: blocks.SelfAttention) -> Callable[..., Array]:
         q, k, v = (a.reshape(*a.shape[:-1], -1, size) for a in (q, k, v))
         if block.rotary:
             q, k = plain_rotary(q), plain_rotary(k)
-        core = layers.DotProductAttention(block.causal, block.window, block.soft_cap)
+        core = layers.DotProductAttention(
+            causal=block.causal, window=block.window, soft_cap=block.soft_cap
+        )
         y = plain_attention(core)((), (q, k, v), context)
         return y.reshape(*y.shape[:-2], -1) @ params[-1].w + params[-1].b
 
@@ -292,7 +294,7 @@ ATTENTION = (
             Mutant("pairs of the other convention", other_pairs),
         ),
     ),
-    Row("Rotary, interleaved", layers.Rotary(100.0, interleaved=True), Normal((2, 5, 3, 6))),
+    Row("Rotary, interleaved", layers.Rotary(base=100.0, interleaved=True), Normal((2, 5, 3, 6))),
     Row(
         "Multiply",
         layers.Multiply(),

@@ -106,7 +106,9 @@ CONVOLUTION = (
     ),
     Row(
         "Conv, dilated, padded by hand, no bias",
-        layers.Conv(3, (2, 3), (1, 2), ((2, 0), (1, 3)), dilation=(3, 2), bias=False),
+        layers.Conv(
+            3, (2, 3), stride=(1, 2), padding=((2, 0), (1, 3)), dilation=(3, 2), bias=False
+        ),
         Normal((2, 6, 7, 5)),
     ),
     Row(
@@ -118,7 +120,7 @@ CONVOLUTION = (
     ),
     Row(
         "Conv, one channel, strided, dilated",
-        layers.Conv(3, (3, 2), (2, 1), dilation=(1, 2)),
+        layers.Conv(3, (3, 2), stride=(2, 1), dilation=(1, 2)),
         Normal((2, 7, 6, 1)),
     ),
     Row(
@@ -129,7 +131,7 @@ CONVOLUTION = (
         large=(layers.Conv(128, (1, 1)), Normal((16, 32, 32, 64))),
         promise=("time",),
     ),
-    Row("Conv, 1 x 1, stride 2", layers.Conv(3, (1, 1), 2), Normal((2, 4, 5, 6))),
+    Row("Conv, 1 x 1, stride 2", layers.Conv(3, (1, 1), stride=2), Normal((2, 4, 5, 6))),
     Row("Conv, one image", layers.Conv(3, (3, 3)), Normal((4, 5, 6)), batched=False),
     Row("Conv, two batch axes", layers.Conv(2, (3, 2)), Normal((2, 3, 4, 5, 6))),
     Row(
@@ -152,7 +154,7 @@ CONVOLUTION = (
     ),
     Row(
         "Conv, depthwise, two outputs a channel, stride 2",
-        layers.Conv(6, (3, 2), 2, groups=3, dilation=(1, 2)),
+        layers.Conv(6, (3, 2), stride=2, groups=3, dilation=(1, 2)),
         Normal((2, 7, 6, 3)),
     ),
     Row(
@@ -173,7 +175,7 @@ CONVOLUTION = (
     ),
     Row(
         "Conv, 3-D, strided, dilated, grouped",
-        layers.Conv(4, (3, 2, 2), (2, 1, 1), dilation=(1, 2, 1), groups=2),
+        layers.Conv(4, (3, 2, 2), stride=(2, 1, 1), dilation=(1, 2, 1), groups=2),
         Normal((2, 5, 4, 3, 10)),
     ),
     Row(
@@ -183,10 +185,10 @@ CONVOLUTION = (
     ),
     Row(
         "ConvTranspose",
-        layers.ConvTranspose(5, (4, 3), 2),
+        layers.ConvTranspose(5, (4, 3), stride=2),
         Normal((2, 3, 4, 5)),
         plain=convolve_transpose(2),
-        large=(layers.ConvTranspose(16, (4, 4), 2), Normal((8, 14, 14, 32))),
+        large=(layers.ConvTranspose(16, (4, 4), stride=2), Normal((8, 14, 14, 32))),
         promise=("time",),
         mutants=(
             Mutant("kernel not flipped in dx", not_flipped),
@@ -196,18 +198,22 @@ CONVOLUTION = (
     ),
     Row(
         "ConvTranspose, grouped, dilated, cropped",
-        layers.ConvTranspose(4, (3, 2), (2, 3), ((1, 0), (0, -1)), dilation=2, groups=2),
+        layers.ConvTranspose(
+            4, (3, 2), stride=(2, 3), padding=((1, 0), (0, -1)), dilation=2, groups=2
+        ),
         Normal((2, 4, 3, 6)),
     ),
     Row(
         "ConvTranspose, VALID, stride above kernel",
-        layers.ConvTranspose(3, (2,), 3, "VALID"),
+        layers.ConvTranspose(3, (2,), stride=3, padding="VALID"),
         Normal((2, 4, 5)),
     ),
-    Row("ConvTranspose, 3-D", layers.ConvTranspose(3, (2, 3, 2), 2), Normal((2, 3, 2, 3, 5))),
+    Row(
+        "ConvTranspose, 3-D", layers.ConvTranspose(3, (2, 3, 2), stride=2), Normal((2, 3, 2, 3, 5))
+    ),
     Row(
         "ConvTranspose, depthwise",
-        layers.ConvTranspose(5, (3, 3), 2, groups=5, bias=False),
+        layers.ConvTranspose(5, (3, 3), stride=2, groups=5, bias=False),
         Normal((2, 4, 3, 5)),
     ),
 )

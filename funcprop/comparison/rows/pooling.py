@@ -104,17 +104,17 @@ POOLING = (
     ),
     max_row(
         "MaxPool, overlapping",
-        layers.MaxPool((3, 3), (2, 2), "SAME"),
+        layers.MaxPool((3, 3), stride=(2, 2), padding="SAME"),
         Normal((3, 5, 8, 2)),
-        large=(layers.MaxPool((3, 3), (2, 2), "SAME"), LARGE),
+        large=(layers.MaxPool((3, 3), stride=(2, 2), padding="SAME"), LARGE),
         promise=("time", "memory"),
         mutants=MAX_MUTANTS,
     ),
     max_row(
         "MaxPool, sequences, explicit padding, gaps",
-        layers.MaxPool((2,), (3,), ((1, 0),)),
+        layers.MaxPool((2,), stride=(3,), padding=((1, 0),)),
         Normal((3, 8, 2)),
-        large=(layers.MaxPool((2,), (3,), ((1, 0),)), Normal((32, 1024, 64))),
+        large=(layers.MaxPool((2,), stride=(3,), padding=((1, 0),)), Normal((32, 1024, 64))),
         promise=("time", "memory"),
     ),
     max_row(
@@ -133,15 +133,15 @@ POOLING = (
     ),
     mean_row(
         "AvgPool, overlapping",
-        layers.AvgPool((3, 3), (2, 2), "SAME"),
+        layers.AvgPool((3, 3), stride=(2, 2), padding="SAME"),
         Normal((3, 5, 8, 2)),
-        large=(layers.AvgPool((3, 3), (2, 2), "SAME"), LARGE),
+        large=(layers.AvgPool((3, 3), stride=(2, 2), padding="SAME"), LARGE),
         promise=("time",),
         mutants=MEAN_MUTANTS,
     ),
     Row(
         "AvgPool, padding not counted",
-        layers.AvgPool((3,), (1,), "SAME", count_include_pad=False),
+        layers.AvgPool((3,), stride=(1,), padding="SAME", count_include_pad=False),
         Normal((3, 5, 2)),
     ),
     Row(

@@ -156,7 +156,7 @@ RECURRENCE = (
     ),
     Row(
         "RNN, relu, reversed, masked, with a state",
-        layers.RNN(4, "relu", reverse=True),
+        layers.RNN(4, activation="relu", reverse=True),
         (SEQUENCE, STATE),
         mask=Mask((3, 7)),
     ),

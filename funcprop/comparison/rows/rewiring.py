@@ -150,7 +150,7 @@ REWIRING = (
     ),
     Row(
         "Quantize",
-        layers.Quantize(4, -1.0, 1.5),
+        layers.Quantize(4, low=-1.0, high=1.5),
         Normal((5, 7)),
         surrogate=Of(lambda params, x: jnp.clip(x, -1.0, 1.5)),
         mutants=(Mutant("dy sent on beyond the limits", through_beyond),),

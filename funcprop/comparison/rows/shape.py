@@ -66,13 +66,13 @@ def frame_cut_off(layer: Any, params: Params, residuals: Any, dy: Array) -> Any:
 
 def frame_as_edge(layer: Any, params: Params, residuals: Any, dy: Array) -> Any:
     """All of the frame added to the outermost element."""
-    return layers.Pad(layer.widths, "edge").backward(params, residuals, dy)
+    return layers.Pad(layer.widths, mode="edge").backward(params, residuals, dy)
 
 
 def cut_one_too_far(layer: Any, params: Params, residuals: Any, dy: Array) -> Any:
     """before and after exchanged."""
     widths = tuple((after, before) for before, after in layer.widths)
-    return layers.Pad(widths, layer.mode).backward(params, residuals, dy)
+    return layers.Pad(widths, mode=layer.mode).backward(params, residuals, dy)
 
 
 def one_copy(layer: Any, params: Params, residuals: Any, dy: Array) -> Any:
@@ -140,23 +140,23 @@ MORE_SHAPES: tuple[Row, ...] = (
     ),
     Row(
         "Pad, edge",
-        layers.Pad(((4, 1), (1, 7)), "edge"),
+        layers.Pad(((4, 1), (1, 7)), mode="edge"),
         Normal((2, 3, 4)),
         plain=lambda params, x, context: jnp.pad(x, ((0, 0), (4, 1), (1, 7)), "edge"),
-        large=(layers.Pad(((4, 1), (1, 7)), "edge"), Normal((256, 64, 128))),
+        large=(layers.Pad(((4, 1), (1, 7)), mode="edge"), Normal((256, 64, 128))),
     ),
     Row(
         "Pad, reflect",
-        layers.Pad(FRAME, "reflect"),
+        layers.Pad(FRAME, mode="reflect"),
         PIXELS,
         plain=plain_pad("reflect"),
-        large=(layers.Pad(FRAME, "reflect"), PICTURES),
+        large=(layers.Pad(FRAME, mode="reflect"), PICTURES),
         mutants=(
             Mutant("frame cut off", frame_cut_off),
             Mutant("frame added to the border", frame_as_edge),
         ),
     ),
-    Row("Pad, wrap", layers.Pad(FRAME, "wrap"), PIXELS),
+    Row("Pad, wrap", layers.Pad(FRAME, mode="wrap"), PIXELS),
     Row(
         "Upsample",
         layers.Upsample((2, 3)),
@@ -170,7 +170,7 @@ MORE_SHAPES: tuple[Row, ...] = (
     ),
     Row(
         "Upsample, linear",
-        layers.Upsample((2, 3), "linear"),
+        layers.Upsample((2, 3), method="linear"),
         PIXELS,
         plain=plain_linear,
         large=(layers.Upsample(method="linear"), PICTURES),
