@@ -40,7 +40,7 @@ def check_contract(
             raise Broken(rows)
 
     given = params, x, context, dy
-    rows, notes = check_trees(layer, plain, *given, run)
+    rows, notes = check_trees(layer, plain, *given, run=run)
     return list(rows or run.once("purity", check_purity, layer, *given)), list(notes)
 
 
@@ -51,6 +51,7 @@ def check_trees(
     x: Any,
     context: Context,
     dy: Any,
+    *,
     run: Programs | None = None,
 ) -> tuple[list[Leaf], list[str]]:
     """-> rows for broken trees, shapes and dtypes, inside and outside.
