@@ -40,17 +40,44 @@ def check_contract(
             raise Broken(rows)
 
     given = params, x, context, dy
-    rows, notes = run.once(f"trees in {dtypes(given[:3])}", check_trees, layer, plain, *given)
+    rows, notes = check_trees(layer, plain, *given, run=run)
     return list(rows or run.once("purity", check_purity, layer, *given)), list(notes)
 
 
 def check_trees(
-    layer: Layer, plain: Any, params: Params, x: Any, context: Context, dy: Any
+    layer: Layer,
+    plain: Any,
+    params: Params,
+    x: Any,
+    context: Context,
+    dy: Any,
+    *,
+    run: Programs | None = None,
 ) -> tuple[list[Leaf], list[str]]:
     """-> rows for broken trees, shapes and dtypes, inside and outside.
 
     plain  traces the layer as it is; None where the layer records already
+    run    knows what was found in which dtypes
     """
+    run = Programs() if run is None else run
+    notes: list[str] = []
+    for wide in (False, True):
+        with jax.enable_x64(wide or jax.config.jax_enable_x64):  # type: ignore[attr-defined]
+            given = (params, x, context, dy)
+            if wide:
+                given = tuple(cast(tree, jnp.float64) for tree in given)
+            name = f"trees in {dtypes(given[:3])}"
+            rows, said = run.once(name, check_trees_in, layer, plain, *given)
+        if rows:
+            return rows, []
+        notes = said or notes
+    return [], notes
+
+
+def check_trees_in(
+    layer: Layer, plain: Any, params: Params, x: Any, context: Context, dy: Any
+) -> tuple[list[Leaf], list[str]]:
+    """The same in the dtypes of what is given."""
 
     def inside(params: Params, x: Any, context: Context, dy: Any) -> None:
         model = recording(layer) if plain is not None else layer
@@ -58,24 +85,19 @@ def check_trees(
         model.backward(params, residuals, dy)
 
     notes: list[str] = []
-    for wide in (False, True):
-        with jax.enable_x64(wide or jax.config.jax_enable_x64):  # type: ignore[attr-defined]
-            given = (params, x, context, dy)
-            if wide:
-                given = tuple(cast(tree, jnp.float64) for tree in given)
-            try:
-                jax.eval_shape(inside, *given)
-                if not isinstance(layer, Composite):
-                    continue
-            except Broken as error:
-                return error.rows, []
-            except Exception as error:  # a composite that looks at the second slot, or a bug
-                notes = [f"could not look inside: {type(error).__name__}: {error}"]
-            try:
-                if plain is not None:
-                    jax.eval_shape(plain, *given)
-            except Broken as error:
-                return error.rows, []
+    try:
+        jax.eval_shape(inside, params, x, context, dy)
+        if not isinstance(layer, Composite):
+            return [], []
+    except Broken as error:
+        return error.rows, []
+    except Exception as error:  # a composite that looks at the second slot, or a bug
+        notes = [f"could not look inside: {type(error).__name__}: {error}"]
+    try:
+        if plain is not None:
+            jax.eval_shape(plain, params, x, context, dy)
+    except Broken as error:
+        return error.rows, []
     return [], notes
 
 

@@ -301,20 +301,18 @@ def all_mutants(
     def backward(params: Params, residuals: Residuals, dys: Any) -> Grads:
         return pulled(layer, params, residuals, dys)
 
+    def all_wrong(params: Params, residuals: Residuals, dys: Any) -> list[Grads]:
+        """Of every mutant, in one program: most of what they compute they have in common."""
+        return [pulled(Mutated(layer, mutant), params, residuals, dys) for mutant in mutants]
+
     with jax.enable_x64(True):
         params, x, context = (cast(tree, jnp.float64) for tree in (params, x, context))
         _, residuals = run("forward", forward, params, x, context, quick=True)
         for name, *given in wrong_inputs(params, residuals, evidence.dys, right):
             yield name, run("backward", backward, *given, quick=True)
-        for mutant in mutants:
-            mutated = Mutated(layer, mutant)
-
-            def wrong(
-                params: Params, residuals: Residuals, dys: Any, layer: Layer = mutated
-            ) -> Any:
-                return pulled(layer, params, residuals, dys)
-
-            yield mutant.name, run(f"mutant {mutant.name}", wrong, params, residuals, evidence.dys)
+        if mutants:
+            found = run("mutants", all_wrong, params, residuals, evidence.dys, quick=True)
+            yield from zip((mutant.name for mutant in mutants), found, strict=True)
 
 
 def same(grads: Grads, right: Grads, truth: Grads) -> bool:

@@ -20,6 +20,7 @@ from funcprop.layer import Array, Context, Layer, Params
 
 NEAR, FAR = 1e-6, 1e-4  # steps, in units of a leaf's root mean square
 OFFSETS = (1.0, -1.0, 2.0, -2.0)
+STEPS = tuple(step * offset for step in (NEAR, FAR) for offset in OFFSETS)
 NUMBERS = 10_000_000  # that the directions may hold; where they would be more, leaves are not
 # looked at one by one
 COTANGENTS = 2  # that slopes are taken for
@@ -97,48 +98,57 @@ def along(
         given = combine(floats, rest)
         return partition(layer.forward(given["dparams"], given["dx"], context)[0])[0]
 
-    def differences(floats: Any, rest: Any, context: Context, dys: Any, moves: Any) -> Any:
-        """-> Σ |dy y| [cotangents]; near, far, left, right and most [directions, cotangents]."""
-        start = output(moving, floats, rest, context)
-        here = products(dys, start)
-        steps = jnp.asarray([step * offset for step in (NEAR, FAR) for offset in OFFSETS])
+    def differences(
+        floats: Any, rest: Any, context: Context, dys: Any, moves: Any
+    ) -> tuple[Array, Array]:
+        """-> ⟨dy, y⟩ and Σ |dy (y − start)|, each [1 + directions · steps, cotangents]: first at
+        the start itself, where y alone counts.
 
-        def of(v: Any) -> tuple[Array, ...]:
-            def at(step: Array) -> tuple[Array, Array]:
-                moved = jax.tree.map(lambda leaf, by: leaf + step * by, floats, v)
-                y = output(moving, moved, rest, context)
-                away = jax.tree.map(jnp.subtract, y, start)
-                return products(dys, y), products(dys, away, size=True)
+        In one loop, so that the forward stands in the program once.
+        """
 
-            values, sizes = jax.lax.map(at, steps)
-            near, far = (
-                (8 * (up - down) - (up2 - down2)) / (12 * step)
-                for step, (up, down, up2, down2) in ((NEAR, values[:4]), (FAR, values[4:]))
-            )
-            up, down, up2, down2 = values[:4]
-            left, right = 4 * (here - down) - (here - down2), 4 * (up - here) - (up2 - here)
-            most = jnp.maximum(sizes[0], sizes[1]) / NEAR
-            return near, far, left / (2 * NEAR), right / (2 * NEAR), most
+        def at(start: list[Array], place: tuple[Array, Array]) -> tuple[Any, Any]:
+            which, step = place
+            y = jax.tree.leaves(output(moving, moved(floats, moves, which, step), rest, context))
+            y = [leaf.astype(old.dtype) for leaf, old in zip(y, start, strict=True)]
+            away = [new - old for new, old in zip(y, start, strict=True)]
+            told = products(dys, y), products(dys, away, size=True)
+            return [jnp.where(step == 0, *pair) for pair in zip(y, start, strict=True)], told
 
-        return products(dys, start, size=True), jax.lax.map(of, moves)
+        count = len(jax.tree.leaves(moves)[0])
+        which, steps = np.repeat(np.arange(count, dtype=np.uint32), len(STEPS)), [*STEPS] * count
+        places = np.insert(which, 0, 0), np.insert(np.asarray(steps), 0, 0.0)
+        nothing = [jnp.zeros_like(dy[0]) for dy in jax.tree.leaves(dys)]
+        return jax.lax.scan(at, nothing, jax.tree.map(jnp.asarray, places))[1]
 
-    def forward_mode(floats: Any, rest: Any, context: Context, dys: Any, moves: Any) -> Array:
+    def both(
+        floats: Any, rest: Any, context: Context, dys: Any, moves: Any
+    ) -> tuple[tuple[Array, Array], Array]:
         def of(v: Any) -> Array:
-            moving = jax.jvp(lambda floats: output(peer, floats, rest, context), (floats,), (v,))[1]
-            return products(dys, moving)
+            forward_mode = jax.jvp(lambda f: output(peer, f, rest, context), (floats,), (v,))
+            return products(dys, forward_mode[1])
 
-        return jax.lax.map(of, moves)
+        return differences(floats, rest, context, dys, moves), jax.lax.map(of, moves)
 
     given = floats, rest, context, dys, moves
-    value, found = run("differences", differences, *given, quick=True)
-    try:
-        forward = run("jvp", forward_mode, *given, quick=True)
-    except (TypeError, NotImplementedError, ValueError):  # a jax.custom_vjp function in it, say
-        forward = None
+
+    def known() -> bool:
+        try:
+            run.prepare("slopes", both, *given, quick=True)
+        except (TypeError, NotImplementedError, ValueError):  # a jax.custom_vjp function, say
+            return False
+        return True
+
+    if run.once("jax.jvp", known):
+        found, forward = run("slopes", both, *given, quick=True)
+    else:
+        found, forward = run("differences", differences, *given, quick=True), None
+    value, near, far, left, right, most = quotients(*found)
     exact, size = inner(by_hand, moves)
     if isinstance(peer, Surrogate) and peer.stops(params, x, context):
-        found = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), found)
-    near, far, left, right, most = found
+        near, far, left, right, most = (
+            np.full_like(each, np.nan) for each in (near, far, left, right, most)
+        )
     slopes = tuple(
         Slope(
             name, exact[d, c], size[d, c], value[c],
@@ -149,6 +159,33 @@ def along(
         for c in range(len(value))
     )  # fmt: skip
     return slopes, moves
+
+
+def moved(floats: Any, moves: Any, which: Array, step: Array) -> Any:
+    """The floats a step along one of the directions."""
+    return jax.tree.map(
+        lambda leaf, v: leaf + step * jax.lax.dynamic_index_in_dim(v, which, keepdims=False),
+        floats, moves,
+    )  # fmt: skip
+
+
+def quotients(values: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, ...]:
+    """⟨dy, y⟩ and Σ |dy Δy| [1 + directions · steps, cotangents] -> Σ |dy y| [cotangents]; near,
+    far, left, right and most [directions, cotangents]."""
+    here, value = values[0], sizes[0]
+    values, sizes = (each[1:].reshape(-1, len(STEPS), len(here)) for each in (values, sizes))
+    with np.errstate(invalid="ignore", over="ignore"):
+        near, far = (
+            (8 * (up - down) - (up2 - down2)) / (12 * step)
+            for step, (up, down, up2, down2) in (
+                (NEAR, values[:, :4].swapaxes(0, 1)),
+                (FAR, values[:, 4:].swapaxes(0, 1)),
+            )
+        )
+        up, down, up2, down2 = values[:, :4].swapaxes(0, 1)
+        left, right = 4 * (here - down) - (here - down2), 4 * (up - here) - (up2 - here)
+        most = np.maximum(sizes[:, 0], sizes[:, 1]) / NEAR
+        return value, near, far, left / (2 * NEAR), right / (2 * NEAR), most
 
 
 def products(dys: Any, y: Any, size: bool = False) -> Array:

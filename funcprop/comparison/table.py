@@ -172,6 +172,8 @@ def drawn(
 
     def init(key: jax.Array, x: Any) -> Params:
         wanted = run.once(f"params in {jnp.dtype(dtype)}", jax.eval_shape, layer.init, key, x)
+        if not jax.tree.leaves(wanted):
+            return wanted
         made = run.on_device("init", layer.init, key, cast(x, jnp.float32), quick=True)
         return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), made, wanted)
 

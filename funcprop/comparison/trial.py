@@ -156,7 +156,7 @@ def judged(
         if wrong and found in evidence.exact and narrow is None:
             if not at and (rounds := rounded_to(case, evidence.dys)):
                 return judged(case, evidence, floor, run, quick, rounds)
-            slopes = slopes_at(case, found, evidence.dys) if at else evidence.slopes
+            slopes = slopes_at(case, found, evidence.dys, run) if at else evidence.slopes
             excused = excuses(wrong, slopes, at)
             if not at:
                 excused_here = {
@@ -280,11 +280,14 @@ def rounded_to(case: Case, dys: Any) -> Any:
         return narrowest(lambda *given: gradients(case.layer, *given), *given, dys)
 
 
-def slopes_at(case: Case, found: Found, dys: Any) -> tuple[Slope, ...]:
-    """The slopes at another input than the given one."""
+def slopes_at(case: Case, found: Found, dys: Any, run: Programs) -> tuple[Slope, ...]:
+    """The slopes at another input than the given one, where frozen leaves move too."""
     with jax.enable_x64(True):
         given = wide(case.params, found.point.x, found.point.context)
-        return along(case.layer, case.peer, *given, dys=dys, by_hand=found.given, key=case.key)[0]
+        return along(
+            case.layer, case.peer, *given, dys=dys, by_hand=found.given, key=case.key,
+            run=None if run.known.get("frozen") else run,
+        )[0]  # fmt: skip
 
 
 def excused_inside(rows: list[Leaf], case: Case, dy: Any) -> tuple[list[Leaf], list[str]]:

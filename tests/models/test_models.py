@@ -1,5 +1,7 @@
 """Models are compositions found by name; each trains, predicts, and has the gradient of JAX."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,7 +61,10 @@ def setting(name, dtype=jnp.float32):
     return (SMALL[name], SoftmaxCrossEntropy()), (x, np.array([0, 1, 2, 1], np.int32))
 
 
-def init(parts, batch):
+@functools.cache
+def init(name):
+    """Parameters in float32: made by one program for all tests of a model."""
+    parts, batch = setting(name)
     x = batch if len(parts) == 1 else batch[0]
     return compiled(lambda key: parts[0].init(key, x), KEY, quick=True)
 
@@ -74,14 +79,13 @@ def test_every_model_is_tried_here_and_documented_and_a_value():
 
 @pytest.mark.parametrize("name", SMALL)
 def test_the_gradient_by_hand_is_that_of_jax(name):
+    rng = np.random.default_rng(1)
+    # off zero, so that nothing is hidden behind it
+    params = jax.tree.map(
+        lambda leaf: np.asarray(leaf, np.float64) + 0.1 * rng.normal(size=leaf.shape), init(name)
+    )
     with jax.enable_x64(True):
         parts, batch = setting(name, jnp.float64)
-        rng = np.random.default_rng(1)
-        # off zero, so that nothing is hidden behind it
-        params = jax.tree.map(
-            lambda leaf: leaf.astype(jnp.float64) + 0.1 * rng.normal(size=leaf.shape),
-            init(parts, batch),
-        )
 
         def both(params, batch):
             context = Context(key=KEY)
@@ -118,12 +122,11 @@ def test_every_model_takes_a_step_and_predicts(name):
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_classifiers_read_bytes_as_numbers_up_to_one(name):
     x = np.random.default_rng(0).integers(0, 256, (2, 4, 6, 1)).astype(np.uint8)
-    params = init((SMALL[name], None), (x.astype(np.float32), None))
 
-    def run(x):
-        return SMALL[name].forward(params, x, Context(key=KEY))[0]
+    def run(params, *inputs):
+        return [SMALL[name].forward(params, x, Context(key=KEY))[0] for x in inputs]
 
-    both = [compiled(run, v, quick=True) for v in (x, (x / 255).astype(np.float32))]
+    both = compiled(run, init(name), x, (x / 255).astype(np.float32), quick=True)
     np.testing.assert_allclose(*both, atol=1e-5)
 
 
@@ -179,6 +182,4 @@ def test_sizes_must_be_positive_whole_numbers(build):
 
 
 def test_dropout_is_gone_in_prediction():
-    model = SMALL["convnet"]
-    params = init((model, None), (np.zeros((1, 4, 4, 1), np.float32), None))
-    assert inference(model, params)[0].layers[10] == Identity()
+    assert inference(SMALL["convnet"], init("convnet"))[0].layers[10] == Identity()
