@@ -65,7 +65,7 @@ def test_statistics_are_averaged_with_the_start_corrected():
     target = jnp.zeros((4, 2))
     optimizer = optax.sgd(0.0)
     gradient = fp.backprop(MODEL, fp.QuadraticCost(), has_aux=True)
-    step = fp.train_step(gradient, optimizer, momentum=0.9)
+    step = fp.train_step(gradient, optimizer, statistics_momentum=0.9)
     state = fp.init_state(MODEL, optimizer, jax.random.key(0), x)
     first, _ = step(state, (x, target))
     second, _ = step(first, (x + 1, target))

@@ -189,8 +189,8 @@ def test_a_triplet_of_far_points_has_its_distances():
 def test_norms_of_large_inputs(size):
     """y(s x) is y(x) where eps is nothing beside x, and dx is 1/s of it."""
     x = jax.random.normal(KEY, (4, 3, 3, 6))
-    layers = [fp.LayerNorm(1e-12), fp.RMSNorm(1e-12), fp.GroupNorm(2, eps=1e-12),
-              fp.InstanceNorm(eps=1e-12), fp.BatchNorm(1e-12)]  # fmt: skip
+    layers = [fp.LayerNorm(eps=1e-12), fp.RMSNorm(eps=1e-12), fp.GroupNorm(2, eps=1e-12),
+              fp.InstanceNorm(eps=1e-12), fp.BatchNorm(eps=1e-12)]  # fmt: skip
     dy = jax.random.normal(jax.random.key(1), x.shape)
     params = [layer.init(KEY, x) for layer in layers]
 

@@ -38,9 +38,15 @@ RIGHT = {
     **{"loss": SUM, "gradient": GRADIENT, "optimizer": SGD, "step": STEP, "state": STATE},
     **{"key": KEY, "x": X, "prompt": jnp.zeros(3, int), "batch": (X, Y), "data": (X, Y)},
     **{"context": fp.Context(KEY), "c": jnp.ones(4), "norms": jnp.ones(4), "seed": 0, "size": 9},
-    **{"image": (8, 8), "layers": [4], "path": "nowhere.safetensors", "rule": len},
+    **{
+        "image": (8, 8),
+        "layers": [4],
+        "path": "nowhere.safetensors",
+        "rule": len,
+        "where": fp.Dense,
+    },
     **{"rules": {}, "collected": (), "factors": (), "inverses": (), "target": MODEL},
-    **{"schedule": "1F1B", "times": [], "microbatches": 2},
+    **{"schedule": "1F1B", "times": [], "microbatches": 2, "where": fp.Dense, "decay": 0.5},
 }
 
 
@@ -259,15 +265,16 @@ def test_a_missing_backward_is_no_wrong_gradient():
     assert "wrong gradient" not in found.headline
 
 
-def test_residuals_of_ones_own_need_statistics_of_ones_own():
+def test_residuals_of_ones_own_have_no_statistics_until_they_say_where():
     class Named(fp.Composite):
         def forward(self, params, x, context=fp.Context()):
             (y,), kept = self.forward_each(params, (x,), context)
             return y, {"kept": kept}
 
-    model = Named(fp.Tanh())
-    with pytest.raises(fp.LayerError, match="residuals is a dict, wanted a tuple of 1"):
-        model.statistics(model.forward(((),), X)[1])
+    model, gain = Named(fp.BatchNorm()), fp.layers.Gain(jnp.ones(2), jnp.zeros(2))
+    assert model.statistics(model.forward((gain,), X)[1]) == ()
+    with pytest.raises(fp.LayerError, match=r"Named\[0\] BatchNorm\(\): its statistics"):
+        fp.inference(model, (gain,), ())
 
 
 def test_total_of_book_keeping_names_squared_total():

@@ -174,8 +174,7 @@ class Composite(Layer):
         if named or not isinstance(residuals, tuple) or len(residuals) != len(self.layers):
             return ()
         found = tuple(
-            layer.statistics(kept)
-            for layer, kept in zip(self.layers, self.entries("residuals", residuals), strict=True)
+            layer.statistics(kept) for layer, kept in zip(self.layers, residuals, strict=True)
         )
         return found if jax.tree.leaves(found) else ()
 

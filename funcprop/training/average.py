@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from funcprop.doors import door
 from funcprop.layer import Array, Params, is_float, spell, widen
 from funcprop.training.state import TrainState, untouched
 from funcprop.training.unrolling import accepted
@@ -34,6 +35,7 @@ class EmaState(NamedTuple):
     average: Any
 
 
+@door
 def with_ema(
     optimizer: optax.GradientTransformation, decay: float
 ) -> optax.GradientTransformationExtraArgs:
@@ -98,6 +100,7 @@ def wide(leaf: Array) -> Array:
     return widen(leaf) if is_float(leaf) else leaf
 
 
+@door
 def ema_params(state: TrainState) -> Params:
     """The averaged parameters of a state trained by an optimizer of `with_ema`.
 

@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import optax
 
 from funcprop.composites import Composite, Rewired, RewiredParams, Wrapper
+from funcprop.doors import door
 from funcprop.layer import Layer, Params, spell
 
 
+@door
 def per_layer(
     model: Layer, optimizer: optax.GradientTransformation
 ) -> optax.GradientTransformationExtraArgs:
