@@ -12,6 +12,7 @@ import jax
 import pytest
 
 import funcprop.cli as cli
+from funcprop.cli.errors import complain
 from funcprop.cli.job.recipe import Recipe
 from funcprop.layers import Sigmoid
 
@@ -52,6 +53,14 @@ def refused(result, code, *words):
     assert err.startswith("funcprop: ") and err.count("\n") == 1
     for word in words:
         assert word in err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_a_full_disk_is_told_in_one_line(capsys):
+    with pytest.raises(OSError) as caught, open("/dev/full", "w") as file:
+        file.write("x")
+    complain(caught.value, 2)
+    assert "No space left on device): free it, or give another" in capsys.readouterr().err
 
 
 # --- train and predict ----------------------------------------------------------------------------
@@ -172,6 +181,7 @@ def test_a_folder_is_never_silently_overwritten(trained, run, tmp_path):
     (tmp_path / "file").touch()
     refused(run(*QUICK, "--out", tmp_path / "file"), 2, "is a file, wanted a folder")
     refused(run(*QUICK, "--out", tmp_path / "file" / "x"), 2, "is a file, wanted a folder")
+    refused(run(*QUICK, "--out", "/proc/x"), 2, "--out: /proc cannot be written", "another folder")
 
 
 def test_overwrite_replaces_the_files_of_a_run_and_no_others(run, tmp_path):

@@ -116,7 +116,6 @@ WITHOUT_DOOR = set(
         "rewiring.feedback_alignment",
         "rewiring.frozen",
         "rewiring.kolen_pollack",
-        "rewiring.sign_symmetry",
         "rewiring.straight_through",
         "models.gpt2_params",
         "collectors.gradients",

@@ -38,6 +38,10 @@ def complain(error: object, code: int, debug: bool = False) -> int:
         traceback.print_exc()
     # notes of ours say where in the model; JAX's speak of its tracebacks
     notes = [note for note in getattr(error, "__notes__", ()) if note.startswith("in ")]
-    words = " ".join(f"{error} {' '.join(notes)}".split())
+    said = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        place = error.filename or "a file"
+        said = f"{place} cannot be read or written ({error.strerror}): free it, or give another"
+    words = " ".join(f"{said} {' '.join(notes)}".split())
     print(f"funcprop: {words}", file=sys.stderr, flush=True)
     return code

@@ -202,6 +202,12 @@ def precondition_by_kfac(
                 "optimizer.update(grads, state, params, factors=factors)"
             )
 
+        if types(factors) != types(state.factors):
+            raise ValueError(
+                f"precondition_by_kfac: factors is {spell(factors)}, wanted those that it was made "
+                f"for, {spell(state.factors)}: give what with_factors returns for the same model"
+            )
+
         def average(past: Array, now: Array) -> Array:
             number = state.count.astype(now.dtype)
             share = jnp.minimum(decay, number / (number + 1))
@@ -219,6 +225,12 @@ def precondition_by_kfac(
     import optax
 
     return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
+
+
+def types(tree: Any) -> Any:
+    """Structure, shapes and dtypes."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
 
 
 @door
@@ -301,8 +313,14 @@ def precondition(grads: Params, inverses: Any) -> Params:
     Affine(w=(2, 2), b=(2,))
     """
     structure = jax.tree.structure(inverses, is_leaf=is_record)
-    rows = zip(records(inverses), structure.flatten_up_to(grads), strict=True)
-    return structure.unflatten([of_layer(record.value, grad) for record, grad in rows])
+    try:
+        rows = zip(records(inverses), structure.flatten_up_to(grads), strict=True)
+        return structure.unflatten([of_layer(record.value, grad) for record, grad in rows])
+    except ValueError as error:
+        raise ValueError(
+            f"precondition: grads is {spell(grads)}, and the inverses are of another model: both "
+            "from one with_factors(model, loss)"
+        ) from error
 
 
 def of_layer(inverses: Any, grads: Any) -> Any:

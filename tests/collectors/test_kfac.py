@@ -530,6 +530,25 @@ def test_running_averages_and_how_often_they_are_inverted():
     assert off(values(third), once) < 1e-9
 
 
+def test_factors_and_gradients_of_another_model_are_told():
+    x, y = normal(3, 4), jnp.array([0, 1, 0])
+    found = {}
+    for name, layer in (
+        ("one", fp.Dense(2)),
+        ("other", fp.Dense(5)),
+        ("two", fp.Serial(fp.Dense(2))),
+    ):
+        gradient = with_factors(layer, fp.SoftmaxCrossEntropy(), "empirical")
+        found[name] = jax.eval_shape(gradient, jax.eval_shape(layer.init, KEY, x), (x, y))[1:]
+    (grads, factors), (_, other), (apart, _) = (found[name] for name in ("one", "other", "two"))
+    optimizer = precondition_by_kfac(factors)
+    state = jax.eval_shape(optimizer.init, grads)
+    with pytest.raises(ValueError, match="wanted those that it was made for"):
+        optimizer.update(grads, state, None, factors=other)
+    with pytest.raises(ValueError, match="of another model"):
+        precondition(apart, factors)
+
+
 def test_what_is_skipped_passes_unchanged():
     model = fp.Serial(fp.ConvTranspose(2, (2, 2)), fp.Flatten(), fp.Dense(3))
     x, y = normal(3, 2, 2, 1), jnp.array([0, 1, 2])

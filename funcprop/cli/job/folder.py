@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,13 @@ def check_folder(folder: Path, overwrite: bool) -> None:
         raise RecipeError(
             f"--out: {folder} exists and is not empty: give another folder, or --overwrite"
         )
+    parent = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    try:
+        tempfile.TemporaryDirectory(dir=parent).cleanup()
+    except OSError as error:
+        raise RecipeError(
+            f"--out: {parent} cannot be written ({error.strerror}): give another folder"
+        ) from error
     for name in ("safetensors", "matplotlib"):
         require(name, "train")
 
