@@ -13,6 +13,7 @@ from funcprop.collectors.forms import Form, Full, by_example, registered, scaled
 from funcprop.layer import Array, LayerError, spell, widen
 from funcprop.losses import LinearCrossEntropy
 from funcprop.losses.linear_cross_entropy import LinearCrossEntropyResiduals, Projection, Rows
+from funcprop.losses.loss import less_one, one_hot
 
 # the gradient made in the forward pass is already summed over the examples
 PREPARED[LinearCrossEntropy] = lambda layer: replace(layer, one_pass=False)
@@ -82,13 +83,14 @@ class Softmaxes(Form):
 def of_rows(layer: LinearCrossEntropy, params: Projection, each: Any) -> tuple[Projection, Array]:
     """-> dw and db summed over the rows [...], and dh."""
 
-    def of_chunk(total: Any, row: Any) -> tuple[Any, Array]:
-        h, _, peak, log_total, _ = row
+    def of_chunk(params: Projection, total: Any, row: Any) -> tuple[Any, Array]:
+        h, target, peak, log_total, _ = row
         s = layer.scores(params, h)
         p = jnp.exp(s - peak[:, None] - log_total[:, None])
-        return layer.chunk_gradient(params, total, s, p, *row)
+        slope = less_one(p, one_hot(target, layer.vocabulary))
+        return layer.chunk_gradient(params, total, s, slope, *row)
 
-    return layer.in_chunks(of_chunk, layer.zeros(params), each, each[1].shape)
+    return layer.in_chunks(of_chunk, params, each, True)
 
 
 @closed_form(LinearCrossEntropy)

@@ -270,9 +270,11 @@ class InfoNCE(Loss):
         dscores = dscores / self.temperature
         left, right = (self._direction(unit, counted) for unit in (a, b))
         out_a, out_b = (out_like(unit.vector, dscores, unit.vector) for unit in (a, b))
-        turned = jnp.swapaxes(dscores, -1, -2)
-        da = self._turned(a, left, jnp.matmul(dscores, right, **out_a), counted)
-        db = self._turned(b, right, jnp.matmul(turned, left, **out_b), counted)
+        # over the norms before the products: behind them XLA would write the norms out as matrices
+        of_a, of_b = dscores * a.scale, dscores * jnp.swapaxes(whole(b.scale, -2), -1, -2)
+        da = self._turned(left, jnp.matmul(of_a, right, **out_a), counted)
+        db = jnp.einsum("...ij,...id->...jd", of_b, left, **out_b)
+        db = self._turned(right, db, counted)
         return (da.astype(dy.dtype), db.astype(dy.dtype)), ()
 
     def _direction(self, unit: Unit, counted: Array | None) -> Array:
@@ -301,7 +303,7 @@ class InfoNCE(Loss):
             return values, rows
         return jnp.where(counted, values, 0), jnp.where(counted[..., None], rows, 0)
 
-    def _turned(self, unit: Unit, direction: Array, da: Array, counted: Array | None) -> Array:
-        """Without its part along a, over ‖a‖: a longer vector has the same direction."""
-        da = (da - direction * jnp.sum(direction * da, -1, keepdims=True)) * unit.scale
+    def _turned(self, direction: Array, da: Array, counted: Array | None) -> Array:
+        """Without its part along a: a longer vector has the same direction."""
+        da = da - direction * jnp.sum(direction * da, -1, keepdims=True)
         return da if counted is None else jnp.where(counted[..., None], da, 0)

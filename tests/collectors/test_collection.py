@@ -302,7 +302,7 @@ def test_what_does_not_fit_is_told_in_words():
         (lambda: weighted_sum(found(squared_norms), x[:, 0]), TypeError, "book_keeping"),
         (lambda: weighted_sum(kept, x[:4, 0]), ValueError, "each of the 5 examples"),
         (lambda: collect(collect(model, gradient), gradient), TypeError, "collects already"),
-        (lambda: fp.split_backward(params), TypeError, "wants a layer"),
+        (lambda: fp.split_backward(params), TypeError, "wanted a layer"),
         (lambda: fp.rewire(model, {fp.Dense: fp.rewiring.frozen}), TypeError, "with its brackets"),
         (lambda: fp.rewire(model, fp.rewiring.frozen()), TypeError, "a dict of layer types"),
         (lambda: simulate_pipeline("1F1B", StageTimes(1, 1, 1), 4), TypeError, "one a stage"),

