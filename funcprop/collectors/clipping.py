@@ -17,7 +17,7 @@ from funcprop.collectors.record import is_record, records
 from funcprop.composites import Rewired, RewiredParams
 from funcprop.doors import door
 from funcprop.gradient import GradientFunction, Objective, objective, told, unpack
-from funcprop.layer import Array, Context, Layer, Params, spell, widen
+from funcprop.layer import Array, Context, Layer, Params, is_float, spell, widen
 from funcprop.sharding import alike, in_parts, summed
 
 
@@ -165,7 +165,7 @@ def clipped(model: Layer, loss: Layer | None, max_norm: float) -> GradientFuncti
     grads        the tree, shapes and dtypes of params
 
     Norms and δ are kept on the way back; the weight gradients are formed once, with the factors in
-    them.
+    them. An example whose squared norm is beyond the dtype's range adds nothing.
 
     raises  ValueError where max_norm is not positive, LayerError for a mean, and where a layer
             mixes the examples
@@ -199,6 +199,10 @@ class Clipped:
 
     @door
     def __call__(self, params: Params, batch: Any, context: Context = Context()) -> Any:
+        if self.goal.loss is not None:
+            x, target, context = unpack(batch, context)
+            batch = x, target
+        batch = without_hidden(batch, context.mask)
         value, residuals = self.goal.forward(params, batch, context)
         found = self.goal.backward(params, residuals, jnp.ones_like(value))
         norms = jnp.sqrt(squared_total(found))
@@ -236,6 +240,22 @@ class Clipped:
 
         total, _ = jax.lax.scan(add, zeros, (jnp.arange(parts), cuts))
         return jax.tree.map(lambda a, like: a.astype(like.dtype), total, first)
+
+
+def without_hidden(batch: Any, mask: Array | None) -> Any:
+    """The batch with zeros in place of the floats of examples that the mask [B] hides.
+
+    Their δ is zero, and zero times what is not finite would be NaN in every gradient.
+    """
+    if mask is None or mask.ndim != 1:
+        return batch
+
+    def shown(leaf: Any) -> Any:
+        if not is_float(leaf) or leaf.shape[:1] != mask.shape:
+            return leaf
+        return jnp.where(mask.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, 0)
+
+    return jax.tree.map(shown, batch)
 
 
 AVERAGING = ContextVar("AVERAGING", default=False)

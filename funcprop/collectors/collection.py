@@ -224,6 +224,12 @@ def _build(
 
 def _around(layer: Composite, children: tuple[Layer, ...], rule: Rule) -> Layer:
     """The composite around other children, whose records the rule joins."""
+    if layer.owns and not (rule.adds or trusted(layer)):
+        raise LayerError(
+            layer,
+            f"has parameters of its own, of which {rule.name} knows nothing",
+            "give them to a layer of their own, among its children",
+        )
     new = layer.with_paths(_beside) if rule.holds else layer
     assert isinstance(new, Composite)
     rebuilt = new.rebuild(children)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 from jax import lax
@@ -47,9 +47,24 @@ class Marking(Wrapper):
         return dx, Mark(jax.random.key(0))
 
 
+@dataclass(frozen=True, eq=False)
+class Seeing(Wrapper):
+    """`layer`, which tells what it was given."""
+
+    given: list[Any]
+
+    def forward(
+        self, params: Params, x: Any, context: Context = Context()
+    ) -> tuple[Any, Residuals]:
+        self.given.append(x)
+        return self.layer.forward(params, x, context)
+
+
 @dataclass(frozen=True)
 class Joining(Sum):
     """Several marks become one."""
+
+    raw: ClassVar[bool] = True  # what is converted, as by Cast, is passed on as it is
 
     def steps(
         self, layer: Layer, step: Callable[[Any], tuple[Any, Any]], each: Any
@@ -64,6 +79,8 @@ class Joining(Sum):
 @dataclass(frozen=True)
 class Undeclared(Sum):
     """What joins uses of which the composite does not say that there are several."""
+
+    raw: ClassVar[bool] = True
 
     def steps(
         self, layer: Layer, step: Callable[[Any], tuple[Any, Any]], each: Any
@@ -93,7 +110,23 @@ class Checked(Wrapper):
     ) -> tuple[Any, Residuals]:
         if self.per_example:
             check_foreign(self.original, without_held(params), x, context)
+            self.check_children(without_held(params), x, context)
         return self.layer.forward(params, x, context)
+
+    def check_children(self, params: Params, x: Any, context: Context) -> None:
+        """Raises LayerError where a child is given other examples than the composite, or the same
+        in another order: what a rule finds of an example would be another one's."""
+        composite = self.original
+        assert isinstance(composite, Composite)
+        given: list[Any] = []
+        seeing = composite.rebuild(tuple(Seeing(child, given) for child in composite.layers))
+
+        def inputs(params: Params, x: Any, context: Context) -> list[Any]:
+            given.clear()
+            seeing.forward(params, x, context)
+            return jax.tree.leaves(list(given))
+
+        check_foreign(composite, params, x, context, inputs)
 
     def backward(self, params: Params, residuals: Residuals, dy: Any) -> tuple[Any, Any]:
         composite = self.layer

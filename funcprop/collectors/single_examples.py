@@ -7,15 +7,17 @@ move.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from funcprop.collectors.rule import Rule
 from funcprop.composites import Composite, rewirings
@@ -26,13 +28,14 @@ from funcprop.layer import (
     Layer,
     LayerError,
     Params,
-    concrete,
     is_float,
     is_integer,
     spell,
 )
 
-CHANGES = (1.0, 100.0)  # of an example's floats: small, and so large that it leads every maximum
+# of an example's floats: small, and so large that it leads every maximum, or minimum
+CHANGES = (1.0, -1.0, 100.0, -100.0)
+NOT_KNOWN = (Tracer, jax.ShapeDtypeStruct)
 OURS = ("funcprop", "jax", "jaxlib", "numpy")
 
 
@@ -97,11 +100,12 @@ def check_unmixed(model: Layer, params: Params, x: Any, context: Context = Conte
                     changed by noise, integers exchanged with another example's
     context         key and mask, the same in all runs
 
-    One example is changed, twice, and no other row of the output may move by more than rounding.
-    Where the output has no example axis (a loss), the rows of dx are looked at. Under `jit`, where
-    values are not known, random numbers of the same shapes and dtypes are tried while it is traced.
-    Rules of single examples and `private_gradient` try by themselves every layer, composite and
-    loss that is not of this library, unless its class says `mixes = False`.
+    The first and the last example are changed in turn, and no other row of the output or of dx may
+    move by more than rounding. Where the output has no example axis (a loss), only dx is looked
+    at. Under `jit`, where values are not known, random numbers of the same shapes and dtypes are
+    tried while it is traced. Rules of single examples and `private_gradient` try by themselves
+    every layer, composite and loss that is not of this library, once for each shape, unless its
+    class says `mixes = False`.
 
     raises  LayerError where examples are mixed; ValueError where x has no two examples on axis 0
 
@@ -122,29 +126,80 @@ def check_unmixed(model: Layer, params: Params, x: Any, context: Context = Conte
             f"check_unmixed wants at least two examples on axis 0, and x is {spell(x)}: "
             "give the batch that the model is trained on"
         )
-    given = params, x, context
-    if any(concrete(leaf) is None for leaf in jax.tree.leaves(given)):
-        given = tuple(map(drawn, given))
-    found = moved(lambda *given: outputs(model, *given), *given)
-    if found is not None:
+    check_rows(model, functools.partial(outputs, model), params, x, context)
+
+
+def check_rows(layer: Layer, function: Any, params: Params, x: Any, context: Context) -> None:
+    """Raises LayerError where a row of function(params, x, context), leaves [B, ...], depends on
+    another example. Tried with the numbers given, or, where they are not known, with others."""
+    size = jax.tree.leaves(x)[0].shape[0]
+    if size == 1:  # nothing else is there to be moved: two examples of the same shape
+        x, context = jax.tree.map(twice, x), of_two(context)
+    rows = jax.eval_shape(function, params, x, context)
+    others = {leaf.shape[:1] for leaf in rows} - {(max(size, 2),)}
+    if others:
         raise LayerError(
-            model,
-            f"mixes examples: one was changed, and example {found} moved",
-            "take one that treats examples apart, as GroupNorm instead of BatchNorm",
+            layer,
+            f"works on {spell(rows)} inside, where x has {max(size, 2)} examples on axis 0",
+            "keep the examples on axis 0 of whatever a layer is given, one row each",
+        )
+    given = params, x, context
+    if any(isinstance(leaf, NOT_KNOWN) for leaf in jax.tree.leaves(given)):
+        tries = [tuple(drawn(tree, positive) for tree in given) for positive in (False, True)]
+    else:
+        tries = [given]
+
+    def floats(*given: Any) -> list[Array]:
+        return [row for row in function(*given) if is_float(row)]
+
+    run = jax.jit(floats)
+    judged = False
+    for each in tries:
+        try:
+            found, known = moved(run, *each)
+        except jax.errors.UnexpectedTracerError:  # a child in a loop: its shapes are all we see
+            return
+        judged = judged or known
+        if found is not None:
+            raise LayerError(
+                layer,
+                f"mixes examples: one was changed, and example {found} moved",
+                "take one that treats examples apart, as GroupNorm instead of BatchNorm",
+            )
+    if not judged:
+        raise ValueError(
+            "no number that comes out is finite, so that nothing can be said of the examples"
         )
 
 
-def check_foreign(layer: Layer, params: Params, x: Any, context: Context) -> None:
-    """`check_unmixed` of what is not of this library, as it is traced or run."""
+TRIED: set[Any] = set()
+
+
+def check_foreign(
+    layer: Layer, params: Params, x: Any, context: Context, inside: Any = None
+) -> None:
+    """`check_unmixed` of what is not of this library, as it is traced, or with its first batch.
+
+    inside   (params, x, context) -> the leaves to be looked at in the place of y and dx
+    """
     sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(x)}
     if not foreign(layer) or len(sizes) != 1 or () in sizes or (0,) in sizes:
         return
-    given = params, x, context
-    if (1,) in sizes:  # nothing else is there to be moved: two examples of the same shape
-        given = tuple(map(drawn, (params, jax.tree.map(twice, x), replace(context, mask=None))))
+    leaves, tree = jax.tree.flatten((params, x, context))
+    traced = any(isinstance(leaf, NOT_KNOWN) for leaf in leaves)
+    key = (
+        layer,
+        inside is None,
+        tree,
+        traced,
+        tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves),
+    )
+    with contextlib.suppress(TypeError):  # a layer that cannot be hashed is tried every time
+        if key in TRIED:
+            return
     try:
         with jax.ensure_compile_time_eval():
-            check_unmixed(layer, *given)
+            check_rows(layer, inside or functools.partial(outputs, layer), params, x, context)
     except LayerError:
         raise
     except Exception as error:
@@ -154,6 +209,8 @@ def check_foreign(layer: Layer, params: Params, x: Any, context: Context) -> Non
             "try it with its own, fp.check_unmixed(layer, params, x), and say `mixes = False` in "
             "the class",
         ) from error
+    with contextlib.suppress(TypeError):
+        TRIED.add(key)
 
 
 def check_loss(loss: Layer, prediction: Any, target: Any, context: Context) -> None:
@@ -178,56 +235,80 @@ def foreign(layer: Any) -> bool:
 
 
 def outputs(layer: Layer, params: Params, x: Any, context: Context) -> list[Array]:
-    """The floats of y, or of dx where y has not the examples on axis 0."""
-    y, residuals = layer.forward(params, x, context)
+    """y and dx for a cotangent that depends on no other example; dx alone where y has not the
+    examples on axis 0, as that of a loss has not."""
     size = jax.tree.leaves(x)[0].shape[0]
-    if any(leaf.shape[:1] != (size,) for leaf in jax.tree.leaves(y)):
-        y = layer.backward(params, residuals, jax.tree.map(jnp.ones_like, y))[0]
-    return [leaf for leaf in jax.tree.leaves(y) if is_float(leaf)]
+    y, residuals = layer.forward(params, x, context)
+    apart = all(leaf.shape[:1] == (size,) for leaf in jax.tree.leaves(y))
+    floats = [leaf for leaf in jax.tree.leaves(x) if is_float(leaf)]
+    # what changes with an example's x changes its own dy, and no other's
+    own = sum((jnp.mean(leaf.reshape(size, -1), 1) for leaf in floats), jnp.zeros(size))
+
+    def cotangent(leaf: Any) -> Any:
+        if not is_float(leaf):
+            return None
+        if not apart:
+            return jnp.ones_like(leaf)
+        scale = jnp.cos(own).reshape(-1, *[1] * (leaf.ndim - 1))
+        ramp = jnp.cos(jnp.arange(math.prod(leaf.shape[1:]))).reshape(1, *leaf.shape[1:])
+        return (scale * ramp).astype(leaf.dtype)
+
+    dx = layer.backward(params, residuals, jax.tree.map(cotangent, y))[0]
+    found = [*(jax.tree.leaves(y) if apart else ()), *jax.tree.leaves(dx)]
+    return [leaf for leaf in found if is_float(leaf)]
 
 
-def moved(function: Callable[..., list[Array]], params: Params, x: Any, context: Context) -> Any:
-    """The first example, but the last, whose row of the results moved when the last was changed."""
-    run = jax.jit(function)
+def moved(run: Any, params: Params, x: Any, context: Context) -> tuple[int | None, bool]:
+    """-> the first example whose row of the results moved when another was changed, and whether
+    any number of the results is finite."""
     before = [np.asarray(leaf, np.float64) for leaf in run(params, x, context)]
     eps = max((float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(x) if is_float(leaf)),
               default=float(jnp.finfo(jnp.float32).eps))  # fmt: skip
-    for size in CHANGES:
-        other = jax.tree.map(lambda leaf, size=size: with_last_changed(leaf, size), x)
-        for old, new in zip(before, run(params, other, context), strict=True):
-            old, new = old[:-1], np.asarray(new, np.float64)[:-1]
-            largest = np.abs(old[np.isfinite(old)]).max(initial=0)
-            same = np.isclose(new, old, rtol=0, atol=64 * eps * largest, equal_nan=True)
-            rows = ~same.reshape(len(same), -1).all(1)
-            if rows.any():
-                return int(np.flatnonzero(rows)[0])
-    return None
+    size = jax.tree.leaves(x)[0].shape[0]
+    known = not before or any(np.isfinite(old).any() for old in before)
+    for changed in (0, size - 1):
+        others = np.arange(size) != changed
+        for change in CHANGES:
+            other = jax.tree.map(lambda leaf, i=changed, c=change: with_changed(leaf, i, c), x)
+            for old, new in zip(before, run(params, other, context), strict=True):
+                old, new = old[others], np.asarray(new, np.float64)[others]
+                largest = np.abs(old[np.isfinite(old)]).max(initial=0)
+                same = np.isclose(new, old, rtol=0, atol=64 * eps * largest, equal_nan=True)
+                rows = ~same.reshape(len(same), -1).all(1)
+                if rows.any():
+                    return int(np.flatnonzero(others)[np.flatnonzero(rows)[0]]), known
+    return None, known
 
 
-def with_last_changed(leaf: Any, size: float) -> Array:
-    """The leaf with other numbers in its last example."""
+def with_changed(leaf: Any, index: int, change: float) -> Array:
+    """The leaf with other numbers in one of its examples."""
     values = np.array(leaf)
     if is_float(leaf):
         wide = values.astype(np.float64)
-        scale = size * (np.sqrt(np.mean(np.square(wide))) or 1.0)
-        noise = scale * np.random.default_rng(1).normal(size=wide[-1].shape)
-        values[-1] = (wide[-1] + noise).astype(values.dtype)
+        scale = change * (np.sqrt(np.mean(np.square(wide))) or 1.0)
+        noise = np.abs(np.random.default_rng(1).normal(size=wide[index].shape))
+        values[index] = (wide[index] + scale * (1 + noise)).astype(values.dtype)
     elif is_integer(leaf):
-        values[-1] = values[0]
+        different = [row for row in values if (row != values[index]).any()]
+        values[index] = different[0] if different else values[index]
     return jnp.asarray(values)
 
 
-def drawn(tree: Any) -> Any:
+def drawn(tree: Any, positive: bool = False) -> Any:
     """Random numbers of the same shapes and dtypes; zeros and ones for integers."""
     random = np.random.default_rng(0)
 
     def one(leaf: Any) -> Any:
-        if is_float(leaf):
-            return jnp.asarray(random.normal(size=leaf.shape)).astype(leaf.dtype)
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jnp.broadcast_to(jax.random.key(0, impl=jax.random.key_impl(leaf)), leaf.shape)
-        count = math.prod(leaf.shape)
-        return jnp.asarray((np.arange(count) % 2).reshape(leaf.shape)).astype(leaf.dtype)
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            values = random.normal(size=leaf.shape)
+            return jnp.asarray(np.abs(values) + 0.5 if positive else values).astype(leaf.dtype)
+        values = np.arange(math.prod(leaf.shape)).reshape(leaf.shape) % 2
+        if leaf.ndim:  # the examples differ, whatever their size
+            rows = np.arange(leaf.shape[0]).reshape(-1, *[1] * (leaf.ndim - 1))
+            values = (values + rows) % 2
+        return jnp.asarray(values).astype(leaf.dtype)
 
     return jax.tree.map(one, tree)
 
@@ -235,3 +316,9 @@ def drawn(tree: Any) -> Any:
 def twice(leaf: Any) -> Any:
     """The shape of two such examples."""
     return jax.ShapeDtypeStruct((2, *leaf.shape[1:]), leaf.dtype)
+
+
+def of_two(context: Context) -> Context:
+    """The context of two examples, where its mask was one example's."""
+    mask = context.mask
+    return context if mask is None else replace(context, mask=jnp.repeat(mask, 2, 0))

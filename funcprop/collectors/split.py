@@ -19,7 +19,7 @@ from funcprop.composites import Composite, RewiredParams, Wrapper
 from funcprop.composites.sharing import Raw, Uses
 from funcprop.doors import door
 from funcprop.gradient import partition
-from funcprop.layer import Context, Layer, Params, Residuals, inside, spell, two
+from funcprop.layer import Context, Layer, LayerError, Params, Residuals, inside, spell, two
 
 
 class Kept(NamedTuple):
@@ -158,6 +158,12 @@ def deferred(layer: Layer) -> Layer:
     """The layer with every leaf Deferred: composites pass up what stands in the second slot."""
     if not isinstance(layer, Composite):
         return Deferred(layer)
+    if layer.owns and not trusted(layer):
+        raise LayerError(
+            layer,
+            "has parameters of its own, which the weight half does not see",
+            "give them to a layer of their own, among its children",
+        )
     rebuilt = layer.rebuild(tuple(map(deferred, layer.layers)))
     assert isinstance(rebuilt, Composite)
     rebuilt = rebuilt.with_shared(Raw())
@@ -192,11 +198,11 @@ def gradients_each(layer: Composite, params: Params, kept: Any) -> Params:
     found = []
     for position, (child, p, own) in enumerate(zip(layer.layers, params, kept, strict=True)):
         with inside(layer, position):
-            if () not in layer.reused or not jax.tree.leaves(p):
-                found.append(gradients(child, p, own))
-            elif isinstance(own, Uses):
+            if isinstance(own, Uses):
                 each = tuple(gradients(child, p, use) for use in own.each)
                 found.append(layer.shared.places(layer, each))
+            elif () not in layer.reused or not jax.tree.leaves(p):
+                found.append(gradients(child, p, own))
             else:
                 step = functools.partial(_step, child, p)
                 found.append(layer.shared.steps(layer, step, own)[1])

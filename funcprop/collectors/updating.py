@@ -51,6 +51,8 @@ class Update(Rule):
             own, use, is_leaf=is_none,
         )  # fmt: skip
 
+        if not jax.tree.leaves(own):
+            return params
         grads = summed(grads, own)  # before the update, which is no sum
 
         import optax

@@ -37,7 +37,8 @@ class Composite(Layer):
                `self.shared.places(self, (first, second))`, or by `self.shared.steps` in a loop
     stacked    how many steps of a loop its parameters hold, on axis 0 of every leaf; 0 for no loop
     owns       whether it has parameters besides those of its children
-    converts   whether the dparams of its children are converted on their way up, in `from_children`
+    converts   whether the dparams of its children get another dtype on their way up, in
+               `from_children`, if not `self.shared.raw`: see `Cast`
 
     forward   x -> y: any trees; the arrays [..., features] are for the children to check
     keeps     what the children keep
@@ -89,8 +90,10 @@ class Composite(Layer):
         return f"{type(self).__name__}({', '.join(map(repr, self.layers))})"
 
     def rebuild(self, layers: tuple[Layer, ...]) -> Layer:
-        """The same composite around other children."""
-        return type(self)(*layers)
+        """The same composite around other children, with all else that it is made of."""
+        new = copy.copy(self)
+        object.__setattr__(new, "layers", layers)
+        return new
 
     def with_shared(self, shared: Sum) -> Self:
         """The same composite, where `shared` joins what several uses of a parameter left."""

@@ -42,6 +42,10 @@ def mlp(
     >>> jax.eval_shape(model.forward, params, x)[0].shape
     (8, 10)
     """
+    if isinstance(layers, int):
+        raise TypeError(
+            f"mlp: layers is {layers}, wanted a list of sizes: write mlp([{layers}], ...)"
+        )
     hidden = [
         layer
         for size in layers

@@ -43,6 +43,11 @@ def check_stacks(model: Layer, optimizer: optax.GradientTransformation, params: 
         )
 
 
+def is_waiting(state: Any) -> bool:
+    """Whether it is the state of something that updates every few steps."""
+    return isinstance(state, (optax.MultiStepsState, optax.ApplyEvery))
+
+
 def thinned(layer: Layer, tree: Any) -> Any:
     """The parameters with one layer of each stack."""
 
@@ -79,6 +84,9 @@ def difference(
     if not mixing or any(name.startswith(("random", "threefry")) for name in names):
         return None
 
+    def state_of(params: Any) -> Any:
+        return jax.eval_shape(optimizer.init, params)
+
     random = np.random.default_rng(0)
 
     def small(leaf: Any, layer: Any) -> np.ndarray:
@@ -89,7 +97,9 @@ def difference(
 
     start = jax.tree.map(small, wide, thin)
     # what only shows where a norm is exceeded, and in Adam's second step
-    each = [jax.tree.map(lambda p, s=s: s * small(p, p), start) for s in (0.01, 100.0)]
+    waits = any(map(is_waiting, jax.tree.leaves(state_of(thin), is_leaf=is_waiting)))
+    scales = (0.01, 100.0) * (8 if waits else 1)  # of those that update every few steps
+    each = [jax.tree.map(lambda p, s=s: s * small(p, p), start) for s in scales]
 
     def trained(change: Any, back: Any) -> list[Any]:
         params, found = change(start), []

@@ -336,3 +336,19 @@ def test_phases_of_a_run_compose():
         given = dict(noise_multiplier=1.0, rate=0.1, steps=10, delta=1e-5) | wrong
         with pytest.raises(ValueError, match="wanted"):
             fp.collectors.epsilon(**given)
+
+
+def test_hidden_examples_add_nothing_whatever_they_hold():
+    model, loss = fp.Serial(fp.Dense(3), fp.Tanh(), fp.Dense(2)), fp.QuadraticCost(reduction="sum")
+    x, y = np.ones((4, 3), np.float32), np.zeros((4, 2), np.float32)
+    params = model.init(jax.random.key(0), x)
+    gradient = jax.jit(fp.private_gradient(model, loss, 1.0, 0.0, batch_size=4))
+    mask = jnp.array([True, False, True, True])
+    context = fp.Context(jax.random.key(0), mask)
+    wanted = gradient(params, (x, y), context)
+    for hidden in (np.nan, np.inf, 1e30):
+        x[1] = hidden
+        for a, b in zip(
+            jax.tree.leaves(gradient(params, (x, y), context)), jax.tree.leaves(wanted), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)

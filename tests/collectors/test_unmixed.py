@@ -41,6 +41,9 @@ class Plain(Function):
     def forward(self, params, x, context=fp.Context()):
         return self.function(x), x
 
+    def backward(self, params, x, dy):
+        return jax.vjp(self.function, x)[1](dy)[0], ()
+
 
 def batch_norm(z):
     return (z - z.mean(0)) / jnp.sqrt(z.var(0) + 1e-5)
@@ -82,7 +85,40 @@ class Contrastive(fp.losses.Loss):
         return (d - d.mean(0), -d), ()
 
 
+def later(z):
+    return jnp.cumsum(z, 0)
+
+
+def neighbors(z):
+    return z + jnp.roll(z, 1, 0)
+
+
+def by_smallest(z):
+    return z - jax.lax.stop_gradient(z.min(0))
+
+
+def by_count(z):
+    return z * jax.lax.stop_gradient((z > 0).sum(0)).astype(z.dtype)
+
+
+def of_roots(z):
+    return jnp.sqrt(z) - jnp.sqrt(z).mean(0)
+
+
+class Backwards(Plain):
+    """Mixed on the way back alone."""
+
+    def backward(self, params, x, dy):
+        return dy - dy.mean(0), ()
+
+
 MIXED = {
+    "in later ones": fp.Serial(fp.Dense(3), Plain(later)),
+    "in neighbors": fp.Serial(fp.Dense(3), Plain(neighbors)),
+    "by the smallest": fp.Serial(fp.Dense(3), Plain(by_smallest)),
+    "by how many": fp.Serial(fp.Dense(3), Plain(by_count)),
+    "of what is positive": fp.Serial(fp.Dense(3), fp.Softplus(), Plain(of_roots)),
+    "on the way back": fp.Serial(fp.Dense(3), Backwards()),
     "in a layer": fp.Serial(fp.Tanh(), Function(batch_norm)),
     "by the largest of all": fp.Serial(fp.Tanh(), Function(by_largest)),
     "in a wrapped layer": fp.Serial(fp.Tanh(), fp.autodiff(Function(batch_norm))),
@@ -149,5 +185,15 @@ def test_integers_are_exchanged():
     ids = np.array([[0, 1], [2, 3], [1, 1]])
     model = fp.Serial(fp.Embedding(4, 3), Function(batch_norm))
     params = model.init(jax.random.key(0), ids)
-    with pytest.raises(fp.LayerError, match="example 0 moved"):
+    with pytest.raises(fp.LayerError, match="example 1 moved"):
         fp.check_unmixed(model, params, ids)
+
+
+def test_a_key_and_a_mask_are_no_obstacle():
+    fp.check_unmixed(fp.Dropout(0.5), (), X, fp.Context(jax.random.key(0)))
+    model = fp.Serial(fp.Dense(3), Plain(layer_norm))
+    params = model.init(jax.random.key(0), X)
+    gradient = fp.private_gradient(model, LOSS, 1.0, 1.0, 4)
+    for rows in (4, 1):
+        mask = jnp.ones(rows, bool)
+        gradient(params, (X[:rows], Y[:rows]), fp.Context(jax.random.key(0), mask))

@@ -251,3 +251,18 @@ def test_layers_without_a_gradient_among_shared_ones(name):
         ends.append(jax.lax.scan(lambda s, _, f=step: (f(s, data)[0], None), state, None, 3)[0])
     for a, b in zip(*(jax.tree.leaves(end.params) for end in ends), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_rewired_layer_without_parameters_has_nothing_to_update():
+    model = fp.Serial(fp.Dense(4), fp.Tanh(), fp.Dense(3))
+    model = fp.rewire(model, {fp.Tanh: fp.rewiring.clip_cotangent(max_abs=0.1)})
+    x, loss = jnp.ones((2, 3)), fp.MeanSquaredError()
+    ends = []
+    for step, start in (
+        (fp.train_step(fp.backprop(model, loss), optax.adam(0.1)), fp.init_state),
+        (update_step(model, loss, optax.adam(0.1)), init_update_state),
+    ):
+        state = start(model, optax.adam(0.1), KEY, x)
+        ends.append(jax.jit(step)(state, (x, x))[0].params)
+    for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)

@@ -1,6 +1,7 @@
 """Composites written elsewhere that use a parameter several times: every rule agrees with the
 definition, and those that join the uses themselves are refused by name."""
 
+import dataclasses
 import functools
 
 import jax
@@ -257,3 +258,121 @@ def test_a_record_is_no_number():
         for call in (function, jax.jit(function)):
             with pytest.raises(TypeError, match="Record is no number"):
                 call(record)
+
+
+@dataclasses.dataclass(frozen=True, init=False, repr=False)
+class Times(fp.Composite):
+    """scale f(x), with a field and a constructor of its own."""
+
+    scale: float = 2.0
+
+    def __init__(self, features, scale):
+        object.__setattr__(self, "scale", scale)
+        super().__init__(fp.Dense(features))
+
+    def init(self, key, x):
+        return self.init_each(key, (x,))
+
+    def forward(self, params, x, context=fp.Context()):
+        (y,), kept = self.forward_each(params, (x,), context)
+        return self.scale * y, kept
+
+    def backward(self, params, residuals, dy):
+        (dx,), dparams = self.backward_each(params, residuals, (self.scale * dy,))
+        return dx, dparams
+
+
+def test_a_composite_keeps_its_fields():
+    model = Times(3, 10.0)
+    params = model.init(jax.random.key(0), X)
+    wanted, grads = fp.backprop(model, LOSS)(params, (X, Y))
+    given, clipped = collectors.clipped(model, LOSS, 1e9)(params, (X, Y))
+    np.testing.assert_allclose(given, wanted, rtol=1e-6)
+    for a, b in zip(jax.tree.leaves(clipped), jax.tree.leaves(grads), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+    predictor, fitted = fp.inference(model, params, ())
+    np.testing.assert_array_equal(predictor.forward(fitted, X)[0], model.forward(params, X)[0])
+
+
+class Folded(Unjoined):
+    """The child sees the halves of each example as examples."""
+
+    def forward(self, params, x, context=fp.Context()):
+        y, kept = self.layers[0].forward(params[0], x.reshape(-1, x.shape[-1] // 3), context)
+        return y.reshape(x.shape[0], -1), kept
+
+    def backward(self, params, kept, dy):
+        dx, dp = self.layers[0].backward(params[0], kept, dy.reshape(kept.shape[0], -1))
+        return dx.reshape(dy.shape[0], -1), (dp,)
+
+
+class Reversed(Scaled):
+    """The child sees the examples in another order."""
+
+    def forward(self, params, x, context=fp.Context()):
+        y, kept = self.layers[0].forward(params[0], x[::-1], context)
+        return y[::-1], kept
+
+    def backward(self, params, residuals, dy):
+        dx, dp = self.layers[0].backward(params[0], residuals, dy[::-1])
+        return dx[::-1], (dp,)
+
+
+@pytest.mark.parametrize("kind, told", [(Folded, "on axis 0"), (Reversed, "mixes examples")])
+def test_children_that_are_given_other_examples_are_refused(kind, told):
+    model = kind(fp.Dense(1 if kind is Folded else 3))
+    params = jax.eval_shape(model.init, jax.random.key(0), X[:, :1] if kind is Folded else X)
+    for rule in (collectors.squared_norms, collectors.second_moment):
+        with pytest.raises(fp.LayerError, match=told):
+            jax.eval_shape(fp.backprop(fp.collect(model, rule), LOSS), params, (X, Y))
+
+
+class Owning(Unjoined):
+    owns = True
+
+
+def test_parameters_of_its_own_are_no_leafs():
+    model = Owning(DENSE)
+    with pytest.raises(fp.LayerError, match="has parameters of its own"):
+        fp.collect(model, collectors.squared_norms)
+    with pytest.raises(fp.LayerError, match="has parameters of its own"):
+        params = jax.eval_shape(model.init, jax.random.key(0), X)
+        y, residuals = jax.eval_shape(model.forward, params, X)
+        jax.eval_shape(fp.split_backward(model).input_half, params, residuals, y)
+
+
+class Around(fp.Composite):
+    """f(g(f(x))): one child is used twice, the other once."""
+
+    reused = frozenset([(0,)])
+
+    def init(self, key, x):
+        return self.init_each(key, (x, x))
+
+    def forward(self, params, x, context=fp.Context()):
+        (f, g), (p, q) = self.layers, params
+        a, first = f.forward(p, x)
+        b, between = g.forward(q, a)
+        y, second = f.forward(p, b)
+        return y, (first, between, second)
+
+    def backward(self, params, residuals, dy):
+        (f, g), (p, q), (first, between, second) = self.layers, params, residuals
+        db, two = f.backward(p, second, dy)
+        da, dq = g.backward(q, between, db)
+        dx, one = f.backward(p, first, da)
+        return dx, (self.shared.places(self, (one, two)), dq)
+
+
+def test_some_children_may_be_used_twice():
+    model = Around(DENSE, fp.Dense(3))
+    halves = fp.split_backward(model)
+
+    def both(params, x):
+        y, residuals = model.forward(params, x)
+        dx, kept = halves.input_half(params, residuals, y)
+        return (dx, halves.weight_half(params, kept)), model.backward(params, residuals, y)
+
+    given, wanted = jax.jit(both)(model.init(jax.random.key(0), X), X)
+    for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)

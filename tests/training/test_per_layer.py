@@ -58,6 +58,7 @@ def test_muon_on_a_stack_is_muon_on_its_layers():
 
 SENSITIVE = {
     "muon": optax.contrib.muon(0.1),
+    "every four steps": optax.MultiSteps(optax.lamb(0.1), 4).gradient_transformation(),
     "mask": optax.adamw(0.1, mask=by_axes),
     "labels": optax.multi_transform(
         {True: optax.adam(0.1), False: optax.sgd(0.1)}, lambda params: by_axes(params)
