@@ -117,7 +117,7 @@ def check_unmixed(model: Layer, params: Params, x: Any, context: Context = Conte
     >>> fp.check_unmixed(norm, fp.layers.Gain(jnp.ones(2), jnp.zeros(2)), x)
     Traceback (most recent call last):
         ...
-    funcprop.layer.LayerError: BatchNorm(): mixes examples: one was changed, and example 0 moved
+    funcprop.layer.LayerError: BatchNorm(): mixes examples: one was changed, and example 1 moved
       take one that treats examples apart, as GroupNorm instead of BatchNorm
     """
     sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(x)}

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from funcprop.composites import Rewired, RewiredParams
+from funcprop.doors import door
 from funcprop.layer import (
     Array,
     LayerError,
@@ -208,6 +209,7 @@ def kolen_pollack() -> Rewiring:
     return KolenPollack
 
 
+@door
 def sign_symmetry(magnitude: Magnitude = "uniform") -> Rewiring:
     """Errors go back by the signs of w: dx = dz Vᵀ with V = s M ∘ sign(w). See SignSymmetric.
 

@@ -10,7 +10,7 @@ import pytest
 
 import funcprop as fp
 from funcprop.collectors.collecting import Collecting, Finishing
-from funcprop.collectors.protocol import Checked, Marking
+from funcprop.collectors.protocol import Checked, Marking, Seeing
 from funcprop.collectors.rule import Gradient
 from funcprop.collectors.split import Deferred
 from funcprop.comparison.mutants import Mutated
@@ -66,6 +66,7 @@ WRAPPED = [
     Deferred(NORM),
     Finishing(NORM, RULE, ()),
     Marking(NORM),
+    Seeing(NORM, []),
     Mutated(NORM, Mutant("", lambda layer, *given: layer.backward(*given))),
     Recorder(NORM, NORM, ()),
     Surrogate(NORM),
