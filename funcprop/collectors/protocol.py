@@ -124,7 +124,8 @@ class Checked(Wrapper):
         def inputs(params: Params, x: Any, context: Context) -> list[Any]:
             given.clear()
             seeing.forward(params, x, context)
-            return jax.tree.leaves(list(given))
+            leaves, own = jax.tree.leaves(list(given)), trace_of(jax.tree.leaves(x)[0])
+            return [leaf for leaf in leaves if trace_of(leaf) is own]  # in a loop there is no row
 
         check_foreign(composite, params, x, context, inputs)
 
@@ -147,6 +148,11 @@ class Checked(Wrapper):
                 self.original, "does not pass up what its children left, one entry a child", REMEDY
             )
         return composite.backward(params, residuals, dy)
+
+
+def trace_of(value: Any) -> Any:
+    """The transformation that a value belongs to: inside a loop another one than around it."""
+    return getattr(value, "_trace", None)
 
 
 def passed_up(marks: Any, children: int) -> bool:

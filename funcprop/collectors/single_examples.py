@@ -157,8 +157,8 @@ def check_rows(layer: Layer, function: Any, params: Params, x: Any, context: Con
     for each in tries:
         try:
             found, known = moved(run, *each)
-        except jax.errors.UnexpectedTracerError:  # a child in a loop: its shapes are all we see
-            return
+        except (jax.errors.UnexpectedTracerError, jax.errors.TracerArrayConversionError):
+            return  # a child in a loop: its shapes are all we see
         judged = judged or known
         if found is not None:
             raise LayerError(

@@ -248,9 +248,8 @@ class InfoNCE(Loss):
         values, of_rows = self._contrast(scores, counted)
         columns = None
         if self.symmetric:
-            turned = spread_as(jnp.swapaxes(scores, -1, -2), rows)
-            of_columns, columns = self._contrast(turned, counted)
-            values, columns = (values + of_columns) / 2, jnp.swapaxes(whole(columns, -2), -1, -2)
+            of_columns, columns = self._contrast(scores, counted, axis=-2)
+            values = (values + spread_as(of_columns, entries(values))) / 2
         kept = ContrastResiduals(*units, scores, of_rows, columns, counted)
         return self.reduce(values, counted, a.dtype), kept
 
@@ -282,26 +281,30 @@ class InfoNCE(Loss):
         direction = unit.direction
         return direction if counted is None else jnp.where(counted[..., None], direction, 0)
 
-    def _contrast(self, scores: Array, counted: Array | None) -> tuple[Array, Array]:
-        """Of every row −log of the share of its own, on the diagonal [..., B], and the
-        log-sum-exp [..., B, 1]; both zero where a row is hidden."""
-        peak = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+    def _contrast(
+        self, scores: Array, counted: Array | None, axis: int = -1
+    ) -> tuple[Array, Array]:
+        """Of every row (or column, axis −2) −log of the share of its own, on the diagonal [..., B],
+        and the log-sum-exp [..., B, 1] (or [..., 1, B]); both zero where it is hidden."""
+        peak = jax.lax.stop_gradient(scores.max(axis, keepdims=True))
+        shown = None
         if counted is not None:
-            peak = jnp.where(counted[..., None], peak, 0)
+            shown = jnp.expand_dims(counted if axis == -1 else whole(counted, -1), axis)
+            peak = jnp.where(shown, peak, 0)
         eye = jnp.eye(scores.shape[-1], dtype=bool)
-        rest = jnp.sum(less_one(jnp.exp(scores - peak), eye), -1, keepdims=True)
-        if counted is not None:
-            rest = jnp.where(counted[..., None], rest, 0)
+        rest = jnp.sum(less_one(jnp.exp(scores - peak), eye), axis, keepdims=True)
+        if shown is not None:
+            rest = jnp.where(shown, rest, 0)
         log_total = jnp.log1p(rest)
         own = (
-            jnp.where(eye, scores, 0).sum(-1)  # a diagonal across devices is no slice
+            jnp.where(eye, scores, 0).sum(axis)  # a diagonal across devices is no slice
             if is_spread(scores)
             else jnp.diagonal(scores, axis1=-2, axis2=-1)
         )
-        values, rows = (peak[..., 0] - own) + log_total[..., 0], peak + log_total
-        if counted is None:
-            return values, rows
-        return jnp.where(counted, values, 0), jnp.where(counted[..., None], rows, 0)
+        values, sums = (peak.squeeze(axis) - own) + log_total.squeeze(axis), peak + log_total
+        if shown is None:
+            return values, sums
+        return jnp.where(shown.squeeze(axis), values, 0), jnp.where(shown, sums, 0)
 
     def _turned(self, direction: Array, da: Array, counted: Array | None) -> Array:
         """Without its part along a: a longer vector has the same direction."""

@@ -281,7 +281,7 @@ MORE_LOSSES = (
         losses.InfoNCE(0.5, symmetric=True, reduction="sum"),
         (Normal((2, 5, 4)), Normal((2, 5, 4))),
         plain_contrast(0.5, symmetric=True),
-        EMBEDDINGS,  # without a mask: the plain form takes what is hidden for a candidate
+        (EMBEDDINGS, Mask((512,), 512)),  # nothing hidden: the plain form would take it along
         mask=Mask((2, 5)),
         mutants=(Mutant("one direction alone", one_direction),),
     ),
