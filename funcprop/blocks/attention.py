@@ -31,7 +31,7 @@ class SelfAttention(Block):
     rotary     turn queries and keys by their positions (`Rotary`)
     bias       of both Dense layers
     causal, window, soft_cap, scale: see DotProductAttention. `context.mask` [..., T] hides
-    positions from all others.
+    positions from all others. What lies there must be finite: the Dense layers read it.
 
     One Dense makes queries, keys and values side by side, [..., (N + 2M) K].
 
