@@ -22,6 +22,7 @@ from funcprop.collectors.kronecker import BIAS_OF, Kfac, kfac
 from funcprop.collectors.loss_hessian import root, sum_over_columns, weights
 from funcprop.collectors.record import is_record, records, values
 from funcprop.collectors.rule import Rule, collect_all, gradient
+from funcprop.composites.sharing import spell_tree
 from funcprop.doors import door
 from funcprop.gradient import Objective
 from funcprop.layer import Array, Context, Layer, Params, spell, widen
@@ -202,7 +203,7 @@ def precondition_by_kfac(
                 "optimizer.update(grads, state, params, factors=factors)"
             )
 
-        if types(factors) != types(state.factors):
+        if spell_tree(factors) != spell_tree(state.factors):
             raise ValueError(
                 f"precondition_by_kfac: factors is {spell(factors)}, wanted those that it was made "
                 f"for, {spell(state.factors)}: give what with_factors returns for the same model"
@@ -225,12 +226,6 @@ def precondition_by_kfac(
     import optax
 
     return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
-
-
-def types(tree: Any) -> Any:
-    """Structure, shapes and dtypes."""
-    leaves, structure = jax.tree.flatten(tree)
-    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
 
 
 @door
