@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from funcprop import initializers as initializers
     from funcprop import layer as layer
     from funcprop import layers as layers
+    from funcprop import lifting as lifting
     from funcprop import losses as losses
     from funcprop import models as models
     from funcprop import pipelines as pipelines
@@ -120,6 +121,8 @@ if TYPE_CHECKING:
     from funcprop.layers import Tanh as Tanh
     from funcprop.layers import Transpose as Transpose
     from funcprop.layers import Upsample as Upsample
+    from funcprop.lifting import lift as lift
+    from funcprop.lifting import per_example as per_example
     from funcprop.losses import CTC as CTC
     from funcprop.losses import BinaryCrossEntropy as BinaryCrossEntropy
     from funcprop.losses import CosineDistance as CosineDistance

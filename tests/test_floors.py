@@ -14,6 +14,7 @@ FLOORS = {
     "training": 5,
     "comparison": 5,
     "pipelines": 5,
+    "lifting": 5,
     "models": 4,
     "collectors": 4,
     "rewiring": 4,

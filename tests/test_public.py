@@ -12,8 +12,8 @@ import funcprop as fp
 from funcprop.lazy import DEPRECATED
 
 PACKAGES = """
-    blocks collectors comparison composites data gradient initializers layer layers losses models
-    pipelines prediction rewiring training
+    blocks collectors comparison composites data gradient initializers layer layers lifting losses
+    models pipelines prediction rewiring training
 """.split()  # noqa: SIM905
 
 

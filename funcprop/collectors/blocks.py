@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
-from funcprop.collectors.forms import Form, Outer, Rows, Several, registered
+from funcprop.collectors.forms import Form, Outer, Rows, registered
 from funcprop.layer import Array, widen
 from funcprop.sharding import entries, fresh, on_each_device, one_each, out_as, total
 
@@ -111,13 +111,7 @@ def with_one(a: Array) -> Array:
 
 def rows_in(form: Any) -> tuple[Array, Array] | None:
     """The rows a [B, N, in] and δ [B, N, out] of a weight, those of all its uses side by side."""
-    if isinstance(form, Outer):
-        return None if form.turned else (form.a, form.d)
-    uses = [rows_in(use) for use in form.uses] if isinstance(form, Several) else [None]
-    if any(use is None for use in uses):
-        return None
-    a, d = (jnp.concatenate(parts, 1) for parts in zip(*uses, strict=True))  # type: ignore[arg-type]
-    return a, d
+    return form.as_rows() if isinstance(form, Form) else None
 
 
 def of_table(form: Rows) -> Kronecker:

@@ -200,7 +200,7 @@ def _build(
     children, opened = [], []
     for position, child in enumerate(layer.layers):
         below = inner if () in inner else {path[1:] for path in inner if path[0] == position}
-        name = f"{type(layer).__name__}[{position}]"
+        name = layer.place(position)
         with inside(layer, position):
             new, found = _build(child, rule, (*place, name), frozenset(below))
         children.append(new)
@@ -234,6 +234,7 @@ def _around(layer: Composite, children: tuple[Layer, ...], rule: Rule) -> Layer:
     assert isinstance(new, Composite)
     rebuilt = new.rebuild(children)
     assert isinstance(rebuilt, Composite)
+    rebuilt = rebuilt.under(rule)
     if rule.separate:
         rebuilt = rebuilt.with_shared(Apart())
     elif layer.reused:
@@ -252,7 +253,7 @@ def _build_apart(layer: Composite, rule: Rule, place: Place) -> Layer:
     """The composite with its leaves exchanged, and a record for every use of a parameter."""
     children = []
     for position, child in enumerate(layer.layers):
-        name = f"{type(layer).__name__}[{position}]"
+        name = layer.place(position)
         with inside(layer, position):
             children.append(_build(child, rule, (*place, name), frozenset())[0])
     return _around(layer, tuple(children), rule)
@@ -285,7 +286,8 @@ def _walk(layer: Layer, params: Params, give: Callable[[Layer, Params], Any]) ->
     if isinstance(layer, (Finishing, Checked)):
         return _walk(layer.layer, params, give)
     if isinstance(layer, Composite):
-        return tuple(_walk(*row, give) for row in zip(layer.layers, params, strict=True))
+        rows = zip(layer.layers, layer.spread(params), strict=True)
+        return layer.gathered(params, tuple(_walk(*row, give) for row in rows))
     # tied parameters are None here, and filled in on the way: they are held like all others
     empty = isinstance(params, tuple) and params == ()
     return params if empty else Held(params, give(layer, params))
@@ -296,11 +298,11 @@ def _hold(layer: Layer, params: Params) -> Params:
     if isinstance(layer, (Finishing, Checked)):
         return _hold(layer.layer, params)
     if isinstance(layer, Composite):
-        rows = zip(layer.layers, params, strict=True)
+        rows = zip(layer.layers, layer.spread(params), strict=True)
         if layer.stacked:
             return tuple(
                 jax.vmap(functools.partial(_hold, child), axis_size=layer.stacked)(p)
                 for child, p in rows
             )
-        return tuple(_hold(*row) for row in rows)
+        return layer.gathered(params, tuple(_hold(*row) for row in rows))
     return _walk(layer, params, lambda leaf, p: leaf.rule.hold(leaf.layer, p))  # type: ignore

@@ -105,6 +105,10 @@ class Form:
         """Columns of each g_b, likewise."""
         return None
 
+    def as_rows(self) -> tuple[Array, Array] | None:
+        """The rows a [B, N, in] and δ [B, N, out] of a weight used as a matrix, or None."""
+        return None
+
     @property
     def numbers(self) -> int:
         """How many numbers the gradient of one example has."""
@@ -279,6 +283,9 @@ class Outer(Form):
     def folded(self) -> Form:
         return Outer(*(joined(part) for part in (self.a, self.d)), self.turned)
 
+    def as_rows(self) -> tuple[Array, Array] | None:
+        return None if self.turned else (self.a, self.d)
+
 
 def product(terms: str, a: Array, d: Array) -> Array:
     """An einsum, summed in float32 at least."""
@@ -445,6 +452,13 @@ class Several(Form):
 
     def folded(self) -> Form:
         return several(tuple(use.folded() for use in self.uses))
+
+    def as_rows(self) -> tuple[Array, Array] | None:
+        uses = [use.as_rows() for use in self.uses]
+        if any(use is None for use in uses):
+            return None
+        a, d = (jnp.concatenate(parts, 1) for parts in zip(*uses, strict=True))  # type: ignore[arg-type]
+        return a, d
 
 
 def several(uses: tuple[Form, ...]) -> Form:

@@ -196,7 +196,8 @@ def gradients(layer: Layer, params: Params, kept: Any) -> Params:
 def gradients_each(layer: Composite, params: Params, kept: Any) -> Params:
     """dparams of every child, all of its uses joined."""
     found = []
-    for position, (child, p, own) in enumerate(zip(layer.layers, params, kept, strict=True)):
+    rows = zip(layer.layers, params, layer.spread(kept), strict=True)
+    for position, (child, p, own) in enumerate(rows):
         with inside(layer, position):
             if isinstance(own, Uses):
                 each = tuple(gradients(child, p, use) for use in own.each)

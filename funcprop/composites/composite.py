@@ -109,6 +109,22 @@ class Composite(Layer):
         """The same composite, whose dparams are new parameters, written over the old if it can."""
         return self
 
+    def under(self, rule: Sum) -> Self:
+        """The same composite, whose backward finds what a rule of `collect` asks for."""
+        return self
+
+    def place(self, position: int) -> str:
+        """How a child is called in paths."""
+        return f"{type(self).__name__}[{position}]"
+
+    def spread(self, tree: Any) -> tuple[Any, ...]:
+        """A tree like the parameters -> one entry a child."""
+        return self.entries("params", tree)
+
+    def gathered(self, tree: Any, entries: tuple[Any, ...]) -> Any:
+        """One entry a child -> a tree like the parameters."""
+        return entries
+
     def to_children(self, params: Params) -> Params:
         """The parameters that the children are given, one entry a child."""
         return self.entries("params", params)

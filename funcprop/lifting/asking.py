@@ -1,0 +1,79 @@
+"""What the uses have sent, as what rules ask for: forms of single examples, and what was seen."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from funcprop.collectors.forms import Form, Full
+from funcprop.gradient import combine, partition
+from funcprop.layer import Array
+from funcprop.lifting.evaluating import decoded
+from funcprop.lifting.forms import stacked
+from funcprop.lifting.plan import DATA, PARAMETER, Plan, Use
+
+
+def plan_needs(plan: Plan) -> list[Any]:
+    """The values whose gradients JAX makes, in the order of the jaxpr."""
+    order = [*plan.jaxpr.jaxpr.invars, *(v for eqn in plan.jaxpr.eqns for v in eqn.outvars)]
+    return [var for var in order if var in plan.needs]
+
+
+def frontier(plan: Plan) -> list[Any]:
+    """The values that are made of parameters alone, and are read beside data, or returned."""
+    found: dict[Any, None] = {}
+    for eqn in plan.jaxpr.eqns:
+        if any(plan.kind(var) == DATA for var in eqn.outvars):
+            found |= dict.fromkeys(a for a in eqn.invars if plan.kind(a) == PARAMETER)
+    return list(
+        found | dict.fromkeys(a for a in plan.jaxpr.jaxpr.outvars if plan.kind(a) == PARAMETER)
+    )
+
+
+def form_of(use: Use, codes: tuple[Any, ...], d: Array) -> Form:
+    """The gradients of single examples by one use, those of all steps of its loops together."""
+    likes = [use.eqn.invars[i].aval for i in use.data]
+
+    def one(codes: tuple[Any, ...], d: Array) -> Form:
+        operands = tuple(decoded(code, like) for code, like in zip(codes, likes, strict=True))
+        return use.primitive.form(use.eqn, use.position, operands, d)
+
+    for loop in reversed(use.loops):
+
+        def around(codes: Any, d: Array, inner: Any = one, loop: Any = loop) -> Form:
+            steps = jax.vmap(inner, in_axes=1, out_axes=0)(codes, d)
+            return stacked(steps) if loop.stacked else steps.folded()
+
+        one = around
+    return one(codes, d)
+
+
+def together(forms: list[Form]) -> tuple[Form, ...]:
+    """Forms of one parameter; those that may be are one."""
+    full = [form for form in forms if isinstance(form, Full)]
+    rest = [form for form in forms if not isinstance(form, Full)]
+    if len(full) > 1:
+        full = [Full(functools.reduce(jnp.add, [form.g for form in full]))]  # type: ignore
+    return (*full, *rest)
+
+
+def replayed(use: Use, weight: Any, operands: list[Any], d: Any) -> tuple[Any, Any]:
+    """-> y and the cotangents of the operands of a use, along its loops."""
+
+    def one(weight: Any, operands: list[Any], d: Any) -> Any:
+        floats, rest = partition(operands)
+
+        def function(floats: Any) -> Any:
+            given = iter(combine(floats, rest))
+            places = range(len(use.eqn.invars))
+            return use.function(*(weight if i == use.position else next(given) for i in places))[0]
+
+        y, pullback = jax.vjp(function, floats)
+        return y, pullback(d)[0]
+
+    for loop in reversed(use.loops):
+        one = jax.vmap(one, in_axes=(0 if loop.stacked else None, 0, 0))
+    return one(weight, operands, d)

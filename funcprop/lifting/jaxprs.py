@@ -1,0 +1,97 @@
+"""A function as JAX sees it: its equations, one at a time, with the calls that stand between."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import source_info_util
+from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
+from jax.extend.core import primitives as p
+
+# Where an equation that is nothing but a call keeps what it calls.
+INLINED = {p.jit_p.name: "jaxpr", p.call_p.name: "call_jaxpr", p.closed_call_p.name: "call_jaxpr"}
+REMAT = p.remat_p.name
+SCAN = p.scan_p.name
+
+
+def closed(jaxpr: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
+    """The jaxpr with the constants it reads, of which an open one in an equation has none."""
+    return jaxpr if isinstance(jaxpr, ClosedJaxpr) else ClosedJaxpr(jaxpr, [])
+
+
+def equation(jaxpr: ClosedJaxpr, eqn: JaxprEqn) -> Callable[..., list[Any]]:
+    """The function of one equation's operands, literals among them, -> `outputs(eqn)`."""
+    given = [atom for atom in eqn.invars if not isinstance(atom, Literal)]
+    inputs = list(dict.fromkeys(given))
+    alone = jaxpr.jaxpr.replace(constvars=[], invars=inputs, outvars=outputs(eqn), eqns=[eqn])
+    run = jaxpr_as_fun(ClosedJaxpr(alone, []))
+
+    def function(*operands: Any) -> list[Any]:
+        pairs = zip(eqn.invars, operands, strict=True)
+        found = {atom: value for atom, value in pairs if not isinstance(atom, Literal)}
+        return run(*(found[var] for var in inputs))
+
+    return function
+
+
+def outputs(eqn: JaxprEqn) -> list[Any]:
+    """The variables that an equation binds, without those that nobody reads."""
+    return [var for var in eqn.outvars if not isinstance(var, DropVar)]
+
+
+def inlined(jaxpr: ClosedJaxpr) -> ClosedJaxpr:
+    """The same jaxpr without calls that are nothing but calls: `jit` in `jit`. Loops stay."""
+    if not any(eqn.primitive.name in INLINED for eqn in jaxpr.eqns):
+        return jaxpr
+    types = [var.aval for var in jaxpr.jaxpr.invars]  # weak ones stay weak
+    return jax.make_jaxpr(functools.partial(flat, jaxpr))(*types)
+
+
+def flat(jaxpr: ClosedJaxpr, *args: Any) -> list[Any]:
+    """Evaluates a jaxpr, and the jaxprs that it calls, equation by equation."""
+    inputs = (*jaxpr.jaxpr.constvars, *jaxpr.jaxpr.invars)
+    values = dict(zip(inputs, (*jaxpr.consts, *args), strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, Literal) else values[atom]
+
+    for eqn in jaxpr.eqns:
+        operands = [read(atom) for atom in eqn.invars]
+        name = eqn.primitive.name
+        if name in INLINED:
+            info = eqn.source_info
+            stack = source_info_util.current_name_stack() + info.name_stack
+            with source_info_util.user_context(info.traceback, name_stack=stack):
+                found = flat(closed(eqn.params[INLINED[name]]), *operands)
+            values |= zip(eqn.outvars, found, strict=True)
+        else:
+            values |= zip(outputs(eqn), equation(jaxpr, eqn)(*operands), strict=True)
+    return [read(atom) for atom in jaxpr.jaxpr.outvars]
+
+
+def scan_parts(eqn: JaxprEqn) -> tuple[int, int]:
+    """How many of a scan's operands are constants, and how many are carried."""
+    if "num_consts" in eqn.params:
+        return eqn.params["num_consts"], eqn.params["num_carry"]
+    consts, carry, _ = eqn.params["ft_in"].unpack()  # jax 0.12
+    return len(consts), len(carry)
+
+
+def source_of(eqn: JaxprEqn) -> tuple[str, str]:
+    """-> the line that made an equation, "model.py:31 (loss)", and its name stack."""
+    line = source_info_util.summarize(eqn.source_info)
+    return line.rpartition("/")[2], str(eqn.source_info.name_stack)
+
+
+def float_positions(atoms: Sequence[Any]) -> list[int]:
+    """Where among the operands or outputs of an equation the floats are."""
+    return [i for i, atom in enumerate(atoms) if is_float_type(atom.aval)]
+
+
+def is_float_type(aval: Any) -> bool:
+    """Whether an abstract value is an array with a gradient, real or complex; keys have none."""
+    return hasattr(aval, "dtype") and jnp.issubdtype(aval.dtype, jnp.inexact)

@@ -1,0 +1,103 @@
+"""lift: any JAX function as a layer, of which everything can be asked that a layer can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from funcprop.doors import door
+from funcprop.layer import Context, Layer, LayerError, Params, is_float, spell
+from funcprop.lifting.function import options_of
+from funcprop.lifting.jaxprs import source_of
+from funcprop.lifting.lifted import Lifted
+from funcprop.lifting.weight import Place, Weight
+
+
+@door
+def lift(
+    function: Callable[..., Any],
+    params: Params,
+    x: Any,
+    *,
+    init: Callable[..., Params] | None = None,
+) -> Lifted:
+    """Any JAX function as a layer, whose backward can be asked what a layer's can.
+
+    function   (params, x) -> y, pure: the apply function of a Flax, Equinox or Haiku model, or any
+               other. It may take `key` and `mask` by name: those of the context. `x` and `y` are
+               trees with the examples on axis 0 of every leaf; a function of one example is given
+               as `per_example(function)`
+    params     any tree of arrays, or of ShapeDtypeStructs; floats are parameters
+    x          a batch of such arrays, at least of their shapes
+    init       (key, x) -> params, where the layer is to make parameters too
+
+    Returns a layer whose parameters are `params`: `collect`, `private_gradient`, `train_step`,
+    `compare` and the others take it. Single examples are asked of the function with batches of
+    one, mapped; that it treats examples apart is tried with the first batch.
+
+    raises     TypeError where function is none, LayerError where params holds no float, or complex
+               numbers, and what the function raises; asked for single examples, LayerError for a
+               function that mixes them
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> def predict(params, x):  # your model
+    ...     return jnp.tanh(x @ params["w1"]) @ params["w2"]
+    >>> params = {"w1": jnp.ones((2, 3)), "w2": jnp.ones((3, 2))}
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> model = fp.collect(fp.lift(predict, params, x), fp.collectors.squared_norms)
+    >>> gradient = fp.backprop(model, fp.SoftmaxCrossEntropy(reduction="sum"))
+    >>> _, found = gradient(params, (x, y))
+    >>> fp.collectors.total(found).shape
+    (4,)
+    """
+    if not callable(function) or isinstance(function, (type, Layer)):
+        hint = "write fp.lift(apply, params, x), apply(params, x) -> y"
+        raise TypeError(f"lift: function is {spell(function)}, wanted a function: {hint}")
+    paths, tree = jax.tree.flatten_with_path(params)
+    floats = tuple(is_float(leaf) for _, leaf in paths)
+    names = [
+        jax.tree_util.keystr(path) for (path, _), own in zip(paths, floats, strict=True) if own
+    ]
+    empty = Lifted(function, tree, floats, tuple(map(Weight, names)), init)
+    if not names:
+        problem = f"params is {spell(params)}: it holds no array of floats"
+        raise LayerError(empty, problem, "give the parameters first: fp.lift(apply, params, x)")
+    for path, leaf in paths:
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating):
+            raise LayerError(
+                empty,
+                f"params{jax.tree_util.keystr(path)} is {spell(leaf)}, wanted real numbers",
+                "keep the real and the imaginary part as two parameters: lax.complex(re, im)",
+            )
+    places = places_of(empty, params, x)
+    layers = tuple(Weight(name, places[i]) for i, name in enumerate(names))
+    return Lifted(function, tree, floats, layers, init)
+
+
+def places_of(lifted: Lifted, params: Params, x: Any) -> list[tuple[Place, ...]]:
+    """Where every parameter meets data, by tracing the whole batch."""
+    given = options_of(lifted.function, Context(key=jax.random.key(0)))
+
+    def shaped(leaf: Any) -> Any:
+        return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
+
+    shapes = jax.tree.map(shaped, (params, x))
+    plan, _ = lifted.plan(*shapes, given, whole=True)
+    found: list[dict[Place, None]] = [{} for _ in lifted.layers]
+    invars = list(plan.jaxpr.jaxpr.invars)
+
+    def note(var: Any, name: str, eqn: Any) -> None:
+        for leaf in lifted._leaves_of(plan, var):
+            found[invars.index(leaf)][Place(name, *source_of(eqn))] = None
+
+    for number, site in plan.sites.items():
+        for use in site.uses:
+            note(use.var, use.eqn.primitive.name, use.eqn)
+        for position in site.generic:
+            eqn = plan.jaxpr.eqns[number]
+            note(eqn.invars[position], eqn.primitive.name, eqn)
+    return [tuple(places) for places in found]

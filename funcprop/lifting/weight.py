@@ -1,0 +1,86 @@
+"""Weight: one parameter of a lifted function, as the leaf layer that rules are asked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funcprop.collectors.closed import closed_form
+from funcprop.collectors.forms import Form
+from funcprop.layer import Context, Layer, LayerError, Params, Residuals
+
+
+class Place(NamedTuple):
+    """Where a parameter is read."""
+
+    primitive: str  # "dot_general"
+    source: str  # "model.py:31 (loss)"
+    module: str  # the name stack: "Dense_0"
+
+
+class Whole(NamedTuple):
+    """What is kept where only the gradient is asked for: nothing."""
+
+
+class Examples(NamedTuple):
+    """What is kept where single examples are asked for."""
+
+    form: Form  # of all uses together
+
+
+@dataclass(frozen=True)
+class Weight(Layer):
+    """One parameter of a lifted function, used wherever the function reads it.
+
+    path    in the tree of parameters, as JAX prints it: "['params']['Dense_0']['kernel']"
+    places  where it meets data: primitive, source line, name stack
+
+    forward   x -> x: what its uses have seen, of which the layer around it knows
+    keeps     x
+    backward  dparams, the parameter's shape and dtype: the sum over its uses
+
+    raises    LayerError where something else than `Lifted` asks it
+    """
+
+    path: str
+    places: tuple[Place, ...] = ()
+
+    def __repr__(self) -> str:
+        names = ", ".join(dict.fromkeys(place.primitive for place in self.places))
+        return f"Weight({self.path!r}: {names})" if names else f"Weight({self.path!r})"
+
+    def forward(
+        self, params: Params, x: Any, context: Context = Context()
+    ) -> tuple[Any, Residuals]:
+        if isinstance(x, Seen):
+            return x.y, x
+        return (), x
+
+    def backward(self, params: Params, residuals: Residuals, dy: Any) -> tuple[Any, Params]:
+        if isinstance(residuals, Whole):
+            return None, dy
+        if isinstance(residuals, Examples):
+            ones = jnp.ones(jax.tree.leaves(residuals.form)[0].shape[0], jnp.float32)
+            return None, residuals.form.weighted(ones)
+        if isinstance(residuals, Seen):
+            return residuals.dx, residuals.gradient
+        raise LayerError(self, "is no layer of its own", "ask the layer that fp.lift made")
+
+
+class Seen(NamedTuple):
+    """What is kept where a rule asks for what a parameter has seen: an entry a use."""
+
+    operands: tuple[Any, ...]
+    y: tuple[Any, ...]
+    dx: tuple[Any, ...]
+    gradient: Any
+
+
+@closed_form(Weight)
+def of_weight(layer: Weight, params: Params, residuals: Any, dy: Any) -> tuple[Any, Any]:
+    if not isinstance(residuals, Examples):
+        raise LayerError(layer, "was asked for single examples, and has kept none")
+    return None, residuals.form
