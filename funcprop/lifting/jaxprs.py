@@ -43,9 +43,12 @@ def outputs(eqn: JaxprEqn) -> list[Any]:
     return [var for var in eqn.outvars if not isinstance(var, DropVar)]
 
 
-def inlined(jaxpr: ClosedJaxpr) -> ClosedJaxpr:
-    """The same jaxpr without calls that are nothing but calls: `jit` in `jit`. Loops stay."""
-    if not any(eqn.primitive.name in INLINED for eqn in jaxpr.eqns):
+def inlined(jaxpr: ClosedJaxpr, anew: bool = False) -> ClosedJaxpr:
+    """The same jaxpr without calls that are nothing but calls: `jit` in `jit`. Loops stay.
+
+    anew   with variables of its own, even where there is none
+    """
+    if not anew and not any(eqn.primitive.name in INLINED for eqn in jaxpr.eqns):
         return jaxpr
     types = [var.aval for var in jaxpr.jaxpr.invars]  # weak ones stay weak
     return jax.make_jaxpr(functools.partial(flat, jaxpr))(*types)
