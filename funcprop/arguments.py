@@ -232,6 +232,11 @@ def converted(tree: Any) -> Any:
     )
 
 
+def native(tree: Any) -> Any:
+    """JAX's arrays for those of other libraries, and all else as it is, NumPy's float64 too."""
+    return jax.tree.map(lambda leaf: array("x", leaf) if is_foreign(leaf) else leaf, tree)
+
+
 def is_array(value: Any) -> bool:
     """Whether it is an array that JAX takes, or the shape and dtype of one."""
     dtype = getattr(value, "dtype", None)
@@ -264,13 +269,17 @@ def array(place: str, leaf: Any) -> Any:
         raise TypeError(f"{place} is {given}, wanted arrays: write jnp.asarray(...)")
     leaf = getattr(leaf, "detach", lambda: leaf)()  # PyTorch's, of its gradient
     try:
-        return array(place, jnp.asarray(np.asarray(leaf)))
+        values = np.asarray(leaf)
     except (TypeError, ValueError, RuntimeError) as error:
         if not hasattr(leaf, "__dlpack__"):
             raise TypeError(
                 f"{place} is a {type(leaf).__name__}, and cannot be made an array: {error}"
             ) from error
-    return jnp.from_dlpack(leaf, copy=True)  # of dtypes that NumPy does not have
+        return jnp.from_dlpack(leaf, copy=True)  # of dtypes that NumPy does not have
+    if values.dtype == object and hasattr(leaf, "__dlpack__") and not hasattr(leaf, "__array__"):
+        return jnp.from_dlpack(leaf, copy=True)
+    # TensorFlow ends the process where words go through DLPack
+    return jnp.asarray(array(place, values))
 
 
 def is_foreign(leaf: Any) -> bool:
