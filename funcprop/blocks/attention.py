@@ -140,8 +140,9 @@ class CrossAttention(Block):
     """Every position of xs reads a memory: a decoder its encoder.
 
     The memory's own mask is the third entry of x: where it hides the memory, that is 0, whatever it
-    holds, and so is its gradient. `context.mask` speaks of xs and hides nothing here. The other arguments are those of SelfAttention; queries, keys and values have a Dense
-    each, `params[1][:3]`.
+    holds, and so is its gradient. `context.mask` speaks of xs and hides nothing here. The other
+    arguments are those of SelfAttention; queries, keys and values have a Dense each,
+    `params[1][:3]`.
 
     forward   (xs [..., T, D], memory [..., S, E]) or (xs, memory, mask bool [..., S])
               -> y [..., T, features]
