@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from funcprop.collectors.forms import Form, Full
 from funcprop.gradient import combine, partition
 from funcprop.layer import Array
-from funcprop.lifting.evaluating import decoded
+from funcprop.lifting.evaluating import Taps, decoded
 from funcprop.lifting.forms import stacked
 from funcprop.lifting.plan import DATA, PARAMETER, Plan, Use
 
@@ -35,22 +36,29 @@ def frontier(plan: Plan) -> list[Any]:
     )
 
 
-def form_of(use: Use, codes: tuple[Any, ...], d: Array) -> Form:
-    """The gradients of single examples by one use, those of all steps of its loops together."""
-    likes = [use.eqn.invars[i].aval for i in use.data]
+def seen_by(plan: Plan, kept: list[Any], sent: Taps) -> Iterator[tuple[Use, Any, Any]]:
+    """(use, operands, δ), of what was kept on the way there and sent on the way back."""
+    for use, given, codes in zip(plan.uses, kept, sent.operands, strict=True):
+        if codes is not None:
+            likes = [use.eqn.invars[i].aval for i in use.data]
+            given = [decoded(code, like) for code, like in zip(codes, likes, strict=True)]
+        yield use, tuple(given), sent.deltas[use.delta]
 
-    def one(codes: tuple[Any, ...], d: Array) -> Form:
-        operands = tuple(decoded(code, like) for code, like in zip(codes, likes, strict=True))
+
+def form_of(use: Use, operands: tuple[Any, ...], d: Array) -> Form:
+    """The gradients of single examples by one use, those of all steps of its loops together."""
+
+    def one(operands: tuple[Any, ...], d: Array) -> Form:
         return use.primitive.form(use.eqn, use.position, operands, d)
 
     for loop in reversed(use.loops):
 
-        def around(codes: Any, d: Array, inner: Any = one, loop: Any = loop) -> Form:
-            steps = jax.vmap(inner, in_axes=1, out_axes=0)(codes, d)
+        def around(operands: Any, d: Array, inner: Any = one, loop: Any = loop) -> Form:
+            steps = jax.vmap(inner, in_axes=1, out_axes=0)(operands, d)
             return stacked(steps) if loop.stacked else steps.folded()
 
         one = around
-    return one(codes, d)
+    return one(operands, d)
 
 
 def together(forms: list[Form]) -> tuple[Form, ...]:

@@ -8,8 +8,8 @@ stands between, loops and checkpoints among it. The parameters themselves are co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jax import lax
 from jax.extend.core import Literal
 
 from funcprop.layer import is_float
-from funcprop.lifting.jaxprs import REMAT, equation, outputs, scan_parts
+from funcprop.lifting.jaxprs import REMAT, calls, equation, outputs, scan_parts
 from funcprop.lifting.plan import DATA, PARAMETER, Plan, Site, Use
 
 
@@ -38,24 +38,47 @@ def decoded(code: Any, like: Any) -> Any:
     return ((high << 16) | low).astype(like.dtype)
 
 
-def taps_of(use: Use) -> Any:
-    """The shapes of what a use sends: its operands, without the parameter, and δ."""
-    loops = tuple(loop.length for loop in use.loops)
-    operands = [use.eqn.invars[i].aval for i in use.data]
-    given = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in operands]
-    y = use.eqn.outvars[0].aval
-    shapes = [jax.eval_shape(coded, aval) for aval in given]
-    shapes.append(jax.ShapeDtypeStruct(y.shape, y.dtype))
-    return tuple(jax.ShapeDtypeStruct((*loops, *s.shape), s.dtype) for s in shapes)
+class Taps(NamedTuple):
+    """What the closed uses of a plan send their operands and their δ into."""
+
+    deltas: list[Any]  # one for each of the plan's deltas
+    operands: list[Any]  # one for each use that a checkpoint computes again, else None
+
+
+def taps_of(plan: Plan) -> Taps:
+    """The shapes of the taps. Operands that no checkpoint throws away are told on the way there."""
+
+    def along(loops: Any, aval: Any) -> Any:
+        return jax.ShapeDtypeStruct((*(loop.length for loop in loops), *aval.shape), aval.dtype)
+
+    def operands(use: Use) -> Any:
+        avals = [use.eqn.invars[i].aval for i in use.data]
+        shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
+        return [along(use.loops, jax.eval_shape(coded, shape)) for shape in shapes]
+
+    deltas = [along(delta.loops, delta.aval) for delta in plan.deltas]
+    return Taps(deltas, [operands(use) if use.again else None for use in plan.uses])
+
+
+@jax.custom_vjp
+def passed(value: Any, tap: Any) -> Any:
+    """The value, whose cotangent is sent into the tap as well."""
+    return value
+
+
+passed.defvjp(lambda value, tap: (value, None), lambda _, d: (d, d))
 
 
 def closed_use(use: Use, weight: Any, operands: list[Any], tap: Any) -> list[Any]:
-    """The equation, which sends its operands and δ."""
+    """The equation, whose parameter is a constant; into a tap it sends its operands."""
 
     def plain(weight: Any, operands: list[Any]) -> Any:
         given = iter(operands)
         places = range(len(use.eqn.invars))
         return use.function(*(weight if i == use.position else next(given) for i in places))[0]
+
+    if tap is None:
+        return [plain(lax.stop_gradient(weight), operands)]
 
     @jax.custom_vjp
     def function(weight: Any, operands: list[Any], tap: Any) -> Any:
@@ -67,16 +90,24 @@ def closed_use(use: Use, weight: Any, operands: list[Any], tap: Any) -> list[Any
 
     def backward(kept: Any, dy: Any) -> Any:
         pullback, operands, weight = kept
-        return jnp.zeros_like(weight), pullback(dy)[0], (*map(coded, operands), dy)
+        return jnp.zeros_like(weight), pullback(dy)[0], list(map(coded, operands))
 
     function.defvjp(forward, backward)
     return [function(weight, operands, tap)]
 
 
 def generic_use(
-    function: Callable[..., list[Any]], positions: tuple[int, ...], operands: list[Any], taps: Any
+    function: Callable[..., list[Any]],
+    positions: tuple[int, ...],
+    operands: list[Any],
+    taps: Any,
+    spread: bool = False,
 ) -> list[Any]:
-    """Any function, which sends the gradients of the operands at these positions into the taps."""
+    """Any function, which sends the gradients of the operands at these positions into the taps.
+
+    spread   whether an output may be made of parameters alone: it gets a zero of the taps, without
+             which `jax.vmap` would take it for the same in all examples, and add their cotangents
+    """
 
     def split(operands: list[Any]) -> tuple[list[Any], list[Any]]:
         rest = [x for i, x in enumerate(operands) if i not in positions]
@@ -87,13 +118,19 @@ def generic_use(
         places = range(len(weights) + len(rest))
         return function(*(next(given if i in positions else others) for i in places))
 
+    def apart(ys: list[Any], taps: list[Any]) -> list[Any]:
+        if not spread:
+            return ys
+        zero = sum(tap.ravel()[:1].sum().real * 0 for tap in taps)
+        return [y + zero.astype(y.dtype) if is_float(y) else y for y in ys]
+
     @jax.custom_vjp
     def use(weights: list[Any], rest: list[Any], taps: list[Any]) -> list[Any]:
-        return plain(weights, rest)
+        return apart(plain(weights, rest), taps)
 
     def forward(weights: list[Any], rest: list[Any], taps: list[Any]) -> Any:
         y, pullback = jax.vjp(plain, weights, rest)
-        return y, (pullback, weights)
+        return apart(y, taps), (pullback, weights)
 
     def backward(kept: Any, dy: Any) -> Any:
         pullback, weights = kept
@@ -124,14 +161,15 @@ def run(
     plan: Plan,
     inputs: list[Any],
     taps: dict[Any, Any],
-    sent: Iterator[Any],
+    sent: Taps,
     known: dict[Any, Any] | None = None,
-) -> list[Any]:
-    """The outputs of a plan's jaxpr.
+) -> tuple[list[Any], list[Any]]:
+    """-> the outputs of a plan's jaxpr, and the operands of its closed uses, where no tap takes
+    them.
 
     inputs   of the jaxpr
     taps     by variable, of the values that generic uses read
-    sent     the taps of the closed uses, in their order
+    sent     the taps of the closed uses
     known    values of parameters made outside, by variable
     """
     jaxpr = plan.jaxpr
@@ -139,6 +177,8 @@ def run(
     values |= zip(jaxpr.jaxpr.invars, inputs, strict=True)
     values |= known or {}
     taps = dict(taps)
+    deltas = {delta.var: tap for delta, tap in zip(plan.deltas, sent.deltas, strict=True)}
+    kept: list[Any] = [None] * len(plan.uses)
 
     def read(atom: Any) -> Any:
         return atom.val if isinstance(atom, Literal) else values[atom]
@@ -152,42 +192,59 @@ def run(
         if site is None:
             function = equation(jaxpr, eqn)
             found = function(*operands)
-            wanted = [var for var in bound if var in plan.needs]
-            if known is None and wanted and all(plan.kind(var) < DATA for var in bound):
-                floats = [
-                    i
-                    for i, atom in enumerate(eqn.invars)
-                    if not isinstance(atom, Literal) and atom in taps
-                ]
+            if known is None and not plan.needs.isdisjoint(bound) and is_made(plan, bound):
+                floats = [i for i, a in enumerate(eqn.invars) if in_taps(a, taps)]
                 own = [taps[eqn.invars[i]] for i in floats]
                 new = made(function, floats, operands, own)
                 taps |= {v: t for v, t in zip(bound, new, strict=True) if t is not None}
         elif site.inner is not None:
-            found = enter(site, eqn, [read(atom) for atom in site.atoms], taps, sent)
-            values |= zip(eqn.outvars, found, strict=True)
-            continue
+            bound = eqn.outvars
+            given = [read(atom) for atom in site.atoms]
+            use, delta = site.first
+            own = Taps(
+                sent.deltas[delta : delta + len(site.inner.deltas)],
+                sent.operands[use : use + len(site.uses)],
+            )
+            found, seen = enter(site, eqn, given, taps, own)
+            kept[use : use + len(site.uses)] = seen
         elif site.uses:
-            (use,) = site.uses
+            (use,), (at, _) = site.uses, site.first
             given = [operands[i] for i in use.data]
-            found = closed_use(use, operands[use.position], given, next(sent))
+            found = closed_use(use, operands[use.position], given, sent.operands[at])
+            if sent.operands[at] is None:
+                kept[at] = [lax.stop_gradient(x) if is_float(x) else x for x in given]
         else:
             own = [taps[eqn.invars[i]] for i in site.generic]
-            found = generic_use(equation(jaxpr, eqn), site.generic, operands, own)
+            spread = calls(eqn)
+            found = generic_use(equation(jaxpr, eqn), site.generic, operands, own, spread)
         values |= zip(bound, found, strict=True)
+        for var in bound:
+            if var in deltas:
+                values[var] = passed(values[var], deltas[var])
 
     def output(atom: Any) -> Any:
         value = read(atom)
         return value + taps[atom] if plan.is_weight(atom) and atom in taps else value
 
-    return [output(atom) for atom in jaxpr.jaxpr.outvars]
+    return [output(atom) for atom in jaxpr.jaxpr.outvars], kept
 
 
-def enter(site: Site, eqn: Any, operands: list[Any], taps: dict[Any, Any], sent: Any) -> list[Any]:
+def is_made(plan: Plan, bound: list[Any]) -> bool:
+    """Whether what an equation binds is made of no data."""
+    return all(plan.kind(var) < DATA for var in bound)
+
+
+def in_taps(atom: Any, taps: dict[Any, Any]) -> bool:
+    return not isinstance(atom, Literal) and atom in taps
+
+
+def enter(
+    site: Site, eqn: Any, operands: list[Any], taps: dict[Any, Any], sent: Taps
+) -> tuple[list[Any], list[Any]]:
     """A loop or a checkpoint, evaluated by what stands in it."""
     inner = site.inner
     assert inner is not None
     inputs = inner.jaxpr.jaxpr.invars
-    own = [next(sent) for _ in inner.uses]
     tapped = {i: taps[site.atoms[i]] for i in site.generic}
     # what is data inside, and a parameter outside, gets its tap on the way in
     for i in list(tapped):
@@ -195,31 +252,33 @@ def enter(site: Site, eqn: Any, operands: list[Any], taps: dict[Any, Any], sent:
             operands[i] = operands[i] + tapped.pop(i)
     if eqn.primitive.name == REMAT:
 
-        def call(operands: list[Any], tapped: dict[int, Any], own: list[Any]) -> list[Any]:
-            return run(inner, operands, {inputs[i]: t for i, t in tapped.items()}, iter(own))
+        def call(operands: list[Any], tapped: dict[int, Any], sent: Taps) -> list[Any]:
+            return run(inner, operands, {inputs[i]: t for i, t in tapped.items()}, sent)[0]
 
         policy, cse = eqn.params["policy"], eqn.params["prevent_cse"]
-        return jax.checkpoint(call, policy=policy, prevent_cse=cse)(operands, tapped, own)
+        call = jax.checkpoint(call, policy=policy, prevent_cse=cse)
+        return call(operands, tapped, sent), [None] * len(site.uses)
     consts, carry = scan_parts(eqn)
     consts += len(inner.extra)
     first = consts + carry
     fixed = {inputs[i]: t for i, t in tapped.items() if i < consts}
     sliced = {i: t for i, t in tapped.items() if i >= first}
 
-    def step(state: list[Any], row: Any) -> tuple[list[Any], list[Any]]:
-        xs, slices, own = row
+    def step(state: list[Any], row: Any) -> tuple[list[Any], Any]:
+        xs, slices, sent = row
         given = [*operands[:consts], *state, *xs]
-        found = run(inner, given, fixed | {inputs[i]: t for i, t in slices.items()}, iter(own))
+        own = fixed | {inputs[i]: t for i, t in slices.items()}
+        found, kept = run(inner, given, own, sent)
         types = [var.aval.dtype for var in inputs[consts:first]]
         new = [x.astype(t) if is_float(x) else x for x, t in zip(found[:carry], types, strict=True)]
-        return new, found[carry:]
+        return new, (found[carry:], kept)
 
-    state, ys = lax.scan(
+    state, (ys, kept) = lax.scan(
         step,
         operands[consts:first],
-        (operands[first:], sliced, own),
+        (operands[first:], sliced, sent),
         length=eqn.params["length"],
         reverse=eqn.params["reverse"],
         unroll=eqn.params["unroll"],
     )
-    return [*state, *ys]
+    return [*state, *ys], kept

@@ -43,6 +43,12 @@ def outputs(eqn: JaxprEqn) -> list[Any]:
     return [var for var in eqn.outvars if not isinstance(var, DropVar)]
 
 
+def calls(eqn: JaxprEqn) -> bool:
+    """Whether an equation holds other equations, so that its outputs may be of several kinds."""
+    values = [part for v in eqn.params.values() for part in (v if isinstance(v, tuple) else (v,))]
+    return any(isinstance(value, (Jaxpr, ClosedJaxpr)) or callable(value) for value in values)
+
+
 def inlined(jaxpr: ClosedJaxpr, anew: bool = False) -> ClosedJaxpr:
     """The same jaxpr without calls that are nothing but calls: `jit` in `jit`. Loops stay.
 

@@ -24,8 +24,8 @@ from funcprop.layer import (
     is_float,
     spell,
 )
-from funcprop.lifting.asking import form_of, frontier, plan_needs, replayed, together
-from funcprop.lifting.evaluating import decoded, run, taps_of
+from funcprop.lifting.asking import form_of, frontier, plan_needs, replayed, seen_by, together
+from funcprop.lifting.evaluating import Taps, run, taps_of
 from funcprop.lifting.function import PerExample, named, options_of, reduced
 from funcprop.lifting.mixing import Tried, check_apart
 from funcprop.lifting.placing import followed, made_of, told
@@ -224,22 +224,24 @@ class Lifted(Composite):
             taps, sent = wide
             data = jax.tree.leaves((combine(floats, rest), each))
             by_var = dict(zip(plan_needs(plan), taps, strict=True))
-            return run(plan, [*own, *others, *data], by_var, iter(sent), values)
+            return run(plan, [*own, *others, *data], by_var, sent, values)
 
         def mapped(floats: Any, wide: Any) -> tuple[Any, Any]:
-            ys = jax.tree.unflatten(outs, jax.vmap(one)(floats, wide, rest, each))
+            ys, kept = jax.vmap(one)(floats, wide, rest, each)
+            ys = jax.tree.unflatten(outs, ys)
             if self.mapped:
                 ys = reduced(ys, self.function.reduction)  # type: ignore[attr-defined]
-            return partition(ys)
+            ys, others = partition(ys)
+            return ys, (others, kept)
 
-        y, pullback, others = jax.vjp(mapped, floats, wide, has_aux=True)
-        return combine(y, others), LiftedResiduals(pullback, Kept(plan, size))
+        y, pullback, (others, kept) = jax.vjp(mapped, floats, wide, has_aux=True)
+        return combine(y, others), LiftedResiduals(pullback, Seeing(kept, Kept(plan, size)))
 
     def _backward_examples(
         self, params: Params, residuals: LiftedResiduals, dy: Any
     ) -> tuple[Any, list[Form]]:
         dx, (gradients, sent) = residuals.pullback(dy)
-        plan, size = residuals.seen.plan, residuals.seen.size
+        plan, size = residuals.seen.static.plan, residuals.seen.static.size
         params = self._arrays(params)
         values = dict(zip(plan.jaxpr.jaxpr.invars, self._all_inputs(params), strict=False))
         made: dict[Any, list[Form]] = {}
@@ -248,8 +250,8 @@ class Lifted(Composite):
                 made.setdefault(leaf, []).append(
                     told(plan, None, var, leaf, values, Full(gradient))  # type: ignore[call-arg]
                 )
-        for use, (*operands, d) in zip(plan.uses, sent, strict=True):
-            form = form_of(use, tuple(operands), d)
+        for use, operands, d in seen_by(plan, residuals.seen.kept, sent):
+            form = form_of(use, operands, d)
             for leaf in self._leaves_of(plan, use.var):
                 made.setdefault(leaf, []).append(told(plan, use, use.var, leaf, values, form))
         invars = plan.jaxpr.jaxpr.invars[: len(self.layers)]
@@ -265,38 +267,34 @@ class Lifted(Composite):
 
     # --- what the uses saw ------------------------------------------------------------------------
 
-    def _pullback_of_uses(self, params: Params, x: Any, given: Any) -> Any:
-        plan, _ = self.plan(self._arrays(params), x, given, whole=True)
-        values = self._known(plan, self._arrays(params))
-        floats, rest = partition(x)
-        taps, sent = self._taps(plan)
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (taps, sent))
+    def _pullback_of_uses(self, params: Params, x: Any, given: Any) -> Seeing:
+        params = self._arrays(params)
+        plan, _ = self.plan(params, x, given, whole=True)
+        values = self._known(plan, params)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self._taps(plan))
+        inputs = [*self._all_inputs(params), *jax.tree.leaves((x, given))]
 
         def f(zeros: Any) -> Any:
             taps, sent = zeros
-            inputs = [*self._all_inputs(params), *jax.tree.leaves((combine(floats, rest), given))]
-            ys = run(
-                plan, inputs, dict(zip(plan_needs(plan), taps, strict=True)), iter(sent), values
+            ys, kept = run(
+                plan, inputs, dict(zip(plan_needs(plan), taps, strict=True)), sent, values
             )
-            return [y for y in ys if is_float(y)]
+            return [y for y in ys if is_float(y)], kept
 
-        return Traced(jax.vjp(f, zeros)[1], Kept(plan, 0))
+        _, pullback, kept = jax.vjp(f, zeros, has_aux=True)
+        return Seeing(kept, Kept(plan, 0), pullback)
 
-    def _seen(self, params: Params, traced: Any, dy: Any, gradients: Any) -> list[Any]:
-        dys = [leaf for leaf in jax.tree.leaves(dy) if is_float(leaf)]
-        ((_, sent),) = traced.pullback(dys)
-        plan = traced.kept.plan
-        params = self._arrays(params)
+    def _seen(self, params: Params, seen: Seeing, dy: Any, gradients: Any) -> list[Any]:
+        ((_, sent),) = seen.pullback([leaf for leaf in jax.tree.leaves(dy) if is_float(leaf)])
+        plan = seen.static.plan
         values = dict(zip(plan.jaxpr.jaxpr.invars, self._all_inputs(params), strict=False))
         rows: dict[Any, list[Any]] = {}
-        for use, (*codes, d) in zip(plan.uses, sent, strict=True):
-            likes = [use.eqn.invars[i].aval for i in use.data]
-            operands = [decoded(code, like) for code, like in zip(codes, likes, strict=True)]
+        for use, operands, d in seen_by(plan, seen.kept, sent):
             inputs, function, _ = made_of(plan, use.var)
             weight = followed(use.chain, function(*(values[v] for v in inputs)))
-            y, dx = replayed(use, weight, operands, d)
+            y, dx = replayed(use, weight, list(operands), d)
             for leaf in self._leaves_of(plan, use.var):
-                rows.setdefault(leaf, []).append((tuple(operands), y, dx, d))
+                rows.setdefault(leaf, []).append((operands, y, dx, d))
         found = []
         for leaf, gradient in zip(plan.jaxpr.jaxpr.invars, gradients, strict=False):
             columns = list(zip(*rows.get(leaf, ()), strict=True)) or [()] * 4
@@ -394,10 +392,10 @@ class Lifted(Composite):
             found[var] = function(*(inputs[v] for v in needed))
         return found
 
-    def _taps(self, plan: Plan) -> tuple[list[Any], list[Any]]:
+    def _taps(self, plan: Plan) -> tuple[list[Any], Taps]:
         """The shapes of the taps: of generic values, and of closed uses."""
         own = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in plan_needs(plan)]
-        return own, [taps_of(use) for use in plan.uses]
+        return own, taps_of(plan)
 
     def _leaves_of(self, plan: Plan, var: Any) -> list[Any]:
         """The float parameters that a value is made of."""
@@ -420,11 +418,12 @@ class Kept:
     size: int
 
 
-class Traced(NamedTuple):
-    """The pullback that tells what every use saw."""
+class Seeing(NamedTuple):
+    """What is kept where the uses are asked."""
 
-    pullback: Any
-    kept: Kept
+    kept: list[Any]  # their operands, where no checkpoint computes them again
+    static: Kept
+    pullback: Any = ()  # where it is not that of the function itself
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["pullback"], meta_fields=[])

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
-from funcprop.collectors.forms import Form, Full
+from funcprop.collectors.forms import Form, Full, Outer
 from funcprop.layer import Array
 from funcprop.lifting.forms import Told, reshaped
 from funcprop.lifting.jaxprs import outputs
@@ -118,10 +118,66 @@ def view_of(made: Any, use: Use, leaf: np.ndarray, shape: tuple[int, ...]) -> np
     return None if value is None else arranged(use, value, shape)
 
 
+Window = tuple[tuple[int, int], tuple[int, int]]
+
+
+def window_of(made: Any, use: Use, leaf: Any, shape: tuple[int, ...]) -> tuple[Window | None, str]:
+    """Where in a matrix a parameter stands that is put together of several, and how it lies there.
+
+    LSTMs put the weights of their gates together. Found by numbering the parameter's entries.
+    """
+    if len(shape) != 2 or not unchanged(use.chain) or made.jaxpr.constvars:
+        return None, "made"
+    values: dict[Any, Any] = {}
+    for var in made.jaxpr.invars:
+        size = int(np.prod(var.aval.shape))
+        numbers = np.arange(size, dtype=np.int32) if var is leaf else np.full(size, -1, np.int32)
+        values[var] = numbers.reshape(var.aval.shape)
+    for eqn in made.jaxpr.eqns:
+        given = [atom for atom in eqn.invars if not isinstance(atom, Literal)]
+        sizes = eqn.outvars[0].aval.shape
+        place = PLACING.get(eqn.primitive.name)
+        if any(atom not in values for atom in given):
+            return None, "made"
+        if eqn.primitive.name == "concatenate":
+            found = np.concatenate([values[a] for a in given], eqn.params["dimension"])
+        elif place is not None and len(given) == 1 and np.prod(sizes) <= values[given[0]].size:
+            found = place(values[given[0]], eqn.params, 0, sizes)
+        else:
+            return None, "made"
+        values[eqn.outvars[0]] = found
+    numbers = arranged(use, values[made.jaxpr.outvars[0]], shape)
+    own = numbers >= 0
+    rows, columns = own.any(1), own.any(0)
+    if not np.array_equal(own, np.outer(rows, columns)):
+        return None, "made"
+    window = span(rows), span(columns)
+    inside = numbers[slice(*window[0]), slice(*window[1])]
+    if own.sum() != inside.size or inside.size != int(np.prod(leaf.aval.shape)):
+        return None, "made"
+    straight = np.arange(inside.size)
+    if np.array_equal(inside.ravel(), straight):
+        return window, "same"
+    if leaf.aval.ndim == 2 and np.array_equal(inside.T.ravel(), straight):
+        return window, "turned"
+    return None, "made"
+
+
+def unchanged(chain: tuple[Any, ...]) -> bool:
+    """Whether nothing is done with a value on its way to a use, but to read it at every step."""
+    return all(kind == "same" and unchanged(step) for kind, step in chain)
+
+
+def span(marked: np.ndarray) -> tuple[int, int]:
+    """From the first to behind the last."""
+    at = np.flatnonzero(marked)
+    return (int(at[0]), int(at[-1]) + 1) if at.size else (0, 0)
+
+
 @functools.lru_cache(maxsize=4096)
 def way_back(plan: Plan, use: Use | None, var: Any, leaf: Any, shape: tuple[int, ...]) -> Any:
-    """-> the inputs that are read, `back`, and how the matrices lie in the parameter: "same",
-    "turned", "moved", or "made" where they are a function of it."""
+    """-> the inputs that are read, `back`, how the matrices lie in the parameter ("same", "turned",
+    "moved", or "made" where they are a function of it), and which part of them it is, or None."""
     inputs, function, made = made_of(plan, var)
     which = inputs.index(leaf)
 
@@ -133,14 +189,14 @@ def way_back(plan: Plan, use: Use | None, var: Any, leaf: Any, shape: tuple[int,
         y, pullback = jax.vjp(functools.partial(of_leaf, given), given[which])
         return pullback(gradient.astype(y.dtype))[0]
 
-    aval = leaf.aval
+    aval, window = leaf.aval, None
     if use is None:
         lies = "same" if var is leaf else "made"
     else:
         memory = np.empty(aval.shape, np.int8)
         view = view_of(made, use, memory, shape)
         if view is None:
-            lies = "made"
+            window, lies = window_of(made, use, leaf, shape)
         elif not np.shares_memory(view, memory) or view.size != memory.size:
             lies = "moved"
         elif view.flags.c_contiguous:
@@ -149,7 +205,7 @@ def way_back(plan: Plan, use: Use | None, var: Any, leaf: Any, shape: tuple[int,
             lies = "turned"
         else:
             lies = "moved"
-    return inputs, back, lies
+    return inputs, back, lies, window
 
 
 def told(plan: Plan, use: Use | None, var: Any, leaf: Any, values: Any, form: Form) -> Form:
@@ -157,7 +213,12 @@ def told(plan: Plan, use: Use | None, var: Any, leaf: Any, values: Any, form: Fo
 
     values   of the jaxpr's inputs, by variable
     """
-    inputs, back, lies = way_back(plan, use, var, leaf, form.shape)
+    inputs, back, lies, window = way_back(plan, use, var, leaf, form.shape)
+    if window is not None and not isinstance(form, Outer):
+        lies = "made"
+    elif window is not None:
+        rows, columns = (slice(*part) for part in window)
+        form = Outer(form.a[..., rows], form.d[..., columns])  # type: ignore[attr-defined, call-arg]
     shape, dtype = leaf.aval.shape, jnp.dtype(leaf.aval.dtype).name
     if lies == "same" and form.shape == shape and form.dtype == dtype:
         return form

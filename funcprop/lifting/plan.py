@@ -40,6 +40,19 @@ class Loop:
 
 
 @dataclass(frozen=True, eq=False)
+class Delta:
+    """A cotangent that is asked for: of the output of a use, or of a sum that it enters alone, so
+    that uses that are added have one between them.
+
+    var      of this plan, or None where it is of a plan inside
+    """
+
+    var: Any
+    aval: Any
+    loops: tuple[Loop, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class Use:
     """One place where a parameter meets data, in a way that has a closed form.
 
@@ -53,7 +66,9 @@ class Use:
     position: int
     var: Any
     chain: tuple[Any, ...]  # what is done with the value on the way: see `placing`
+    delta: int  # which of the plan's deltas is the cotangent of its output
     loops: tuple[Loop, ...] = ()
+    again: bool = False  # whether a checkpoint computes it anew on the way back
 
     @property
     def data(self) -> list[int]:
@@ -77,12 +92,14 @@ class Site:
     generic the positions of operands whose gradients JAX makes
     inner   the plan of the jaxpr that it enters, or None
     atoms   what the inputs of that plan are here: what was moved out of it, then the operands
+    first   the numbers of its first use and its first delta among those of the plan
     """
 
     uses: tuple[Use, ...] = ()
     generic: tuple[int, ...] = ()
     inner: Plan | None = None
     atoms: tuple[Any, ...] = ()
+    first: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +110,7 @@ class Plan:
     sites   by the number of the equation
     needs   the variables of which the generic uses want a gradient, with all they are made of
     uses    all closed uses inside, in the order in which they are met
+    deltas  the cotangents of their outputs
     moved   equations that make, at every step, the same of parameters: done once, outside
     extra   what they make: the first inputs of the jaxpr
     """
@@ -102,6 +120,7 @@ class Plan:
     sites: dict[int, Site] = field(default_factory=dict)
     needs: frozenset[Any] = frozenset()
     uses: tuple[Use, ...] = ()
+    deltas: tuple[Delta, ...] = ()
     moved: tuple[JaxprEqn, ...] = ()
     extra: tuple[Any, ...] = ()
 
@@ -123,20 +142,22 @@ def kinds_of(jaxpr: ClosedJaxpr, inputs: Sequence[int]) -> dict[Any, int]:
     return kinds
 
 
-def carried(jaxpr: ClosedJaxpr, inputs: list[int], consts: int, carry: int) -> list[int]:
-    """The kinds of a loop's inputs. What is carried, and meets data at any step, is data; it is so
-    too where it begins with a parameter."""
+def carried(
+    jaxpr: ClosedJaxpr, inputs: list[int], consts: int, carry: int
+) -> tuple[list[int], bool]:
+    """-> the kinds of a loop's inputs, and whether it carries what is made of parameters alone.
+
+    What is carried, and meets data at any step, is data, where it begins with a parameter too.
+    """
     inputs = list(inputs)
-    for position in range(consts, consts + carry):
-        inputs[position] = DATA if inputs[position] == PARAMETER else inputs[position]
     while True:
         kinds = kinds_of(jaxpr, inputs)
         outs = [NEITHER if isinstance(a, Literal) else kinds[a] for a in jaxpr.jaxpr.outvars]
-        grown = [p for p in range(carry) if outs[p] > NEITHER and inputs[consts + p] < DATA]
+        grown = [p for p in range(carry) if outs[p] > inputs[consts + p]]
         if not grown:
-            return inputs
+            return inputs, PARAMETER in inputs[consts : consts + carry]
         for p in grown:
-            inputs[consts + p] = DATA
+            inputs[consts + p] = outs[p]
 
 
 def plan_of(
@@ -165,15 +186,27 @@ def plan_of(
     plan = Plan(jaxpr, kinds_of(jaxpr, inputs), moved=moved, extra=extra)
     wanted: set[Any] = {atom for atom in jaxpr.jaxpr.outvars if plan.is_weight(atom)}
     uses: list[Use] = []
+    deltas: list[Delta] = []
     made = {var: eqn for eqn in jaxpr.eqns for var in outputs(eqn)}
+    readers = readers_of(jaxpr)
     for number, eqn in enumerate(jaxpr.eqns):
         weights = [i for i, atom in enumerate(eqn.invars) if plan.is_weight(atom)]
         if not weights or all(plan.kind(var) < DATA for var in eqn.outvars):
             continue
         if id(eqn) in entered_at:
-            site = entered(plan, eqn, *entered_at[id(eqn)], made, top)
+            site = entered(plan, eqn, *entered_at[id(eqn)], made, top, (len(uses), len(deltas)))
+            deltas += deltas_of(site, eqn)
         else:
             site = site_of(plan, jaxpr, eqn, weights, made, top, every)
+        if site.inner is None and site.uses:
+            var = eqn.outvars[0] if every else summed(eqn.outvars[0], readers)
+            found = [i for i, delta in enumerate(deltas) if delta.var is var]
+            if not found:
+                deltas.append(Delta(var, var.aval))
+            number_of = found[0] if found else len(deltas) - 1
+            site = replace(
+                site, uses=(replace(site.uses[0], delta=number_of),), first=(len(uses), 0)
+            )
         plan.sites[number] = site
         wanted |= {(site.atoms or eqn.invars)[i] for i in site.generic}
         uses += site.uses
@@ -181,7 +214,42 @@ def plan_of(
     for eqn in reversed(jaxpr.eqns):  # a gradient of what is made of a parameter is one of it
         if needs & set(outputs(eqn)) and all(plan.kind(var) < DATA for var in eqn.outvars):
             needs |= {atom for atom in eqn.invars if plan.is_weight(atom)}
-    return replace(plan, needs=frozenset(wanted if top else needs), uses=tuple(uses))
+    needed = frozenset(wanted if top else needs)
+    return replace(plan, needs=needed, uses=tuple(uses), deltas=tuple(deltas))
+
+
+def readers_of(jaxpr: ClosedJaxpr) -> dict[Any, list[Any]]:
+    """Which equations read a variable; None for the function's output."""
+    found: dict[Any, list[Any]] = {}
+    for eqn in jaxpr.eqns:
+        for atom in eqn.invars:
+            if not isinstance(atom, Literal):
+                found.setdefault(atom, []).append(eqn)
+    for atom in jaxpr.jaxpr.outvars:
+        if not isinstance(atom, Literal):
+            found.setdefault(atom, []).append(None)
+    return found
+
+
+def summed(var: Any, readers: dict[Any, list[Any]]) -> Any:
+    """The sum that a value enters and nothing else: its cotangent is that of the value."""
+    while True:
+        eqns = readers.get(var, [])
+        if len(eqns) != 1 or eqns[0] is None or eqns[0].primitive.name != "add":
+            return var
+        out = eqns[0].outvars[0]
+        if (out.aval.shape, out.aval.dtype) != (var.aval.shape, var.aval.dtype):
+            return var
+        var = out
+
+
+def deltas_of(site: Site, eqn: JaxprEqn) -> list[Delta]:
+    """Those of what is entered, along its loop."""
+    if site.inner is None:
+        return []
+    looped = eqn.primitive.name == SCAN
+    around = (Loop(eqn.params["length"], False),) if looped else ()
+    return [Delta(None, delta.aval, around + delta.loops) for delta in site.inner.deltas]
 
 
 def with_plans(
@@ -199,7 +267,11 @@ def with_plans(
     for eqn in jaxpr.eqns:
         weights = [a for a in eqn.invars if kind(a) == PARAMETER and is_float_type(a.aval)]
         if eqn.primitive.name in (SCAN, REMAT) and weights and kind(eqn.outvars[0]) == DATA:
-            inner, given = plan_inside(eqn, [kind(atom) for atom in eqn.invars], every)
+            found = plan_inside(eqn, [kind(atom) for atom in eqn.invars], every)
+            if found is None:
+                eqns.append(eqn)
+                continue
+            inner, given = found
             own = inner.jaxpr.jaxpr.invars[len(inner.extra) :]
             outside = dict(zip(own, eqn.invars, strict=True))
             for step in inner.moved:
@@ -210,8 +282,9 @@ def with_plans(
     return ClosedJaxpr(jaxpr.jaxpr.replace(eqns=eqns), jaxpr.consts), plans
 
 
-def plan_inside(eqn: JaxprEqn, kinds: list[int], every: bool) -> tuple[Plan, list[int]]:
-    """-> the plan of what a loop or a checkpoint holds, and the kinds of its own inputs."""
+def plan_inside(eqn: JaxprEqn, kinds: list[int], every: bool) -> tuple[Plan, list[int]] | None:
+    """-> the plan of what a loop or a checkpoint holds, and the kinds of its own inputs; None for a
+    loop that carries what no example has a part in."""
     jaxpr = closed(eqn.params["jaxpr"])
     inputs = [
         DATA if kind == PARAMETER and not is_float_type(atom.aval) else kind
@@ -220,7 +293,9 @@ def plan_inside(eqn: JaxprEqn, kinds: list[int], every: bool) -> tuple[Plan, lis
     fixed = range(len(inputs))
     if eqn.primitive.name == SCAN:
         consts, carry = scan_parts(eqn)
-        inputs = carried(inlined(jaxpr), inputs, consts, carry)
+        inputs, pure = carried(inlined(jaxpr), inputs, consts, carry)
+        if pure:
+            return None
         fixed = range(consts)
     return plan_of(jaxpr, inputs, fixed, every), inputs
 
@@ -266,11 +341,17 @@ def site_of(
     root, chain = traced_back(plan, eqn.invars[position], made, top)
     if root is None:
         return Site(generic=(position,))
-    return Site(uses=(Use(row, eqn, equation(jaxpr, eqn), position, root, chain),))
+    return Site(uses=(Use(row, eqn, equation(jaxpr, eqn), position, root, chain, 0),))
 
 
 def entered(
-    plan: Plan, eqn: JaxprEqn, inner: Plan, inputs: list[int], made: Any, top: bool
+    plan: Plan,
+    eqn: JaxprEqn,
+    inner: Plan,
+    inputs: list[int],
+    made: Any,
+    top: bool,
+    first_of: tuple[int, int],
 ) -> Site:
     """A loop or a checkpoint: the uses inside told from outside."""
     atoms = (*inner.extra, *eqn.invars)
@@ -292,8 +373,10 @@ def entered(
             return Site(generic=tuple(own))
         loops = (Loop(eqn.params["length"], stacked), *use.loops) if looped else use.loops
         chain = (*chain, ("stacked" if stacked else "same", use.chain))
-        uses.append(replace(use, var=root, chain=chain, loops=loops))
-    return Site(tuple(uses), tuple(sorted(generic)), inner, atoms)
+        again, delta = use.again or not looped, first_of[1] + use.delta
+        use = replace(use, var=root, chain=chain, loops=loops, again=again, delta=delta)
+        uses.append(use)
+    return Site(tuple(uses), tuple(sorted(generic)), inner, atoms, first_of)
 
 
 def traced_back(plan: Plan, var: Any, made: Any, top: bool) -> tuple[Any, tuple[Any, ...]]:
