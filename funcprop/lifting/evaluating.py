@@ -75,10 +75,10 @@ def closed_use(use: Use, weight: Any, operands: list[Any], tap: Any) -> list[Any
     def plain(weight: Any, operands: list[Any]) -> Any:
         given = iter(operands)
         places = range(len(use.eqn.invars))
-        return use.function(*(weight if i == use.position else next(given) for i in places))[0]
+        return use.function(*(weight if i == use.position else next(given) for i in places))
 
     if tap is None:
-        return [plain(lax.stop_gradient(weight), operands)]
+        return plain(weight, operands)
 
     @jax.custom_vjp
     def function(weight: Any, operands: list[Any], tap: Any) -> Any:
@@ -90,10 +90,11 @@ def closed_use(use: Use, weight: Any, operands: list[Any], tap: Any) -> list[Any
 
     def backward(kept: Any, dy: Any) -> Any:
         pullback, operands, weight = kept
-        return jnp.zeros_like(weight), pullback(dy)[0], list(map(coded, operands))
+        nothing = jax.tree.map(jnp.zeros_like, weight)
+        return nothing, pullback(dy)[0], list(map(coded, operands))
 
     function.defvjp(forward, backward)
-    return [function(weight, operands, tap)]
+    return function(weight, operands, tap)
 
 
 def generic_use(
@@ -210,7 +211,8 @@ def run(
         elif site.uses:
             (use,), (at, _) = site.uses, site.first
             given = [operands[i] for i in use.data]
-            found = closed_use(use, operands[use.position], given, sent.operands[at])
+            weight = lax.stop_gradient(operands[use.position]) if use.position >= 0 else ()
+            found = closed_use(use, weight, given, sent.operands[at])
             if sent.operands[at] is None:
                 kept[at] = [lax.stop_gradient(x) if is_float(x) else x for x in given]
         else:
