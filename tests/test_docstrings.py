@@ -28,6 +28,7 @@ EXPORTING = (
     "data",
     "initializers",
     "layers",
+    "lifting",
     "losses",
     "models",
     "pipelines",
