@@ -9,17 +9,16 @@ import jax
 
 from funcprop.doors import door
 from funcprop.extras import require
-from funcprop.layer import Context, Layer, LayerError, Params, is_float
+from funcprop.gradient import combine, partition
+from funcprop.layer import Context, Layer, LayerError, Params
 from funcprop.lifting.modules.places import (
     Given,
     asking_for_a_key,
     averaged,
     check_momentum,
-    floats_of,
     gathered,
     nested,
     observed_shapes,
-    others_of,
     predicted,
     trained,
     typed,
@@ -114,18 +113,14 @@ def linen_class() -> Any:
                 own = self._made(typed(self.make_rng("params")), x)
             else:
                 own = jax.eval_shape(self._made, jax.random.key(0), x)
-            found = {name: self._param(name, value) for name, value in floats_of(own).items()}
+            floats, rest = partition(own)
+            found = {name: self._param(name, value) for name, value in nested(floats).items()}
             fixed = {
                 name: self.variable("constants", name, lambda value=value: value).value
-                for name, value in others_of(own).items()
+                for name, value in nested(rest).items()
             }
-            floats = jax.tree.map(lambda leaf: leaf if is_float(leaf) else None, own)
-            rest = jax.tree.map(lambda leaf: None if is_float(leaf) else leaf, own)
             floats = gathered(self.layer, "params", found, floats)
-            rest = gathered(self.layer, "constants", fixed, rest)
-            return jax.tree.map(
-                lambda a, b: b if a is None else a, floats, rest, is_leaf=lambda leaf: leaf is None
-            )
+            return combine(floats, gathered(self.layer, "constants", fixed, rest))
 
         def _made(self, key: Any, x: Any) -> Any:
             return self.layer.init(key, x) if self.given is None else self.given.params

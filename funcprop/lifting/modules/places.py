@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from funcprop.gradient import as_function
-from funcprop.layer import Array, Context, Layer, LayerError, Params, Residuals, is_float, spell
+from funcprop.layer import Array, Context, Layer, LayerError, Params, Residuals, spell
 
 NO_PLACE = "value"  # what the only array of a tree is called
 
@@ -24,16 +24,15 @@ def path_of(path: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(jax.tree_util.keystr((key,), simple=True) for key in path) or (NO_PLACE,)
 
 
-def nested(tree: Any, keep: Callable[[Any], bool] = lambda leaf: True) -> dict[str, Any]:
-    """A tree -> {"0": {"w": ..., "b": ...}}, of the leaves that `keep` says."""
+def nested(tree: Any) -> dict[str, Any]:
+    """A tree -> {"0": {"w": ..., "b": ...}}."""
     found: dict[str, Any] = {}
     for path, leaf in jax.tree.leaves_with_path(tree):
-        if keep(leaf):
-            *above, name = path_of(path)
-            inner = found
-            for part in above:
-                inner = inner.setdefault(part, {})
-            inner[name] = leaf
+        *above, name = path_of(path)
+        inner = found
+        for part in above:
+            inner = inner.setdefault(part, {})
+        inner[name] = leaf
     return found
 
 
@@ -151,13 +150,3 @@ def unknown(shapes: Any) -> Any:
 def averaged(momentum: float, old: Array, new: Array) -> Array:
     """The running average after a batch; the first batch stands for itself."""
     return jnp.where(jnp.isnan(old), new, old + (new - old) * (1 - momentum))
-
-
-def floats_of(tree: Any) -> dict[str, Any]:
-    """What of a tree is trained, by place."""
-    return nested(tree, is_float)
-
-
-def others_of(tree: Any) -> dict[str, Any]:
-    """The rest: integers and booleans."""
-    return nested(tree, lambda leaf: not is_float(leaf))
