@@ -17,7 +17,20 @@ REDUCTIONS = ("mean", "sum", "none")
 
 @dataclass(frozen=True)
 class PerExample:
-    """A function of one example, mapped over a batch: see `per_example`."""
+    """A function of one example, mapped over a batch: what `per_example` makes.
+
+    function   (params, x) -> y, of one example
+    reduction  "mean", "sum" or "none": what becomes of the examples' results
+
+    Called with params and xs [B, ...] it returns y [], or [B, ...] where reduction is "none".
+    dtypes are those of the function.
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> total = fp.lifting.PerExample(lambda w, x: x @ w, "sum")
+    >>> total(jnp.ones(3), jnp.ones((4, 3))).tolist()
+    12.0
+    """
 
     function: Callable[..., Any]
     reduction: Literal["mean", "sum", "none"] = "mean"

@@ -21,7 +21,12 @@ from funcprop.lifting.forms import Blocks, Convolution
 
 
 class Axes(NamedTuple):
-    """How a parameter is a stack of matrices: its axes, sorted."""
+    """How a parameter is a stack of matrices: its axes, sorted.
+
+    groups  the axes along which matrices are stacked
+    ins     the axes that are summed over with x, together the rows of a matrix
+    outs    the others, together its columns
+    """
 
     groups: tuple[int, ...]
     ins: tuple[int, ...]
@@ -51,7 +56,19 @@ TABLE: dict[str, Primitive] = {}
 
 
 def register(row: Primitive) -> Primitive:
-    """Adds a row, or exchanges it."""
+    """Adds a row to the table of primitives, or exchanges it.
+
+    row  a `Primitive`: what a parameter's gradient of each single example is, where this operation
+         reads it. It holds for functions that are lifted from then on
+
+    Returns the row.
+
+    >>> import funcprop as fp
+    >>> from funcprop.lifting.primitives import TABLE
+    >>> row = fp.lifting.register(TABLE["dot_general"])  # as it was
+    >>> row.name, row.stacks
+    ('dot_general', True)
+    """
     TABLE[row.name] = row
     return row
 

@@ -14,7 +14,12 @@ from funcprop.layer import Context, Layer, LayerError, Params, Residuals
 
 
 class Place(NamedTuple):
-    """Where a parameter is read."""
+    """Where a parameter is read.
+
+    primitive  what JAX calls the operation that reads it: "dot_general"
+    source     file, line and function: "model.py:31 (loss)"
+    module     the name stack, which a Flax module sets: "Dense_0"
+    """
 
     primitive: str  # "dot_general"
     source: str  # "model.py:31 (loss)"
@@ -38,11 +43,18 @@ class Weight(Layer):
     path    in the tree of parameters, as JAX prints it: "['params']['Dense_0']['kernel']"
     places  where it meets data: primitive, source line, name stack
 
-    forward   x -> x: what its uses have seen, of which the layer around it knows
+    forward   x -> x: a tree of what its uses have seen, of which the layer around it knows
     keeps     x
-    backward  dparams, the parameter's shape and dtype: the sum over its uses
-
+    backward  dparams, the parameter's shape: the sum over its uses
+    dtypes    that of the parameter
     raises    LayerError where something else than `Lifted` asks it
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer = fp.lift(lambda w, x: jnp.tanh(x @ w), jnp.ones((3, 2)), jnp.ones((4, 3)))
+    >>> (weight,) = layer.layers
+    >>> weight.path, weight.places[0].primitive
+    ('', 'dot_general')
     """
 
     path: str
