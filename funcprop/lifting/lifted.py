@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from funcprop.collectors.forms import Form, Full, several
+from funcprop.collectors.held import Held
 from funcprop.collectors.single_examples import check_summed
-from funcprop.composites import Composite, Wrapper
+from funcprop.composites import Composite, Rewired, RewiredParams, Wrapper
 from funcprop.gradient import combine, partition
 from funcprop.layer import (
     Array,
@@ -31,6 +32,7 @@ from funcprop.lifting.function import PerExample, named, options_of, reduced
 from funcprop.lifting.mixing import Tried, check_apart
 from funcprop.lifting.placing import followed, made_of, told
 from funcprop.lifting.plan import DATA, NEITHER, PARAMETER, Plan, plan_of
+from funcprop.lifting.rewired import entry, instead, rewiring_of
 from funcprop.lifting.weight import Examples, Seen, Whole
 
 
@@ -139,6 +141,13 @@ class Lifted(Composite):
         """The same layer, whose backward finds what a rule asks for."""
         if rule.per_example:
             check_summed(self, rule)
+        rewired = [layer for layer in self.layers if rewiring_of(layer) is not None]
+        if rewired and (rule.per_example or not rule.like_params):
+            raise LayerError(
+                self,
+                f"is rewired, and {rule.name} is asked at its uses",
+                "ask the function without its rewirings; the gradient is there in both",
+            )
         asks = "examples" if rule.per_example else "gradient" if rule.like_params else "uses"
         new = Lifted(
             self.function, self.tree, self.floats, self.layers, self.calls, self.start, asks
@@ -147,6 +156,22 @@ class Lifted(Composite):
 
     # --- the layer --------------------------------------------------------------------------------
 
+    def adopted(self, params: Params) -> Params:
+        """The function's parameters as a rewired function has them: `RewiredParams` where one is
+        rewired."""
+
+        def one(layer: Layer, leaf: Any) -> Any:
+            rewired = rewiring_of(layer)
+            if rewired is None:
+                return leaf
+            return RewiredParams(leaf, rewired.feedback(jax.random.key(0), leaf, leaf))
+
+        rows = zip(self.layers, self.spread(params), strict=True)
+        given = iter([one(*row) for row in rows])
+        leaves = self.tree.flatten_up_to(params)
+        pairs = zip(leaves, self.floats, strict=True)
+        return self.tree.unflatten([next(given) if own else leaf for leaf, own in pairs])
+
     def init(self, key: Array, x: Any) -> Params:
         if self.start is None:
             raise LayerError(
@@ -154,7 +179,7 @@ class Lifted(Composite):
                 "was lifted with parameters that exist, and makes none",
                 "use those, or say how they are made: fp.lift(f, params, x, init=init)",
             )
-        return self.start(key, x)
+        return self.adopted(self.start(key, x))
 
     def forward(
         self, params: Params, x: Any, context: Context = Context()
@@ -181,6 +206,9 @@ class Lifted(Composite):
                 given = self._seen(params, residuals.seen, dy, gradients)
         entries = []
         for layer, p, (x, d) in zip(self.layers, own, given, strict=True):
+            if isinstance(layer, Rewired):
+                entries.append(entry(layer, p, d))
+                continue
             kept = layer.forward(p, x, context)[1]
             entries.append(layer.backward(p, kept, d)[1])
         return dx, self.gathered(params, tuple(entries))
@@ -194,20 +222,44 @@ class Lifted(Composite):
     # --- as a whole -------------------------------------------------------------------------------
 
     def _forward_whole(self, params: Params, x: Any, given: Any) -> tuple[Any, Any]:
+        function = self._function(params, given)
         params = self._arrays(params)
         floats, rest = partition((params, x))
 
         def f(floats: Any) -> tuple[Any, Any]:
             params, x = combine(floats, rest)
-            return partition(self.function(params, x, **given))
+            return partition(function(params, x))
 
         y, pullback, others = jax.vjp(f, floats, has_aux=True)
-        return combine(y, others), Pullback.of(pullback, params, self.function)
+        return combine(y, others), Pullback.of(pullback, params, (self.function, self.layers))
 
     def _arrays(self, params: Params) -> Params:
-        """The parameters, without what a rule carries beside them."""
-        leaves = self.tree.flatten_up_to(params)
-        return self.tree.unflatten([getattr(leaf, "params", leaf) for leaf in leaves])
+        """The parameters, without what a rule or a rewiring carries beside them."""
+
+        def bare(leaf: Any) -> Any:
+            return bare(leaf.params) if isinstance(leaf, (Held, RewiredParams)) else leaf
+
+        return self.tree.unflatten([bare(leaf) for leaf in self.tree.flatten_up_to(params)])
+
+    def _function(self, params: Params, given: Any) -> Callable[..., Any]:
+        """(params, x) -> y, with the rewirings of its uses."""
+        rewirings = [rewiring_of(layer) for layer in self.layers]
+        if not any(rewirings):
+            return lambda params, x: self.function(params, x, **given)
+        feedback = [getattr(entry, "feedback", ()) for entry in self.spread(params)]
+
+        def rewired(params: Params, x: Any) -> Any:
+            plan, outs = self.plan(params, x, given, "uses")
+            invars = plan.jaxpr.jaxpr.invars
+            swaps: list[Any] = []
+            for use in plan.uses:
+                found = [invars.index(leaf) for leaf in self._leaves_of(plan, use.var)]
+                at = next((i for i in found if rewirings[i] is not None), None)
+                swaps.append(None if at is None else instead(use, rewirings[at], feedback[at]))
+            inputs = [*self._all_inputs(params), *jax.tree.leaves((x, given))]
+            return outs.unflatten(run(plan, inputs, {}, None, None, swaps)[0])
+
+        return rewired
 
     # --- single examples --------------------------------------------------------------------------
 
@@ -366,7 +418,7 @@ class Lifted(Composite):
         found = plan_of(jaxpr, kinds, asks=asks), jax.tree.structure(outs)
         traced = any(isinstance(c, jax.core.Tracer) for c in found[0].jaxpr.consts)
         if key is not None and not traced:
-            PLANS[key] = found
+            remembered(PLANS, key, found)
         return found
 
     def _one(self, params: Params, x: Any, given: Any) -> Any:
@@ -465,7 +517,7 @@ class Pullback:
         types = tuple((jnp.shape(leaf), str(jnp.result_type(leaf))) for leaf in leaves)
         rest = [leaf for leaf, i in zip(leaves, own, strict=True) if i is None]
         try:
-            return Pullback(rest, own, TREES.setdefault((key, types), tree))
+            return Pullback(rest, own, remembered(TREES, (key, types), tree))
         except TypeError:  # a function that cannot be hashed
             return Pullback(rest, own, tree)
 
@@ -476,6 +528,14 @@ class Pullback:
 
 
 TREES: dict[Any, Any] = {}
+LIMIT = 1024  # of what is remembered of functions
+
+
+def remembered(known: dict[Any, Any], key: Any, value: Any) -> Any:
+    """The value that is known under the key, or this one from now on."""
+    if key not in known and len(known) >= LIMIT:
+        del known[next(iter(known))]
+    return known.setdefault(key, value)
 
 
 def _bare(aval: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 
 from funcprop.collectors.closed import closed_form
 from funcprop.collectors.forms import Form
+from funcprop.gradient import combine, partition
 from funcprop.layer import Context, Layer, LayerError, Params, Residuals
 
 
@@ -28,6 +30,27 @@ class Place(NamedTuple):
 
 class Whole(NamedTuple):
     """What is kept where only the gradient is asked for: nothing."""
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True, eq=False)
+class Function:
+    """What an equation computes of a weight and of its other operands."""
+
+    function: Callable[..., list[Any]]
+    position: int
+
+    def __call__(self, weight: Any, operands: Any) -> list[Any]:
+        given = list(operands)
+        given.insert(self.position, weight)
+        return self.function(*given)
+
+
+class At(NamedTuple):
+    """What is kept at one use, where it is asked for what it sends back."""
+
+    operands: Any
+    function: Function
 
 
 class Examples(NamedTuple):
@@ -60,6 +83,11 @@ class Weight(Layer):
     path: str
     places: tuple[Place, ...] = ()
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The primitives by which it is read: `rewire` knows it by them."""
+        return frozenset(place.primitive for place in self.places)
+
     def __repr__(self) -> str:
         names = ", ".join(dict.fromkeys(place.primitive for place in self.places))
         return f"Weight({self.path!r}: {names})" if names else f"Weight({self.path!r})"
@@ -74,6 +102,15 @@ class Weight(Layer):
     def backward(self, params: Params, residuals: Residuals, dy: Any) -> tuple[Any, Params]:
         if isinstance(residuals, Whole):
             return None, dy
+        if isinstance(residuals, At):
+            operands, function = residuals
+            floats, rest = partition(operands)
+
+            def f(weight: Any, floats: Any) -> Any:
+                return function(weight, combine(floats, rest))[0]
+
+            dweight, dx = jax.vjp(f, params, floats)[1](dy)
+            return dx, dweight
         if isinstance(residuals, Examples):
             ones = jnp.ones(jax.tree.leaves(residuals.form)[0].shape[0], jnp.float32)
             return None, residuals.form.weighted(ones)
