@@ -68,7 +68,10 @@ def bilinear():
 def views():
     def loss(p, x):
         w = jnp.concatenate([p["a"][0, 1:], jnp.flip(p["a"][0, :1], 1)]).reshape(2, 2, 4)
-        return jnp.sin(x @ w.transpose(1, 2, 0).reshape(2, 8)).sum() + jnp.sin(x @ p["a"][0, 1:3, :]).sum()  # noqa: E501
+        return (
+            jnp.sin(x @ w.transpose(1, 2, 0).reshape(2, 8)).sum()
+            + jnp.sin(x @ p["a"][0, 1:3, :]).sum()
+        )
 
     return loss, {"a": normal(1, 4, 4)}, normal(B, 3, 2)
 
@@ -128,7 +131,8 @@ def signal():
     def loss(p, x):
         numbers = ("NWC", "WIO", "NWC")
         y = lax.conv_general_dilated(x[None], p["k"], (2,), "SAME", dimension_numbers=numbers)
-        z = lax.conv_general_dilated(p["s"], x[:3, :, None], (1,), "SAME", dimension_numbers=numbers)
+        k = x[:3, :, None]
+        z = lax.conv_general_dilated(p["s"], k, (1,), "SAME", dimension_numbers=numbers)
         return jnp.sin(y).sum() + jnp.sin(z).sum()
 
     return loss, {"k": normal(3, 2, 4), "s": normal(1, 6, 2)}, normal(B, 5, 2)

@@ -11,7 +11,7 @@ import funcprop as fp
 from funcprop import collectors as c
 from funcprop.lifting import lift, per_example
 
-from . import calls, plain  # noqa: F401
+from . import calls, equinox_rows, flax_rows, plain  # noqa: F401
 from .table import ROWS
 
 MAX_NORM = 0.5
@@ -57,6 +57,8 @@ def wide(x):
 @pytest.mark.parametrize("name", ROWS)
 def test_single_examples_are_those_of_jax(name, request):
     row = ROWS[name]
+    if row.library:
+        pytest.importorskip(row.library)
     if row.wrong:
         request.applymarker(pytest.mark.xfail(reason=row.wrong))
     with float64(row):
