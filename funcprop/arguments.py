@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -72,6 +72,7 @@ def check_constructed(
     check_declared(cls)
     if not args and not options:
         return {}, None
+    args, options = plain((args, options))
     parameters = parameters_of(cls)
     call = f"{cls.__name__}({spell_arguments(args, options)})"
     by_position = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
@@ -115,6 +116,36 @@ def check_declared(cls: type) -> None:
             f"write @dataclass(frozen=True) above class {cls.__name__}, with a line for each "
             "field, as in features: int"
         )
+    owner = next(base for base in cls.__mro__ if "__init__" in base.__dict__)
+    if owner is not object and not hasattr(owner.__init__, "takes_plain"):
+        owner.__init__ = with_plain(owner.__init__)
+
+
+def with_plain(init: Callable[..., None]) -> Callable[..., None]:
+    """A constructor that keeps Python's numbers: np.int64(3) would be another repr."""
+
+    @functools.wraps(init)
+    def taken(self: Any, *args: Any, **options: Any) -> None:
+        args, options = plain((args, options))
+        init(self, *args, **options)
+
+    taken.takes_plain = True  # type: ignore[attr-defined]
+    return taken
+
+
+def plain(value: Any) -> Any:
+    """Python's numbers for NumPy's, in tuples too; all else as it is."""
+    if isinstance(value, np.bool_):
+        return bool(value)
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, np.floating):
+        return float(value)
+    if type(value) is tuple:
+        return tuple(map(plain, value))
+    if type(value) is dict:
+        return {name: plain(entry) for name, entry in value.items()}
+    return value
 
 
 @functools.lru_cache(maxsize=1024)
@@ -232,6 +263,11 @@ def converted(tree: Any) -> Any:
     )
 
 
+def native(tree: Any) -> Any:
+    """JAX's arrays for those of other libraries, and all else as it is, NumPy's float64 too."""
+    return jax.tree.map(lambda leaf: array("x", leaf) if is_foreign(leaf) else leaf, tree)
+
+
 def is_array(value: Any) -> bool:
     """Whether it is an array that JAX takes, or the shape and dtype of one."""
     dtype = getattr(value, "dtype", None)
@@ -264,13 +300,17 @@ def array(place: str, leaf: Any) -> Any:
         raise TypeError(f"{place} is {given}, wanted arrays: write jnp.asarray(...)")
     leaf = getattr(leaf, "detach", lambda: leaf)()  # PyTorch's, of its gradient
     try:
-        return array(place, jnp.asarray(np.asarray(leaf)))
+        values = np.asarray(leaf)
     except (TypeError, ValueError, RuntimeError) as error:
         if not hasattr(leaf, "__dlpack__"):
             raise TypeError(
                 f"{place} is a {type(leaf).__name__}, and cannot be made an array: {error}"
             ) from error
-    return jnp.from_dlpack(leaf, copy=True)  # of dtypes that NumPy does not have
+        return jnp.from_dlpack(leaf, copy=True)  # of dtypes that NumPy does not have
+    if values.dtype == object and hasattr(leaf, "__dlpack__") and not hasattr(leaf, "__array__"):
+        return jnp.from_dlpack(leaf, copy=True)
+    # TensorFlow ends the process where words go through DLPack
+    return jnp.asarray(array(place, values))
 
 
 def is_foreign(leaf: Any) -> bool:

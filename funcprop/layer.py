@@ -14,7 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcprop.arguments import check_constructed, check_methods, converted, is_array, is_key
+from funcprop.arguments import (
+    check_constructed,
+    check_methods,
+    converted,
+    is_array,
+    is_foreign,
+    is_key,
+    native,
+)
 
 Array = jax.Array
 Params = (
@@ -264,6 +272,12 @@ def _at_the_door(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
             if not isinstance(context, Context):
                 problem = f"context is {spell(context)}, wanted a Context"
                 raise LayerError(self, problem, "write fp.Context(key=jax.random.key(0))")
+            if is_foreign(context.mask):
+                context = dataclasses.replace(context, mask=native(context.mask))
+                if len(args) > 2:
+                    args = (*args[:2], context, *args[3:])
+                else:
+                    options["context"] = context
         position, called = (2, "dy") if name == "backward" else (1, "x")
         if len(args) > position and not isinstance(args[position], jax.Array):
             args = (*args[:position], converted(args[position]), *args[position + 1 :])

@@ -6,6 +6,7 @@ import pickle
 import re
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
 import funcprop as fp
@@ -193,6 +194,27 @@ def test_every_argument_is_checked(title):
             with pytest.raises((fp.LayerError, TypeError)) as caught:
                 kind(*(args if endless else ()), **{**named, parameter.name: value})
             assert re.match(rf"({title}|DotProductAttention)\(", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (lambda: fp.Dense(np.int64(3)), fp.Dense(3)),
+        (lambda: fp.Dense(features=np.uint8(3), bias=np.bool_(False)), fp.Dense(3, bias=False)),
+        (lambda: fp.Conv(np.int32(4), (np.int64(3), 3)), fp.Conv(4, (3, 3))),
+        (lambda: fp.Pad(((np.int64(1), 1),)), fp.Pad(((1, 1),))),
+        (lambda: fp.LayerNorm(eps=np.float32(0.5)), fp.LayerNorm(eps=0.5)),
+        (lambda: fp.Repeat(DENSE, np.int64(2)), fp.Repeat(DENSE, 2)),
+        (lambda: fp.SwiGLU(np.int64(3), np.int64(4)), fp.SwiGLU(3, 4)),
+        (lambda: fp.initializers.Normal(np.float64(0.5)), fp.initializers.Normal(0.5)),
+    ],
+)
+def test_numbers_of_numpy_become_pythons(given, wanted):
+    found = given()
+    assert found == wanted and hash(found) == hash(wanted) and repr(found) == repr(wanted)
+    for wrong in (np.float64(3.5), np.bool_(True), np.int64(0), np.array(3)):
+        with pytest.raises(fp.LayerError, match="features is"):
+            fp.Dense(wrong)
 
 
 @pytest.mark.parametrize("title", ["BatchNorm", "LayerNorm", "RMSNorm", "InstanceNorm"])

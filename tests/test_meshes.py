@@ -157,6 +157,27 @@ def test_shard_map_with_its_checks(name):
     )
 
 
+@pytest.mark.parametrize("options", [{}, {"causal": True}, {"window": 5}], ids=str)
+def test_attention_of_many_tiles(options):
+    """A loop over tiles, which those of the table are too short for."""
+    layer = fp.DotProductAttention(block=2, **options)
+    given = (), (jnp.ones((2, 32, 2, 4)),) * 3, Context(mask=jnp.ones((2, 32), bool))
+    wanted = jax.eval_shape(lambda x: x, (given[1][0], given[1], ()))
+    specs = (), (P("b"),) * 3, Context(mask=P("b")), P("b")
+    placed = on_mesh((*given, given[1][0]), specs)
+    found = jax.eval_shape(functools.partial(both_ways, layer), *placed)
+    assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, wanted)
+    mesh = jax.make_mesh((2,), ("b",), axis_types=(AxisType.Auto,))
+    local = jax.shard_map(
+        functools.partial(both_ways, layer),
+        mesh=mesh,
+        in_specs=(P(), P("b"), P("b"), P("b")),
+        out_specs=(P("b"), P("b"), P()),
+    )
+    found = jax.eval_shape(local, *given, given[1][0])
+    assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, wanted)
+
+
 # --- whole models, and what is made of their gradients --------------------------------------------
 
 FEATURES, CLASSES = 6, 4

@@ -193,6 +193,62 @@ def test_arrays_of_others_become_ours():
     assert jnp.array_equal(y, dense.forward(PARAMS[0], X)[0])
 
 
+class OnlyArray:
+    """What NumPy can read, with a dtype of its own, as TensorFlow's tensors have."""
+
+    dtype = "float32"
+
+    def __init__(self, values):
+        self.values, self.shape = values, values.shape
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.values, dtype)
+
+
+class OnlyDLPack:
+    """What only DLPack can read."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __dlpack__(self, **options):
+        return self.values.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.values.__dlpack_device__()
+
+
+@pytest.mark.parametrize("other", [OnlyArray, OnlyDLPack])
+def test_any_array_will_do(other):
+    value, grads = GRADIENT(PARAMS, (X, Y))
+    again, others = GRADIENT(PARAMS, (other(np.array(X)), other(np.array(Y))))
+    assert again == value and jax.tree.all(jax.tree.map(jnp.array_equal, others, grads))
+    dense, given = fp.Dense(3), other(np.array(X))
+    assert jnp.array_equal(dense.init(KEY, given).w, dense.init(KEY, X).w)
+    y, kept = dense.forward(PARAMS[0], given)
+    assert jnp.array_equal(y, dense.forward(PARAMS[0], X)[0])
+    dx = dense.backward(PARAMS[0], kept, other(np.array(y)))[0]
+    assert jnp.array_equal(dx, dense.backward(PARAMS[0], kept, y)[0])
+    shown = jnp.array([True, True, True, False])
+    (loss, _), (again, _) = (
+        LOSS.forward((), batch, fp.Context(mask=mask))
+        for batch, mask in (((y, Y), shown), ((other(np.array(y)), Y), other(np.array(shown))))
+    )
+    assert again == loss
+    assert fp.compare(fp.Tanh(), (), given, quick=True).ok
+
+
+def test_words_are_no_array_and_go_through_no_dlpack():
+    """TensorFlow ends the process where it is asked for words by DLPack."""
+
+    class Words(OnlyArray):
+        def __dlpack__(self, **options):
+            raise SystemExit("asked")
+
+    with pytest.raises(TypeError, match="x is an array of object, wanted one of numbers"):
+        fp.Tanh().forward((), Words(np.array([b"a"], object)))
+
+
 # --- what beginners write -------------------------------------------------------------------------
 
 

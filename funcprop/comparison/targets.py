@@ -13,13 +13,14 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcprop.arguments import native
 from funcprop.comparison.slopes import Surrogate
 from funcprop.comparison.without_rules import count_rules, without_rules
 from funcprop.gradient import Like, combine, partition, without_float0
@@ -190,7 +191,8 @@ def layer_arguments(
             f"context is {spell(context)}, wanted a Context: "
             "write compare(layer, params, x, Context(key=jax.random.key(0)))"
         )
-    return args[0], args[1], context
+    params, x, mask = map(native, (*args[:2], context.mask))
+    return params, x, replace(context, mask=mask)
 
 
 def surrogate_of(

@@ -25,9 +25,11 @@ def plan_needs(plan: Plan) -> list[Any]:
 def frontier(plan: Plan) -> list[Any]:
     """The values that are made of parameters alone, and are read beside data, or returned."""
     found: dict[Any, None] = {}
-    for eqn in plan.jaxpr.eqns:
+    for number, eqn in enumerate(plan.jaxpr.eqns):
         if any(plan.kind(var) == DATA for var in eqn.outvars):
-            found |= dict.fromkeys(a for a in eqn.invars if plan.kind(a) == PARAMETER)
+            site = plan.sites.get(number)
+            atoms = (*eqn.invars, *(site.atoms if site else ()))
+            found |= dict.fromkeys(a for a in atoms if plan.kind(a) == PARAMETER)
     return list(
         found | dict.fromkeys(a for a in plan.jaxpr.jaxpr.outvars if plan.kind(a) == PARAMETER)
     )

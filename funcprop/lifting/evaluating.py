@@ -163,7 +163,7 @@ def run(
                 new = made(function, floats, operands, own)
                 taps |= {v: t for v, t in zip(bound, new, strict=True) if t is not None}
         elif site.inner is not None:
-            found = enter(site, eqn, operands, taps, sent)
+            found = enter(site, eqn, [read(atom) for atom in site.atoms], taps, sent)
             values |= zip(eqn.outvars, found, strict=True)
             continue
         elif site.uses:
@@ -188,7 +188,7 @@ def enter(site: Site, eqn: Any, operands: list[Any], taps: dict[Any, Any], sent:
     assert inner is not None
     inputs = inner.jaxpr.jaxpr.invars
     own = [next(sent) for _ in inner.uses]
-    tapped = {i: taps[eqn.invars[i]] for i in site.generic}
+    tapped = {i: taps[site.atoms[i]] for i in site.generic}
     # what is data inside, and a parameter outside, gets its tap on the way in
     for i in list(tapped):
         if not inner.is_weight(inputs[i]):
@@ -201,6 +201,7 @@ def enter(site: Site, eqn: Any, operands: list[Any], taps: dict[Any, Any], sent:
         policy, cse = eqn.params["policy"], eqn.params["prevent_cse"]
         return jax.checkpoint(call, policy=policy, prevent_cse=cse)(operands, tapped, own)
     consts, carry = scan_parts(eqn)
+    consts += len(inner.extra)
     first = consts + carry
     fixed = {inputs[i]: t for i, t in tapped.items() if i < consts}
     sliced = {i: t for i, t in tapped.items() if i >= first}

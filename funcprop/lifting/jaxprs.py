@@ -43,16 +43,22 @@ def outputs(eqn: JaxprEqn) -> list[Any]:
     return [var for var in eqn.outvars if not isinstance(var, DropVar)]
 
 
-def inlined(jaxpr: ClosedJaxpr) -> ClosedJaxpr:
-    """The same jaxpr without calls that are nothing but calls: `jit` in `jit`. Loops stay."""
-    if not any(eqn.primitive.name in INLINED for eqn in jaxpr.eqns):
+def inlined(jaxpr: ClosedJaxpr, anew: bool = False) -> ClosedJaxpr:
+    """The same jaxpr without calls that are nothing but calls: `jit` in `jit`. Loops stay.
+
+    anew   with variables of its own, even where there is none
+    """
+    if not anew and not any(eqn.primitive.name in INLINED for eqn in jaxpr.eqns):
         return jaxpr
     types = [var.aval for var in jaxpr.jaxpr.invars]  # weak ones stay weak
     return jax.make_jaxpr(functools.partial(flat, jaxpr))(*types)
 
 
-def flat(jaxpr: ClosedJaxpr, *args: Any) -> list[Any]:
-    """Evaluates a jaxpr, and the jaxprs that it calls, equation by equation."""
+def flat(jaxpr: ClosedJaxpr, *args: Any, caller: Any = None) -> list[Any]:
+    """Evaluates a jaxpr, and the jaxprs that it calls, equation by equation.
+
+    caller   the traceback of the call, for equations inside of JAX, which show no line of a user's
+    """
     inputs = (*jaxpr.jaxpr.constvars, *jaxpr.jaxpr.invars)
     values = dict(zip(inputs, (*jaxpr.consts, *args), strict=True))
 
@@ -62,11 +68,15 @@ def flat(jaxpr: ClosedJaxpr, *args: Any) -> list[Any]:
     for eqn in jaxpr.eqns:
         operands = [read(atom) for atom in eqn.invars]
         name = eqn.primitive.name
+        info = eqn.source_info
+        if caller is not None and not source_info_util.summarize(info).strip():
+            info = info.replace(traceback=caller)
+            eqn = eqn.replace(source_info=info)
         if name in INLINED:
-            info = eqn.source_info
             stack = source_info_util.current_name_stack() + info.name_stack
             with source_info_util.user_context(info.traceback, name_stack=stack):
-                found = flat(closed(eqn.params[INLINED[name]]), *operands)
+                called = closed(eqn.params[INLINED[name]])
+                found = flat(called, *operands, caller=info.traceback)
             values |= zip(eqn.outvars, found, strict=True)
         else:
             values |= zip(outputs(eqn), equation(jaxpr, eqn)(*operands), strict=True)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from funcprop.collectors.forms import Form, Full, several
 from funcprop.collectors.single_examples import check_summed
-from funcprop.composites import Composite
+from funcprop.composites import Composite, Wrapper
 from funcprop.gradient import combine, partition
 from funcprop.layer import (
     Array,
@@ -27,7 +27,7 @@ from funcprop.layer import (
 from funcprop.lifting.asking import form_of, frontier, plan_needs, replayed, together
 from funcprop.lifting.evaluating import decoded, run, taps_of
 from funcprop.lifting.function import PerExample, named, options_of, reduced
-from funcprop.lifting.mixing import check_apart
+from funcprop.lifting.mixing import Tried, check_apart
 from funcprop.lifting.placing import followed, made_of, told
 from funcprop.lifting.plan import DATA, NEITHER, PARAMETER, Plan, plan_of
 from funcprop.lifting.weight import Examples, Seen, Whole
@@ -209,7 +209,7 @@ class Lifted(Composite):
         size = examples_in(self, x)
         params = self._arrays(params)
         if not self.mapped:
-            check_apart(self, params, x, context)
+            check_apart(self._tried(), params, x, context)
         plan, outs = self.plan(params, jax.tree.map(one_example, x), one_of(given))
         values = self._known(plan, params)
         floats, rest = partition(x)
@@ -303,6 +303,26 @@ class Lifted(Composite):
             operands, ys, dxs, ds = map(tuple, columns)
             found.append((Seen(operands, ys, dxs, gradient), ds))
         return found
+
+    def _tried(self) -> Tried:
+        """What is looked at where it is tried whether the function mixes examples."""
+        bare = tuple(map(without_rule, self.layers))
+        whole = Lifted(self.function, self.tree, self.floats, bare, self.start)
+
+        def apart(params: Params, x: Any, context: Context) -> Any:
+            given = options_of(self.function, context)
+            return jax.vmap(functools.partial(self._one, params))(x, given)
+
+        def plan(params: Params, x: Any, context: Context) -> Plan:
+            given = options_of(self.function, context)
+            return self.plan(params, x, given, whole=True)[0]
+
+        return Tried(whole, apart, plan)
+
+    def inputs(self, params: Params, x: Any, context: Context) -> list[Any]:
+        """What the jaxpr of the function of a batch is evaluated at."""
+        data = jax.tree.leaves((x, options_of(self.function, context)))
+        return [*self._all_inputs(params), *data]
 
     # --- the plan ---------------------------------------------------------------------------------
 
@@ -420,6 +440,11 @@ class _Only:
 
 def _bare(aval: Any) -> Any:
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=getattr(aval, "weak_type", False))
+
+
+def without_rule(layer: Layer) -> Layer:
+    """The weight inside what asks a rule about it."""
+    return without_rule(layer.layer) if isinstance(layer, Wrapper) else layer
 
 
 def one_example(leaf: Any) -> Any:

@@ -10,7 +10,7 @@ use.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
@@ -76,11 +76,13 @@ class Site:
     uses    of this equation, by the position of the operand: with a closed form
     generic the positions of operands whose gradients JAX makes
     inner   the plan of the jaxpr that it enters, or None
+    atoms   what the inputs of that plan are here: what was moved out of it, then the operands
     """
 
     uses: tuple[Use, ...] = ()
     generic: tuple[int, ...] = ()
     inner: Plan | None = None
+    atoms: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +93,8 @@ class Plan:
     sites   by the number of the equation
     needs   the variables of which the generic uses want a gradient, with all they are made of
     uses    all closed uses inside, in the order in which they are met
+    moved   equations that make, at every step, the same of parameters: done once, outside
+    extra   what they make: the first inputs of the jaxpr
     """
 
     jaxpr: ClosedJaxpr
@@ -98,6 +102,8 @@ class Plan:
     sites: dict[int, Site] = field(default_factory=dict)
     needs: frozenset[Any] = frozenset()
     uses: tuple[Use, ...] = ()
+    moved: tuple[JaxprEqn, ...] = ()
+    extra: tuple[Any, ...] = ()
 
     def kind(self, atom: Any) -> int:
         return NEITHER if isinstance(atom, Literal) else self.kinds[atom]
@@ -134,15 +140,29 @@ def carried(jaxpr: ClosedJaxpr, inputs: list[int], consts: int, carry: int) -> l
 
 
 def plan_of(
-    jaxpr: ClosedJaxpr, inputs: Sequence[int], top: bool = True, every: bool = False
+    jaxpr: ClosedJaxpr,
+    inputs: Sequence[int],
+    fixed: Sequence[int] | None = None,
+    every: bool = False,
 ) -> Plan:
     """The plan of a jaxpr whose inputs are of these kinds.
 
+    fixed   of what is entered: the positions of the inputs that are the same at every step; None
+            for the function itself
     every   whether each use is told of by what it saw, the generic ones too
     """
-    jaxpr = inlined(jaxpr)
-    kinds = kinds_of(jaxpr, inputs)
-    plan = Plan(jaxpr, kinds)
+    top = fixed is None
+    jaxpr = inlined(jaxpr, anew=not top)
+    jaxpr, entered_at = with_plans(jaxpr, inputs, every)
+    moved, extra = ((), ()) if fixed is None else invariant(jaxpr, inputs, fixed)
+    if moved:
+        gone = {id(eqn) for eqn in moved}
+        entered_at = {k: v for k, v in entered_at.items() if k not in gone}
+        rest = [eqn for eqn in jaxpr.eqns if id(eqn) not in gone]
+        invars = [*extra, *jaxpr.jaxpr.invars]
+        jaxpr = ClosedJaxpr(jaxpr.jaxpr.replace(invars=invars, eqns=rest), jaxpr.consts)
+        inputs = [*([PARAMETER] * len(extra)), *inputs]
+    plan = Plan(jaxpr, kinds_of(jaxpr, inputs), moved=moved, extra=extra)
     wanted: set[Any] = {atom for atom in jaxpr.jaxpr.outvars if plan.is_weight(atom)}
     uses: list[Use] = []
     made = {var: eqn for eqn in jaxpr.eqns for var in outputs(eqn)}
@@ -150,15 +170,81 @@ def plan_of(
         weights = [i for i, atom in enumerate(eqn.invars) if plan.is_weight(atom)]
         if not weights or all(plan.kind(var) < DATA for var in eqn.outvars):
             continue
-        site = site_of(plan, jaxpr, eqn, weights, made, top, every)
+        if id(eqn) in entered_at:
+            site = entered(plan, eqn, *entered_at[id(eqn)], made, top)
+        else:
+            site = site_of(plan, jaxpr, eqn, weights, made, top, every)
         plan.sites[number] = site
-        wanted |= {eqn.invars[i] for i in site.generic}
+        wanted |= {(site.atoms or eqn.invars)[i] for i in site.generic}
         uses += site.uses
     needs = set(wanted)
     for eqn in reversed(jaxpr.eqns):  # a gradient of what is made of a parameter is one of it
         if needs & set(outputs(eqn)) and all(plan.kind(var) < DATA for var in eqn.outvars):
             needs |= {atom for atom in eqn.invars if plan.is_weight(atom)}
-    return Plan(jaxpr, kinds, plan.sites, frozenset(wanted if top else needs), tuple(uses))
+    return replace(plan, needs=frozenset(wanted if top else needs), uses=tuple(uses))
+
+
+def with_plans(
+    jaxpr: ClosedJaxpr, inputs: Sequence[int], every: bool
+) -> tuple[ClosedJaxpr, dict[int, Any]]:
+    """The jaxpr, with what its loops and checkpoints make of parameters alone standing before
+    them; and of each, by `id`, the plan of what is inside and the kinds of its inputs."""
+    kinds = kinds_of(jaxpr, inputs)
+    eqns: list[JaxprEqn] = []
+    plans: dict[int, Any] = {}
+
+    def kind(atom: Any) -> int:
+        return NEITHER if isinstance(atom, Literal) else kinds[atom]
+
+    for eqn in jaxpr.eqns:
+        weights = [a for a in eqn.invars if kind(a) == PARAMETER and is_float_type(a.aval)]
+        if eqn.primitive.name in (SCAN, REMAT) and weights and kind(eqn.outvars[0]) == DATA:
+            inner, given = plan_inside(eqn, [kind(atom) for atom in eqn.invars], every)
+            own = inner.jaxpr.jaxpr.invars[len(inner.extra) :]
+            outside = dict(zip(own, eqn.invars, strict=True))
+            for step in inner.moved:
+                atoms = [a if isinstance(a, Literal) else outside.get(a, a) for a in step.invars]
+                eqns.append(step.replace(invars=atoms))
+            plans[id(eqn)] = inner, given
+        eqns.append(eqn)
+    return ClosedJaxpr(jaxpr.jaxpr.replace(eqns=eqns), jaxpr.consts), plans
+
+
+def plan_inside(eqn: JaxprEqn, kinds: list[int], every: bool) -> tuple[Plan, list[int]]:
+    """-> the plan of what a loop or a checkpoint holds, and the kinds of its own inputs."""
+    jaxpr = closed(eqn.params["jaxpr"])
+    inputs = [
+        DATA if kind == PARAMETER and not is_float_type(atom.aval) else kind
+        for kind, atom in zip(kinds, eqn.invars, strict=True)
+    ]
+    fixed = range(len(inputs))
+    if eqn.primitive.name == SCAN:
+        consts, carry = scan_parts(eqn)
+        inputs = carried(inlined(jaxpr), inputs, consts, carry)
+        fixed = range(consts)
+    return plan_of(jaxpr, inputs, fixed, every), inputs
+
+
+def invariant(
+    jaxpr: ClosedJaxpr, inputs: Sequence[int], fixed: Sequence[int]
+) -> tuple[tuple[JaxprEqn, ...], tuple[Any, ...]]:
+    """-> the equations that read nothing but parameters that are the same at every step, and what
+    is read of theirs by others."""
+    kinds = kinds_of(jaxpr, inputs)
+    same = {jaxpr.jaxpr.invars[i] for i in fixed if inputs[i] < DATA}
+    moved, rest = [], []
+    for eqn in jaxpr.eqns:
+        given = [atom for atom in eqn.invars if not isinstance(atom, Literal)]
+        weights = [kinds[var] == PARAMETER for var in eqn.outvars]
+        if given and all(weights) and weights and same.issuperset(given):
+            moved.append(eqn)
+            same |= set(outputs(eqn))
+        else:
+            rest.append(eqn)
+    made = {var: None for eqn in moved for var in outputs(eqn)}
+    read = {a for eqn in rest for a in eqn.invars if not isinstance(a, Literal)}
+    read |= {a for a in jaxpr.jaxpr.outvars if not isinstance(a, Literal)}
+    return tuple(moved), tuple(var for var in made if var in read)
 
 
 def site_of(
@@ -171,9 +257,6 @@ def site_of(
     every: bool,
 ) -> Site:
     """What is to be done at an equation that reads parameters beside data."""
-    name = eqn.primitive.name
-    if name in (SCAN, REMAT):
-        return entered(plan, eqn, weights, made, top, every)
     row = primitive_of(eqn, weights)
     if row is None and every and len(outputs(eqn)) == len(eqn.outvars) == 1:
         row = ANY
@@ -187,37 +270,30 @@ def site_of(
 
 
 def entered(
-    plan: Plan, eqn: JaxprEqn, weights: list[int], made: Any, top: bool, every: bool
+    plan: Plan, eqn: JaxprEqn, inner: Plan, inputs: list[int], made: Any, top: bool
 ) -> Site:
-    """A loop or a checkpoint: the plan of what is inside, its uses told from outside."""
-    inner_jaxpr = closed(eqn.params["jaxpr"])
-    inputs = [plan.kind(atom) for atom in eqn.invars]
-    inputs = [
-        DATA if kind == PARAMETER and not is_float_type(atom.aval) else kind
-        for kind, atom in zip(inputs, eqn.invars, strict=True)
-    ]
-    consts = carry = 0
-    if eqn.primitive.name == SCAN:
-        consts, carry = scan_parts(eqn)
-        inputs = carried(inlined(inner_jaxpr), inputs, consts, carry)
-    inner = plan_of(inner_jaxpr, inputs, top=False, every=every)
+    """A loop or a checkpoint: the uses inside told from outside."""
+    atoms = (*inner.extra, *eqn.invars)
+    more = len(inner.extra)
+    weights = [i for i, atom in enumerate(atoms) if plan.is_weight(atom)]
+    looped = eqn.primitive.name == SCAN
+    first = more + sum(scan_parts(eqn)) if looped else len(atoms)
     positions = {var: i for i, var in enumerate(inner.jaxpr.jaxpr.invars)}
-    loop_free = eqn.primitive.name != SCAN
-    uses = []
     generic = {positions[var] for var in inner.needs if var in positions}
-    generic |= {i for i in weights if inputs[i] == DATA}
+    generic |= {i for i in weights if i >= more and inputs[i - more] == DATA}
+    uses = []
     for use in inner.uses:
         position = positions[use.var]
-        stacked = not loop_free and position >= consts + carry
-        root, chain = traced_back(plan, eqn.invars[position], made, top)
-        loops = () if loop_free else (Loop(eqn.params["length"], stacked),)
+        stacked = position >= first
+        root, chain = traced_back(plan, atoms[position], made, top)
         if root is None or (stacked and not use.primitive.stacks):
-            return Site(generic=tuple(weights))  # then JAX goes through all of it
+            # then JAX goes through all of it
+            own = [i for i, atom in enumerate(eqn.invars) if plan.is_weight(atom)]
+            return Site(generic=tuple(own))
+        loops = (Loop(eqn.params["length"], stacked), *use.loops) if looped else use.loops
         chain = (*chain, ("stacked" if stacked else "same", use.chain))
-        uses.append(
-            Use(use.primitive, use.eqn, use.function, use.position, root, chain, loops + use.loops)
-        )
-    return Site(tuple(uses), tuple(sorted(generic)), inner)
+        uses.append(replace(use, var=root, chain=chain, loops=loops))
+    return Site(tuple(uses), tuple(sorted(generic)), inner, atoms)
 
 
 def traced_back(plan: Plan, var: Any, made: Any, top: bool) -> tuple[Any, tuple[Any, ...]]:

@@ -99,5 +99,5 @@ def places_of(lifted: Lifted, params: Params, x: Any) -> list[tuple[Place, ...]]
             note(use.var, use.eqn.primitive.name, use.eqn)
         for position in site.generic:
             eqn = plan.jaxpr.eqns[number]
-            note(eqn.invars[position], eqn.primitive.name, eqn)
+            note((site.atoms or eqn.invars)[position], eqn.primitive.name, eqn)
     return [tuple(places) for places in found]
