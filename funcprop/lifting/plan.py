@@ -154,7 +154,7 @@ def plan_of(
     top = fixed is None
     jaxpr = inlined(jaxpr, anew=not top)
     jaxpr, entered_at = with_plans(jaxpr, inputs, every)
-    moved, extra = ((), ()) if fixed is None else invariant(jaxpr, inputs, fixed)
+    moved, extra = ((), ()) if fixed is None else invariant(jaxpr, inputs, fixed, entered_at)
     if moved:
         gone = {id(eqn) for eqn in moved}
         entered_at = {k: v for k, v in entered_at.items() if k not in gone}
@@ -226,10 +226,10 @@ def plan_inside(eqn: JaxprEqn, kinds: list[int], every: bool) -> tuple[Plan, lis
 
 
 def invariant(
-    jaxpr: ClosedJaxpr, inputs: Sequence[int], fixed: Sequence[int]
+    jaxpr: ClosedJaxpr, inputs: Sequence[int], fixed: Sequence[int], entered_at: dict[int, Any]
 ) -> tuple[tuple[JaxprEqn, ...], tuple[Any, ...]]:
     """-> the equations that read nothing but parameters that are the same at every step, and what
-    is read of theirs by others."""
+    is read of theirs by others, and inside of these."""
     kinds = kinds_of(jaxpr, inputs)
     same = {jaxpr.jaxpr.invars[i] for i in fixed if inputs[i] < DATA}
     moved, rest = [], []
@@ -244,6 +244,7 @@ def invariant(
     made = {var: None for eqn in moved for var in outputs(eqn)}
     read = {a for eqn in rest for a in eqn.invars if not isinstance(a, Literal)}
     read |= {a for a in jaxpr.jaxpr.outvars if not isinstance(a, Literal)}
+    read |= {var for inner, _ in entered_at.values() for var in inner.extra}
     return tuple(moved), tuple(var for var in made if var in read)
 
 
