@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import jax
+import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
 from funcprop.lifting.jaxprs import (
@@ -192,6 +194,8 @@ def with_plans(
     kinds = kinds_of(jaxpr, inputs)
     eqns: list[JaxprEqn] = []
     plans: dict[int, Any] = {}
+    atoms = [*jaxpr.jaxpr.outvars, *(atom for eqn in jaxpr.eqns for atom in eqn.invars)]
+    read = {atom for atom in atoms if not isinstance(atom, Literal)}
 
     def kind(atom: Any) -> int:
         return NEITHER if isinstance(atom, Literal) else kinds[atom]
@@ -199,7 +203,7 @@ def with_plans(
     for eqn in jaxpr.eqns:
         weights = [a for a in eqn.invars if kind(a) == PARAMETER and is_float_type(a.aval)]
         if eqn.primitive.name in (SCAN, REMAT) and weights and kind(eqn.outvars[0]) == DATA:
-            inner, given = plan_inside(eqn, [kind(atom) for atom in eqn.invars], every)
+            inner, given = plan_inside(eqn, [kind(atom) for atom in eqn.invars], every, read)
             own = inner.jaxpr.jaxpr.invars[len(inner.extra) :]
             outside = dict(zip(own, eqn.invars, strict=True))
             for step in inner.moved:
@@ -210,9 +214,11 @@ def with_plans(
     return ClosedJaxpr(jaxpr.jaxpr.replace(eqns=eqns), jaxpr.consts), plans
 
 
-def plan_inside(eqn: JaxprEqn, kinds: list[int], every: bool) -> tuple[Plan, list[int]]:
+def plan_inside(
+    eqn: JaxprEqn, kinds: list[int], every: bool, read: set[Any]
+) -> tuple[Plan, list[int]]:
     """-> the plan of what a loop or a checkpoint holds, and the kinds of its own inputs."""
-    jaxpr = closed(eqn.params["jaxpr"])
+    jaxpr = without_unread(closed(eqn.params["jaxpr"]), eqn, read)
     inputs = [
         DATA if kind == PARAMETER and not is_float_type(atom.aval) else kind
         for kind, atom in zip(kinds, eqn.invars, strict=True)
@@ -223,6 +229,21 @@ def plan_inside(eqn: JaxprEqn, kinds: list[int], every: bool) -> tuple[Plan, lis
         inputs = carried(inlined(jaxpr), inputs, consts, carry)
         fixed = range(consts)
     return plan_of(jaxpr, inputs, fixed, every), inputs
+
+
+def without_unread(jaxpr: ClosedJaxpr, eqn: JaxprEqn, read: set[Any]) -> ClosedJaxpr:
+    """What a loop or a checkpoint holds, with zeros for outputs that nobody reads: modules of NNX
+    return their parameters from it."""
+    kept = scan_parts(eqn)[1] if eqn.primitive.name == SCAN else 0
+    unread = [i >= kept and var not in read for i, var in enumerate(eqn.outvars)]
+    if not any(unread):
+        return jaxpr
+    zero = np.zeros((), np.float32)
+    atoms = [
+        Literal(zero, jax.typeof(zero)) if gone else atom
+        for gone, atom in zip(unread, jaxpr.jaxpr.outvars, strict=True)
+    ]
+    return ClosedJaxpr(jaxpr.jaxpr.replace(outvars=atoms), jaxpr.consts)
 
 
 def invariant(

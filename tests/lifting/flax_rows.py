@@ -205,7 +205,7 @@ def split(name, tolerance=1e-9, x=None, **options):
 
             return loss, drawn(params), normal(B, 4, 3) if x is None else x()
 
-        row(f"nnx: {name}", library="flax", tolerance=tolerance, **options)(made)
+        row(f"nnx: {name}", library="flax.nnx", tolerance=tolerance, **options)(made)
         return make
 
     return add

@@ -278,3 +278,17 @@ def test_a_module_of_flax_is_named_by_its_path():
     assert "linear.py" in place.source and "Dense.__call__" in place.source
     (place,) = names["['params']['Dense_0']['bias']"]
     assert (place.primitive, place.module) == ("add", "Model/Dense_0")
+
+
+def test_a_parameter_that_comes_out_of_a_loop_unread_is_no_use():
+    """As modules of NNX have it; a use without a form would make each example's gradient."""
+
+    def loss(w, x):
+        def step(h, w):
+            return jax.checkpoint(lambda w, h: (jnp.tanh(h @ w), w))(w, h)
+
+        h, _ = lax.scan(step, x, w)
+        return jax.checkpoint(lambda w, h: (w, jnp.sin(h @ w[0])))(w, h)[1].sum()
+
+    (weight,) = lift(per_example(loss), normal(2, 3, 3), normal(B, 3)).layers
+    assert [place.primitive for place in weight.places] == ["dot_general"] * 2
