@@ -46,10 +46,11 @@ class PerExample:
         each = {} if key is None else {"key": jax.random.split(key, size)}
         each |= {name: value for name, value in options.items() if value is not None}
 
-        def one(x: Any, given: dict[str, Any]) -> Any:
+        def one(params: Any, x: Any, given: dict[str, Any]) -> Any:
             return self.function(params, x, **given)
 
-        ys = jax.vmap(one)(xs, each)
+        # given, and not closed over: modules of NNX ask for numbers of their own trace
+        ys = jax.vmap(one, (None, 0, 0))(params, xs, each)
         return reduced(ys, self.reduction)
 
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import jax
+import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
 from funcprop.lifting.jaxprs import (
@@ -178,7 +180,7 @@ def plan_of(
     top = fixed is None
     jaxpr = inlined(jaxpr, anew=not top)
     jaxpr, entered_at = with_plans(jaxpr, inputs, asks)
-    moved, extra = ((), ()) if fixed is None else invariant(jaxpr, inputs, fixed)
+    moved, extra = ((), ()) if fixed is None else invariant(jaxpr, inputs, fixed, entered_at)
     if moved:
         gone = {id(eqn) for eqn in moved}
         entered_at = {k: v for k, v in entered_at.items() if k not in gone}
@@ -270,6 +272,8 @@ def with_plans(
     kinds = kinds_of(jaxpr, inputs)
     eqns: list[JaxprEqn] = []
     plans: dict[int, Any] = {}
+    atoms = [*jaxpr.jaxpr.outvars, *(atom for eqn in jaxpr.eqns for atom in eqn.invars)]
+    read = {atom for atom in atoms if not isinstance(atom, Literal)}
 
     def kind(atom: Any) -> int:
         return NEITHER if isinstance(atom, Literal) else kinds[atom]
@@ -282,7 +286,7 @@ def with_plans(
             and wanted
             and any(kind(var) == DATA for var in eqn.outvars)
         ):
-            found = plan_inside(eqn, [kind(atom) for atom in eqn.invars], asks)
+            found = plan_inside(eqn, [kind(atom) for atom in eqn.invars], asks, read)
             if found is None:
                 eqns.append(eqn)
                 continue
@@ -297,10 +301,12 @@ def with_plans(
     return ClosedJaxpr(jaxpr.jaxpr.replace(eqns=eqns), jaxpr.consts), plans
 
 
-def plan_inside(eqn: JaxprEqn, kinds: list[int], asks: str) -> tuple[Plan, list[int]] | None:
+def plan_inside(
+    eqn: JaxprEqn, kinds: list[int], asks: str, read: set[Any]
+) -> tuple[Plan, list[int]] | None:
     """-> the plan of what a loop or a checkpoint holds, and the kinds of its own inputs; None for a
     loop that carries what no example has a part in."""
-    jaxpr = closed(eqn.params["jaxpr"])
+    jaxpr = without_unread(closed(eqn.params["jaxpr"]), eqn, read)
     inputs = [
         DATA if kind == PARAMETER and not is_float_type(atom.aval) else kind
         for kind, atom in zip(kinds, eqn.invars, strict=True)
@@ -315,11 +321,26 @@ def plan_inside(eqn: JaxprEqn, kinds: list[int], asks: str) -> tuple[Plan, list[
     return plan_of(jaxpr, inputs, fixed, asks), inputs
 
 
+def without_unread(jaxpr: ClosedJaxpr, eqn: JaxprEqn, read: set[Any]) -> ClosedJaxpr:
+    """What a loop or a checkpoint holds, with zeros for outputs that nobody reads: modules of NNX
+    return their parameters from it."""
+    kept = scan_parts(eqn)[1] if eqn.primitive.name == SCAN else 0
+    unread = [i >= kept and var not in read for i, var in enumerate(eqn.outvars)]
+    if not any(unread):
+        return jaxpr
+    zero = np.zeros((), np.float32)
+    atoms = [
+        Literal(zero, jax.typeof(zero)) if gone else atom
+        for gone, atom in zip(unread, jaxpr.jaxpr.outvars, strict=True)
+    ]
+    return ClosedJaxpr(jaxpr.jaxpr.replace(outvars=atoms), jaxpr.consts)
+
+
 def invariant(
-    jaxpr: ClosedJaxpr, inputs: Sequence[int], fixed: Sequence[int]
+    jaxpr: ClosedJaxpr, inputs: Sequence[int], fixed: Sequence[int], entered_at: dict[int, Any]
 ) -> tuple[tuple[JaxprEqn, ...], tuple[Any, ...]]:
     """-> the equations that read nothing but parameters that are the same at every step, and what
-    is read of theirs by others."""
+    is read of theirs by others, and inside of these."""
     kinds = kinds_of(jaxpr, inputs)
     same = {jaxpr.jaxpr.invars[i] for i in fixed if inputs[i] < DATA}
     moved, rest = [], []
@@ -334,6 +355,7 @@ def invariant(
     made = {var: None for eqn in moved for var in outputs(eqn)}
     read = {a for eqn in rest for a in eqn.invars if not isinstance(a, Literal)}
     read |= {a for a in jaxpr.jaxpr.outvars if not isinstance(a, Literal)}
+    read |= {var for inner, _ in entered_at.values() for var in inner.extra}
     return tuple(moved), tuple(var for var in made if var in read)
 
 

@@ -103,10 +103,10 @@ def dot_position(eqn: JaxprEqn, weights: list[int]) -> int | None:
 def dot_sides(eqn: JaxprEqn, position: int) -> tuple[Any, Any, Any, Any, tuple[int, ...], Any]:
     """-> the contracted and batched axes of the parameter, those of the data, the data's others."""
     (contract, batch) = eqn.params["dimension_numbers"]
-    own, other = (
-        (contract[position], batch[position]),
-        (contract[1 - position], batch[1 - position]),
-    )
+    # contracted axes in the order of the parameter's: it is then a matrix as it lies
+    pairs = sorted(zip(contract[position], contract[1 - position], strict=True))
+    ins, seen = tuple(zip(*pairs, strict=True)) or ((), ())
+    own, other = (ins, batch[position]), (seen, batch[1 - position])
     rank, data = eqn.invars[position].aval.ndim, eqn.invars[1 - position].aval.ndim
     free = tuple(i for i in range(rank) if i not in (*own[0], *own[1]))
     rest = tuple(i for i in range(data) if i not in (*other[0], *other[1]))
