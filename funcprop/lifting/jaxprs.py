@@ -39,6 +39,11 @@ def equation(jaxpr: ClosedJaxpr, eqn: JaxprEqn) -> Callable[..., list[Any]]:
     return function
 
 
+def aval(atom: Any) -> Any:
+    """The shape and dtype of an operand or output."""
+    return atom.aval
+
+
 def outputs(eqn: JaxprEqn) -> list[Any]:
     """The variables that an equation binds, without those that nobody reads."""
     return [var for var in eqn.outvars if not isinstance(var, DropVar)]
