@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -28,6 +27,7 @@ from funcprop.lifting.asking import form_of, plan_needs, replayed, seen_by, toge
 from funcprop.lifting.calls import Call, Calls
 from funcprop.lifting.evaluating import Taps, run, taps_of
 from funcprop.lifting.function import named, options_of, reduced
+from funcprop.lifting.jaxprs import over_examples
 from funcprop.lifting.mixing import Tried, check_apart
 from funcprop.lifting.placing import followed, made_of, told
 from funcprop.lifting.pullback import Kept, LiftedResiduals, Pullback, Seeing
@@ -105,7 +105,7 @@ class Lifted(Traceable):
         return self.gathered(params, dparams)
 
     def place(self, position: int) -> str:
-        return f"params{self.layers[position].path}"  # type: ignore[attr-defined]
+        return f"params{without_rule(self.layers[position]).path}"  # type: ignore[attr-defined]
 
     def under(self, rule: Any) -> Self:
         """The same layer, whose backward finds what a rule asks for."""
@@ -336,7 +336,7 @@ class Lifted(Traceable):
 
         def apart(params: Params, x: Any, context: Context) -> Any:
             given = options_of(self.function, context)
-            return jax.vmap(functools.partial(self._one, params))(x, given)
+            return over_examples(self._one, (None, 0, 0))(params, x, given)
 
         def plan(params: Params, x: Any, context: Context) -> Plan:
             given = options_of(self.function, context)
