@@ -14,7 +14,7 @@ from funcprop.gradient import combine, partition
 from funcprop.layer import Array
 from funcprop.lifting.evaluating import Taps, decoded
 from funcprop.lifting.forms import stacked
-from funcprop.lifting.plan import DATA, PARAMETER, Plan, Use
+from funcprop.lifting.uses import DATA, PARAMETER, Plan, Use
 
 
 def plan_needs(plan: Plan) -> list[Any]:
@@ -63,7 +63,7 @@ def form_of(use: Use, operands: tuple[Any, ...], d: Array) -> Form:
 
 def together(forms: list[Form]) -> tuple[Form, ...]:
     """Forms of one parameter; those that may be are one."""
-    full = [form for form in forms if isinstance(form, Full)]
+    full: list[Any] = [form for form in forms if isinstance(form, Full)]
     rest = [form for form in forms if not isinstance(form, Full)]
     if len(full) > 1:
         full = [Full(functools.reduce(jnp.add, [form.g for form in full]))]  # type: ignore

@@ -16,7 +16,7 @@ from funcprop.lifting.asking import seen_by
 from funcprop.lifting.evaluating import run, taps_of
 from funcprop.lifting.function import options_of
 from funcprop.lifting.jaxprs import is_float_type, outputs
-from funcprop.lifting.plan import Plan, Use
+from funcprop.lifting.uses import Plan, Use
 
 
 class Functions:

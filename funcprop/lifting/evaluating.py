@@ -17,8 +17,8 @@ from jax import lax
 from jax.extend.core import Literal
 
 from funcprop.layer import is_float
-from funcprop.lifting.jaxprs import REMAT, calls, equation, outputs, scan_parts
-from funcprop.lifting.plan import DATA, PARAMETER, Plan, Site, Use
+from funcprop.lifting.jaxprs import REMAT, aval, calls, equation, outputs, scan_parts
+from funcprop.lifting.uses import DATA, PARAMETER, Plan, Site, Use
 
 
 def coded(value: Any) -> Any:
@@ -52,7 +52,7 @@ def taps_of(plan: Plan) -> Taps:
         return jax.ShapeDtypeStruct((*(loop.length for loop in loops), *aval.shape), aval.dtype)
 
     def operands(use: Use) -> Any:
-        avals = [use.eqn.invars[i].aval for i in use.data]
+        avals = [aval(use.eqn.invars[i]) for i in use.data]
         shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
         return [along(use.loops, jax.eval_shape(coded, shape)) for shape in shapes]
 
@@ -122,7 +122,7 @@ def generic_use(
     def apart(ys: list[Any], taps: list[Any]) -> list[Any]:
         if not spread:
             return ys
-        zero = sum(tap.ravel()[:1].sum().real * 0 for tap in taps)
+        zero: Any = sum(tap.ravel()[:1].sum().real * 0 for tap in taps)
         return [y + zero.astype(y.dtype) if is_float(y) else y for y in ys]
 
     @jax.custom_vjp

@@ -116,7 +116,7 @@ class Convolution(Form):
     def dtype(self) -> Any:  # type: ignore[override]
         return self.x.dtype
 
-    def sides(self) -> Outer | Blocks:
+    def sides(self) -> Form:
         """The patches and δ: [B, N, window · in] and [B, N, out], with groups [B, G, N, ...]."""
         a = patches(self.x, self.geometry)  # [B, N, window, channels]
         size, rows, taps, channels = a.shape
@@ -254,8 +254,10 @@ class Told(Form):
         return self.form.gram() if self.kept else super().gram()
 
     def inner(self, other: Form) -> Array:
-        same = isinstance(other, Told) and self.kept and other.kept and self.back is other.back
-        return self.form.inner(other.form) if same else super().inner(other)
+        told: Any = other
+        if isinstance(told, Told) and self.kept and told.kept and self.back is told.back:
+            return self.form.inner(told.form)
+        return super().inner(other)
 
     def squares_summed(self) -> Array:
         if self.kept:
@@ -266,9 +268,10 @@ class Told(Form):
         return self.one(self.form.weighted(c)).astype(self.dtype)
 
     def as_rows(self) -> tuple[Array, Array] | None:
-        """Those of a weight whose axes but the last are the matrix's first."""
-        last = self.form.shape[-1] == self.shape[-1] and self.form.ndim == 2 and self.kept
-        return self.form.as_rows() if last and self.back is reshaped(self.leaf) else None
+        """Those of the value, where it is a matrix, and the parameter that matrix in another
+        shape."""
+        matrix = self.form.ndim == 2 and self.back is reshaped(self.leaf)
+        return self.form.as_rows() if matrix else None
 
 
 @functools.cache

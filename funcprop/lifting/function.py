@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from funcprop.layer import Context, spell
+from funcprop.lifting.jaxprs import over_examples
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -50,7 +51,7 @@ class PerExample:
             return self.function(params, x, **given)
 
         # given, and not closed over: modules of NNX ask for numbers of their own trace
-        ys = jax.vmap(one, (None, 0, 0))(params, xs, each)
+        ys = over_examples(one, (None, 0, 0))(params, xs, each)
         return reduced(ys, self.reduction)
 
 

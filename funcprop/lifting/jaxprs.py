@@ -14,6 +14,8 @@ from jax.extend.core import primitives as p
 
 # Where an equation that is nothing but a call keeps what it calls.
 INLINED = {p.jit_p.name: "jaxpr", p.call_p.name: "call_jaxpr", p.closed_call_p.name: "call_jaxpr"}
+# What JAX does not map over examples, by what it does map: see `plainly`.
+RAGGED = "ragged_dot_general"
 REMAT = p.remat_p.name
 SCAN = p.scan_p.name
 RULES = {p.custom_jvp_call_p.name, p.custom_vjp_call_p.name}
@@ -39,6 +41,11 @@ def equation(jaxpr: ClosedJaxpr, eqn: JaxprEqn) -> Callable[..., list[Any]]:
     return function
 
 
+def aval(atom: Any) -> Any:
+    """The shape and dtype of an operand or output."""
+    return atom.aval
+
+
 def outputs(eqn: JaxprEqn) -> list[Any]:
     """The variables that an equation binds, without those that nobody reads."""
     return [var for var in eqn.outvars if not isinstance(var, DropVar)]
@@ -62,7 +69,8 @@ def inlined(jaxpr: ClosedJaxpr, anew: bool = False) -> ClosedJaxpr:
 
     anew   with variables of its own, even where there is none
     """
-    if not anew and not any(eqn.primitive.name in INLINED for eqn in jaxpr.eqns):
+    written_out = {*INLINED, RAGGED}
+    if not anew and not any(eqn.primitive.name in written_out for eqn in jaxpr.eqns):
         return jaxpr
     types = [var.aval for var in jaxpr.jaxpr.invars]  # weak ones stay weak
     return jax.make_jaxpr(functools.partial(flat, jaxpr))(*types)
@@ -92,9 +100,36 @@ def flat(jaxpr: ClosedJaxpr, *args: Any, caller: Any = None) -> list[Any]:
                 called = closed(eqn.params[INLINED[name]])
                 found = flat(called, *operands, caller=info.traceback)
             values |= zip(eqn.outvars, found, strict=True)
+        elif name == RAGGED and is_grouped(eqn):
+            values[eqn.outvars[0]] = grouped_product(eqn, *operands)
         else:
             values |= zip(outputs(eqn), equation(jaxpr, eqn)(*operands), strict=True)
     return [read(atom) for atom in jaxpr.jaxpr.outvars]
+
+
+def is_grouped(eqn: JaxprEqn) -> bool:
+    """Whether a ragged product is that of `lax.ragged_dot`: rows in groups, a matrix for each."""
+    numbers = eqn.params["ragged_dot_dimension_numbers"]
+    return (
+        tuple(numbers.lhs_ragged_dimensions) == (0,)
+        and tuple(numbers.rhs_group_dimensions) == (0,)
+        and numbers.dot_dimension_numbers == (((1,), (1,)), ((), ()))
+        and eqn.params["group_offset"] is None
+    )
+
+
+def grouped_product(eqn: JaxprEqn, x: Any, w: Any, sizes: Any) -> Any:
+    """x [N, in], w [G, in, out], sizes [G] -> [N, out]: each row by the matrix of its group.
+
+    JAX has no rule to map a ragged product over examples. As one product it has, with zeros in the
+    place of a row in all groups but its own; rows beyond the last group give zeros in both.
+    """
+    ends = jnp.cumsum(sizes)
+    row = jnp.arange(x.shape[0], dtype=ends.dtype)[:, None]
+    own = (row >= ends - sizes) & (row < ends)
+    wide = jnp.where(own[..., None], x[:, None], jnp.zeros((), x.dtype))
+    dtype = eqn.params["preferred_element_type"] or eqn.outvars[0].aval.dtype  # type: ignore
+    return jnp.einsum("ngi,gio->no", wide, w, preferred_element_type=dtype)
 
 
 def scan_parts(eqn: JaxprEqn) -> tuple[int, int]:
@@ -119,3 +154,22 @@ def float_positions(atoms: Sequence[Any]) -> list[int]:
 def is_float_type(aval: Any) -> bool:
     """Whether an abstract value is an array with a gradient, real or complex; keys have none."""
     return hasattr(aval, "dtype") and jnp.issubdtype(aval.dtype, jnp.inexact)
+
+
+def over_examples(function: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
+    """`jax.vmap` of a function, also where an equation of it has no rule but one that is written
+    out: see `grouped_product`."""
+
+    def mapped(*args: Any) -> Any:
+        try:
+            return jax.vmap(function, in_axes)(*args)
+        except NotImplementedError:
+            pass
+
+        def written_out(*args: Any) -> Any:
+            jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+            return jax.tree.structure(shapes).unflatten(flat(jaxpr, *jax.tree.leaves(args)))
+
+        return jax.vmap(written_out, in_axes)(*args)
+
+    return mapped

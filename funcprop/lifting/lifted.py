@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 
 from funcprop.collectors.forms import Form, Full, several
-from funcprop.collectors.held import Held
 from funcprop.collectors.single_examples import check_summed
-from funcprop.composites import Composite, Rewired, RewiredParams, Wrapper
+from funcprop.composites import Rewired, RewiredParams, Wrapper
 from funcprop.gradient import combine, partition
 from funcprop.layer import (
     Array,
@@ -25,26 +23,22 @@ from funcprop.layer import (
     is_float,
     spell,
 )
-from funcprop.lifting.asking import form_of, frontier, plan_needs, replayed, seen_by, together
+from funcprop.lifting.asking import form_of, plan_needs, replayed, seen_by, together
 from funcprop.lifting.calls import Call, Calls
 from funcprop.lifting.evaluating import Taps, run, taps_of
-from funcprop.lifting.function import PerExample, named, options_of, reduced
+from funcprop.lifting.function import named, options_of, reduced
+from funcprop.lifting.jaxprs import over_examples
 from funcprop.lifting.mixing import Tried, check_apart
 from funcprop.lifting.placing import followed, made_of, told
-from funcprop.lifting.plan import DATA, NEITHER, PARAMETER, Plan, plan_of
+from funcprop.lifting.pullback import Kept, LiftedResiduals, Pullback, Seeing
 from funcprop.lifting.rewired import entry, instead, rewiring_of
+from funcprop.lifting.traceable import Traceable
+from funcprop.lifting.uses import Plan
 from funcprop.lifting.weight import Examples, Seen, Whole
 
 
-class LiftedResiduals(NamedTuple):
-    """What Lifted keeps."""
-
-    pullback: Any  # what jax.vjp returns: a pytree that holds JAX's own residuals
-    seen: Any = ()  # where the uses are asked: the pullback that tells what they saw
-
-
 @dataclass(frozen=True, init=False, repr=False)
-class Lifted(Composite):
+class Lifted(Traceable):
     """A function as a layer: `lift(function, params, x)`.
 
     function   (params, x) -> y
@@ -67,9 +61,6 @@ class Lifted(Composite):
     (Weight("['b']": add), Weight("['w']": dot_general))
     """
 
-    function: Callable[..., Any]
-    tree: Any
-    floats: tuple[bool, ...]
     calls: tuple[Call, ...]
     start: Callable[..., Any] | None
     asks: str
@@ -99,11 +90,6 @@ class Lifted(Composite):
         return f"lift({self.function!r})" if self.mapped else f"lift({named(self.function)})"
 
     @property
-    def mapped(self) -> bool:
-        """Whether the function is one of a single example."""
-        return isinstance(self.function, PerExample)
-
-    @property
     def reduction(self) -> str:
         """What a loss of single examples makes of them; no attribute of any other function."""
         if self.mapped and self.function.reduction != "none":  # type: ignore[attr-defined]
@@ -112,22 +98,6 @@ class Lifted(Composite):
 
     # --- the tree of parameters -------------------------------------------------------------------
 
-    def spread(self, tree: Any) -> tuple[Any, ...]:
-        """A tree like the parameters -> the entries of the floats."""
-        try:
-            leaves = self.tree.flatten_up_to(tree)
-        except ValueError as error:
-            problem = f"the parameters are of another tree than they were lifted with: {error}"
-            raise LayerError(
-                self, problem, "lift the function again: fp.lift(f, params, x)"
-            ) from None
-        return tuple(leaf for leaf, own in zip(leaves, self.floats, strict=True) if own)
-
-    def gathered(self, tree: Any, entries: tuple[Any, ...]) -> Any:
-        """The inverse, with None at what is no float."""
-        given = iter(entries)
-        return self.tree.unflatten([next(given) if own else None for own in self.floats])
-
     def to_children(self, params: Params) -> Params:
         return self.spread(params)
 
@@ -135,7 +105,7 @@ class Lifted(Composite):
         return self.gathered(params, dparams)
 
     def place(self, position: int) -> str:
-        return f"params{self.layers[position].path}"  # type: ignore[attr-defined]
+        return f"params{without_rule(self.layers[position]).path}"  # type: ignore[attr-defined]
 
     def under(self, rule: Any) -> Self:
         """The same layer, whose backward finds what a rule asks for."""
@@ -233,14 +203,6 @@ class Lifted(Composite):
         y, pullback, others = jax.vjp(f, floats, has_aux=True)
         return combine(y, others), Pullback.of(pullback, params, (self.function, self.layers))
 
-    def _arrays(self, params: Params) -> Params:
-        """The parameters, without what a rule or a rewiring carries beside them."""
-
-        def bare(leaf: Any) -> Any:
-            return bare(leaf.params) if isinstance(leaf, (Held, RewiredParams)) else leaf
-
-        return self.tree.unflatten([bare(leaf) for leaf in self.tree.flatten_up_to(params)])
-
     def _function(self, params: Params, given: Any) -> Callable[..., Any]:
         """(params, x) -> y, with the rewirings of its uses."""
         rewirings = [rewiring_of(layer) for layer in self.layers]
@@ -280,7 +242,7 @@ class Lifted(Composite):
         taps, sent = self._taps(plan)
         wide = jax.tree.map(lambda s: jnp.zeros((size, *s.shape), s.dtype), (taps, sent))
 
-        def one(floats: Any, wide: Any, rest: Any, each: Any) -> list[Any]:
+        def one(floats: Any, wide: Any, rest: Any, each: Any) -> Any:
             taps, sent = wide
             data = jax.tree.leaves((combine(floats, rest), each))
             by_var = dict(zip(plan_needs(plan), taps, strict=True))
@@ -374,7 +336,7 @@ class Lifted(Composite):
 
         def apart(params: Params, x: Any, context: Context) -> Any:
             given = options_of(self.function, context)
-            return jax.vmap(functools.partial(self._one, params))(x, given)
+            return over_examples(self._one, (None, 0, 0))(params, x, given)
 
         def plan(params: Params, x: Any, context: Context) -> Plan:
             given = options_of(self.function, context)
@@ -382,164 +344,10 @@ class Lifted(Composite):
 
         return Tried(whole, apart, plan)
 
-    def inputs(self, params: Params, x: Any, context: Context) -> list[Any]:
-        """What the jaxpr of the function of a batch is evaluated at."""
-        data = jax.tree.leaves((x, options_of(self.function, context)))
-        return [*self._all_inputs(params), *data]
-
-    # --- the plan ---------------------------------------------------------------------------------
-
-    def plan(self, params: Params, x: Any, given: Any, asks: str = "forms") -> tuple[Plan, Any]:
-        """-> the plan of one example ("forms") or of the batch, and the tree of its output."""
-        own, others = self._inputs(params)
-        data, tree = jax.tree.flatten((x, given))
-        avals = [jax.typeof(leaf) for leaf in (*own, *others, *data)]
-        shapes = tuple(
-            (str(a.dtype), a.shape, a.weak_type) if hasattr(a, "weak_type") else a for a in avals
-        )
-        key = (self.function, self.tree, self.floats, asks, tree, shapes)
-        try:
-            if key in PLANS:
-                return PLANS[key]
-        except TypeError:  # a function that cannot be hashed is traced every time
-            key = None
-
-        def flat(*leaves: Any) -> Any:
-            first, second = len(own), len(own) + len(others)
-            params = self._whole_tree(leaves[:first], leaves[first:second])
-            x, given = jax.tree.unflatten(tree, leaves[second:])
-            if asks == "forms":
-                return self._one(params, x, given)
-            return self.function(params, x, **given)
-
-        jaxpr, outs = jax.make_jaxpr(flat, return_shape=True)(*(_bare(a) for a in avals))
-        first = DATA if asks == "calls" else PARAMETER
-        kinds = [first] * len(own) + [NEITHER] * len(others) + [DATA] * len(data)
-        found = plan_of(jaxpr, kinds, asks=asks), jax.tree.structure(outs)
-        traced = any(isinstance(c, jax.core.Tracer) for c in found[0].jaxpr.consts)
-        if key is not None and not traced:
-            remembered(PLANS, key, found)
-        return found
-
-    def _one(self, params: Params, x: Any, given: Any) -> Any:
-        """The function of one example; that of a batch is given a batch of one."""
-        if self.mapped:
-            return self.function.function(params, x, **given)  # type: ignore[attr-defined]
-        y = self.function(params, jax.tree.map(lambda leaf: leaf[None], x), **given)
-        if any(jnp.shape(leaf)[:1] != (1,) for leaf in jax.tree.leaves(y)):
-            raise LayerError(
-                self,
-                f"returns {spell(y)} for a batch of one: no example axis in front",
-                "return one row an example, [B, ...]; of a loss, write it for one example and lift "
-                "fp.per_example(loss, reduction='sum')",
-            )
-        return jax.tree.map(lambda leaf: leaf[0], y)
-
-    def _inputs(self, params: Params) -> tuple[list[Any], list[Any]]:
-        """The floats among the parameters, and the rest."""
-        leaves = self.tree.flatten_up_to(params)
-        rows = list(zip(leaves, self.floats, strict=True))
-        return [leaf for leaf, own in rows if own], [leaf for leaf, own in rows if not own]
-
-    def _all_inputs(self, params: Params) -> list[Any]:
-        own, others = self._inputs(self._arrays(params))
-        return [*own, *others]
-
-    def _whole_tree(self, own: Any, others: Any) -> Params:
-        floats, rest = iter(own), iter(others)
-        return self.tree.unflatten([next(floats if is_own else rest) for is_own in self.floats])
-
-    def _known(self, plan: Plan, params: Params) -> dict[Any, Any]:
-        """The values that are made of parameters alone, and meet data."""
-        inputs = dict(zip(plan.jaxpr.jaxpr.invars, self._all_inputs(params), strict=False))
-        found = {}
-        for var in frontier(plan):
-            if var in inputs:
-                continue
-            needed, function, _ = made_of(plan, var)
-            found[var] = function(*(inputs[v] for v in needed))
-        return found
-
     def _taps(self, plan: Plan) -> tuple[list[Any], Taps]:
         """The shapes of the taps: of generic values, and of closed uses."""
         own = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in plan_needs(plan)]
         return own, taps_of(plan)
-
-    def _leaves_of(self, plan: Plan, var: Any) -> list[Any]:
-        """The float parameters that a value is made of."""
-        invars = plan.jaxpr.jaxpr.invars[: len(self.layers)]
-        if var in invars:
-            return [var]
-        needed = made_of(plan, var)[0]
-        return [v for v in invars if v in needed]
-
-
-PLANS: dict[Any, Any] = {}
-
-
-@jax.tree_util.register_static
-@dataclass(frozen=True, eq=False)
-class Kept:
-    """What stands beside residuals, and is no array."""
-
-    plan: Plan
-    size: int
-
-
-class Seeing(NamedTuple):
-    """What is kept where the uses are asked."""
-
-    kept: list[Any]  # their operands, where no checkpoint computes them again
-    static: Kept
-    pullback: Any = ()  # where it is not that of the function itself
-
-
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["leaves"], meta_fields=["own", "tree"]
-)
-@dataclass(frozen=True)
-class Pullback:
-    """What `jax.vjp` returns, without parameters, of which backward is given the same.
-
-    Its tree is the same whenever the same function is traced. JAX's own is another one every time,
-    and would have every step compiled.
-    """
-
-    leaves: list[Any]
-    own: tuple[int | None, ...]  # for every leaf of JAX's, which parameter it is, if it is one
-    tree: Any
-
-    @staticmethod
-    def of(pullback: Any, params: Params, key: Any) -> Pullback:
-        leaves, tree = jax.tree.flatten(pullback)
-        number = {id(leaf): i for i, leaf in enumerate(jax.tree.leaves(params))}
-        own = tuple(number.get(id(leaf)) for leaf in leaves)
-        types = tuple((jnp.shape(leaf), str(jnp.result_type(leaf))) for leaf in leaves)
-        rest = [leaf for leaf, i in zip(leaves, own, strict=True) if i is None]
-        try:
-            return Pullback(rest, own, remembered(TREES, (key, types), tree))
-        except TypeError:  # a function that cannot be hashed
-            return Pullback(rest, own, tree)
-
-    def __call__(self, params: Params, dy: Any) -> Any:
-        given, rest = jax.tree.leaves(params), iter(self.leaves)
-        leaves = [next(rest) if i is None else given[i] for i in self.own]
-        return self.tree.unflatten(leaves)(dy)
-
-
-TREES: dict[Any, Any] = {}
-LIMIT = 1024  # of what is remembered of functions
-
-
-def remembered(known: dict[Any, Any], key: Any, value: Any) -> Any:
-    """The value that is known under the key, or this one from now on."""
-    if key not in known and len(known) >= LIMIT:
-        del known[next(iter(known))]
-    return known.setdefault(key, value)
-
-
-def _bare(aval: Any) -> Any:
-    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=getattr(aval, "weak_type", False))
 
 
 def without_rule(layer: Layer) -> Layer:

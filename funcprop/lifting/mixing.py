@@ -26,7 +26,7 @@ from funcprop.collectors.single_examples import (
 from funcprop.collectors.single_examples import outputs as rows_of
 from funcprop.layer import Context, Layer, LayerError, Params, is_float, spell
 from funcprop.lifting.jaxprs import equation, outputs, source_of
-from funcprop.lifting.plan import Plan
+from funcprop.lifting.uses import Plan
 
 REMEDY = (
     "single examples of such a function have no gradients of their own: take what treats them "

@@ -14,8 +14,8 @@ from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 from funcprop.collectors.forms import Form, Full, Outer
 from funcprop.layer import Array
 from funcprop.lifting.forms import Told, reshaped
-from funcprop.lifting.jaxprs import outputs
-from funcprop.lifting.plan import Plan, Use
+from funcprop.lifting.jaxprs import aval, outputs
+from funcprop.lifting.uses import Plan, Use
 
 # What moves numbers about and changes none: on NumPy's views, with n axes of loops in front.
 PLACING: dict[str, Callable[[Any, Any, int, tuple[int, ...]], Any]] = {
@@ -32,7 +32,7 @@ PLACING: dict[str, Callable[[Any, Any, int, tuple[int, ...]], Any]] = {
             *map(slice, p["start_indices"], p["limit_indices"], p["strides"] or (1,) * a.ndim),
         )
     ],
-    "rev": lambda a, p, n, shape: np.flip(a, [n + axis for axis in p["dimensions"]]),
+    "rev": lambda a, p, n, shape: np.flip(a, tuple(n + axis for axis in p["dimensions"])),
     "broadcast_in_dim": lambda a, p, n, shape: a.reshape(shape),
 }
 
@@ -78,7 +78,7 @@ def as_matrices(use: Use, value: Array, shape: tuple[int, ...]) -> Array:
 def arranged(use: Use, value: Any, shape: tuple[int, ...]) -> Any:
     """What the use reads, with its axes sorted; arrays of NumPy and of JAX."""
     axes = use.primitive.axes(use.eqn, use.position)
-    first = value.ndim - use.eqn.invars[use.position].aval.ndim
+    first = value.ndim - aval(use.eqn.invars[use.position]).ndim
     order = (*axes.groups, *axes.ins, *axes.outs)
     return value.transpose(*range(first), *(first + axis for axis in order)).reshape(shape)
 
@@ -94,7 +94,7 @@ def view_of(made: Any, use: Use, leaf: np.ndarray, shape: tuple[int, ...]) -> np
             if place is None or len(given) != 1 or given[0] not in values:
                 return None
             before = values[given[0]]
-            sizes = (*before.shape[:n], *eqn.outvars[0].aval.shape)
+            sizes = (*before.shape[:n], *aval(eqn.outvars[0]).shape)
             if eqn.primitive.name == "broadcast_in_dim" and np.prod(sizes) != before.size:
                 return None
             values[eqn.outvars[0]] = place(before, eqn.params, n, sizes)
@@ -130,12 +130,12 @@ def window_of(made: Any, use: Use, leaf: Any, shape: tuple[int, ...]) -> tuple[W
         return None, "made"
     values: dict[Any, Any] = {}
     for var in made.jaxpr.invars:
-        size = int(np.prod(var.aval.shape))
+        size = int(np.prod(aval(var).shape))
         numbers = np.arange(size, dtype=np.int32) if var is leaf else np.full(size, -1, np.int32)
-        values[var] = numbers.reshape(var.aval.shape)
+        values[var] = numbers.reshape(aval(var).shape)
     for eqn in made.jaxpr.eqns:
         given = [atom for atom in eqn.invars if not isinstance(atom, Literal)]
-        sizes = eqn.outvars[0].aval.shape
+        sizes = aval(eqn.outvars[0]).shape
         place = PLACING.get(eqn.primitive.name)
         if any(atom not in values for atom in given):
             return None, "made"
@@ -153,12 +153,12 @@ def window_of(made: Any, use: Use, leaf: Any, shape: tuple[int, ...]) -> tuple[W
         return None, "made"
     window = span(rows), span(columns)
     inside = numbers[slice(*window[0]), slice(*window[1])]
-    if own.sum() != inside.size or inside.size != int(np.prod(leaf.aval.shape)):
+    if own.sum() != inside.size or inside.size != int(np.prod(aval(leaf).shape)):
         return None, "made"
     straight = np.arange(inside.size)
     if np.array_equal(inside.ravel(), straight):
         return window, "same"
-    if leaf.aval.ndim == 2 and np.array_equal(inside.T.ravel(), straight):
+    if aval(leaf).ndim == 2 and np.array_equal(inside.T.ravel(), straight):
         return window, "turned"
     return None, "made"
 
@@ -189,11 +189,11 @@ def way_back(plan: Plan, use: Use | None, var: Any, leaf: Any, shape: tuple[int,
         y, pullback = jax.vjp(functools.partial(of_leaf, given), given[which])
         return pullback(gradient.astype(y.dtype))[0]
 
-    aval, window = leaf.aval, None
+    size, window = aval(leaf), None
     if use is None:
         lies = "same" if var is leaf else "made"
     else:
-        memory = np.empty(aval.shape, np.int8)
+        memory = np.empty(size.shape, np.int8)
         view = view_of(made, use, memory, shape)
         if view is None:
             window, lies = window_of(made, use, leaf, shape)
@@ -219,7 +219,7 @@ def told(plan: Plan, use: Use | None, var: Any, leaf: Any, values: Any, form: Fo
     elif window is not None:
         rows, columns = (slice(*part) for part in window)
         form = Outer(form.a[..., rows], form.d[..., columns])  # type: ignore[attr-defined, call-arg]
-    shape, dtype = leaf.aval.shape, jnp.dtype(leaf.aval.dtype).name
+    shape, dtype = aval(leaf).shape, jnp.dtype(aval(leaf).dtype).name
     if lies == "same" and form.shape == shape and form.dtype == dtype:
         return form
     if lies == "same":
@@ -228,6 +228,6 @@ def told(plan: Plan, use: Use | None, var: Any, leaf: Any, values: Any, form: Fo
         return form.T
     given = tuple(values[v] for v in inputs)
     if isinstance(form, Full):  # is there: what is made of it is no larger
-        found = jax.vmap(functools.partial(back, given))(form.g)
+        found = jax.vmap(functools.partial(back, given))(form.materialize())
         return Full(found)  # type: ignore[call-arg]
     return Told(form, given, (shape, dtype), back, lies == "moved")  # type: ignore[call-arg]

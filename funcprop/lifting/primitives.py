@@ -18,6 +18,7 @@ from jax.extend.core import JaxprEqn
 from funcprop.collectors.forms import Form, Rows
 from funcprop.layer import Array
 from funcprop.lifting.forms import Blocks, Convolution
+from funcprop.lifting.jaxprs import aval
 
 
 class Axes(NamedTuple):
@@ -76,7 +77,7 @@ def register(row: Primitive) -> Primitive:
 def primitive_of(eqn: JaxprEqn, weights: list[int]) -> Primitive | None:
     """The row of an equation, where it has a form for its parameter."""
     row = TABLE.get(eqn.primitive.name)
-    if any(jnp.issubdtype(atom.aval.dtype, jnp.complexfloating) for atom in eqn.outvars):
+    if any(jnp.issubdtype(aval(atom).dtype, jnp.complexfloating) for atom in eqn.outvars):
         return None  # norms of complex numbers are no sums of products without a conjugate
     if row is None or len(weights) != 1 or row.position(eqn, weights) is None:
         return None
@@ -96,8 +97,8 @@ ANY = Primitive("any", undefined, undefined, undefined, stacks=True)
 
 def dot_position(eqn: JaxprEqn, weights: list[int]) -> int | None:
     (position,) = weights
-    wide = eqn.invars[position].aval.dtype
-    return position if eqn.outvars[0].aval.dtype == wide else None
+    wide = aval(eqn.invars[position]).dtype
+    return position if aval(eqn.outvars[0]).dtype == wide else None
 
 
 def dot_sides(eqn: JaxprEqn, position: int) -> tuple[Any, Any, Any, Any, tuple[int, ...], Any]:
@@ -107,7 +108,7 @@ def dot_sides(eqn: JaxprEqn, position: int) -> tuple[Any, Any, Any, Any, tuple[i
     pairs = sorted(zip(contract[position], contract[1 - position], strict=True))
     ins, seen = tuple(zip(*pairs, strict=True)) or ((), ())
     own, other = (ins, batch[position]), (seen, batch[1 - position])
-    rank, data = eqn.invars[position].aval.ndim, eqn.invars[1 - position].aval.ndim
+    rank, data = aval(eqn.invars[position]).ndim, aval(eqn.invars[1 - position]).ndim
     free = tuple(i for i in range(rank) if i not in (*own[0], *own[1]))
     rest = tuple(i for i in range(data) if i not in (*other[0], *other[1]))
     return own[0], own[1], free, other[0], other[1], rest
@@ -150,7 +151,7 @@ register(Primitive("dot_general", dot_position, dot_axes, dot_form, stacks=True)
 def gather_position(eqn: JaxprEqn, weights: list[int]) -> int | None:
     """Rows of a table: w[ids], or jnp.take(w, ids, axis=0)."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
-    shape, ids, y = (atom.aval.shape for atom in (*eqn.invars, eqn.outvars[0]))
+    shape, ids, y = (aval(atom).shape for atom in (*eqn.invars, eqn.outvars[0]))
     whole = sizes[1:] == shape[1:] and sizes[0] == 1
     offsets = tuple(range(len(ids) - 1, len(y)))
     rows = (
@@ -165,11 +166,11 @@ def gather_position(eqn: JaxprEqn, weights: list[int]) -> int | None:
 
 
 def gather_axes(eqn: JaxprEqn, position: int) -> Axes:
-    return Axes((), (0,), tuple(range(1, eqn.invars[0].aval.ndim)))
+    return Axes((), (0,), tuple(range(1, aval(eqn.invars[0]).ndim)))
 
 
 def gather_form(eqn: JaxprEqn, position: int, operands: tuple[Array, ...], dy: Array) -> Form:
-    rows = eqn.invars[0].aval.shape[0]
+    rows = aval(eqn.invars[0]).shape[0]
     (ids,) = operands
     size = ids.shape[0]
     ids = ids.reshape(size, math.prod(ids.shape[1:])).astype(jnp.int32)
@@ -187,7 +188,7 @@ register(Primitive("gather", gather_position, gather_axes, gather_form))
 
 
 def conv_position(eqn: JaxprEqn, weights: list[int]) -> int | None:
-    same = eqn.outvars[0].aval.dtype == eqn.invars[1].aval.dtype
+    same = aval(eqn.outvars[0]).dtype == aval(eqn.invars[1]).dtype
     return 1 if weights == [1] and eqn.params["batch_group_count"] == 1 and same else None
 
 
@@ -201,7 +202,7 @@ def conv_form(eqn: JaxprEqn, position: int, operands: tuple[Array, ...], dy: Arr
     (x,) = operands
     p = eqn.params
     lhs, kernel, out = p["dimension_numbers"]
-    shape = eqn.invars[1].aval.shape
+    shape = aval(eqn.invars[1]).shape
     # as [examples, images, window, channels], however the function has them
     x = x.transpose(0, *(1 + i for i in (lhs[0], *lhs[2:], lhs[1])))
     d = dy.transpose(0, *(1 + i for i in (out[0], *out[2:], out[1])))

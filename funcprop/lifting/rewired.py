@@ -10,7 +10,7 @@ import jax
 from funcprop.composites import Rewired, RewiredParams, Wrapper
 from funcprop.composites.rewired import zeros
 from funcprop.layer import Layer, LayerError, is_float, spell
-from funcprop.lifting.plan import Use
+from funcprop.lifting.uses import Use
 from funcprop.lifting.weight import At, Function
 
 

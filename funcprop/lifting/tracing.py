@@ -83,7 +83,7 @@ def places_of(lifted: Lifted, params: Params, x: Any) -> list[tuple[Place, ...]]
     """Where every parameter meets data, by tracing the whole batch."""
     given = options_of(lifted.function, Context(key=jax.random.key(0)))
     shapes = jax.tree.map(shaped, (params, x))
-    plan, _ = lifted.plan(*shapes, given, "uses")
+    plan, _ = lifted.plan(shapes[0], shapes[1], given, "uses")
     found: list[dict[Place, None]] = [{} for _ in lifted.layers]
     invars = list(plan.jaxpr.jaxpr.invars)
 
@@ -103,7 +103,8 @@ def places_of(lifted: Lifted, params: Params, x: Any) -> list[tuple[Place, ...]]
 def calls_of(lifted: Lifted, params: Params, x: Any) -> tuple[Call, ...]:
     """The calls of custom derivative rules, in the order in which they are made."""
     given = options_of(lifted.function, Context(key=jax.random.key(0)))
-    plan, _ = lifted.plan(*jax.tree.map(shaped, (params, x)), given, "calls")
+    shapes = jax.tree.map(shaped, (params, x))
+    plan, _ = lifted.plan(shapes[0], shapes[1], given, "calls")
     functions = Functions()
     found = []
     for number, use in enumerate(plan.uses):

@@ -18,14 +18,12 @@ class Row:
     make       () -> loss(params, example), params, x; called where float64 is on
     library    without which the row is skipped
     tolerance  over the largest leaf of the gradient
-    wrong      why the row fails
     """
 
     name: str
     make: Callable[[], Any]
     library: str = ""
     tolerance: float = 1e-9
-    wrong: str = ""
 
 
 ROWS: dict[str, Row] = {}
