@@ -101,7 +101,14 @@ def main(folder: str | None = None, file: str | None = None) -> None:
     if folder is None:
         name, data, target, batch_size, epochs, rate = "digits", load("digits"), 8.0, 256, 30, 2.0
     else:
-        name, data, target, batch_size, epochs, rate = "mnist", load("mnist", folder), 3.0, 1024, 12, 4.0
+        name, data, target, batch_size, epochs, rate = (
+            "mnist",
+            load("mnist", folder),
+            3.0,
+            1024,
+            12,
+            4.0,
+        )
     x, y = images(data.train)
     delta, share, steps = 1e-5, batch_size / len(x), epochs * len(x) // batch_size
     noise = noise_for(target, delta, share, steps)

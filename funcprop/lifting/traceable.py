@@ -43,14 +43,18 @@ class Traceable(Composite):
 
     def spread(self, tree: Any) -> tuple[Any, ...]:
         """A tree like the parameters -> the entries of the floats."""
+        rows = zip(self.leaves(tree), self.floats, strict=True)
+        return tuple(leaf for leaf, own in rows if own)
+
+    def leaves(self, tree: Any) -> list[Any]:
+        """The leaves of a tree like the parameters."""
         try:
-            leaves = self.tree.flatten_up_to(tree)
+            return self.tree.flatten_up_to(tree)
         except ValueError as error:
             problem = f"the parameters are of another tree than they were lifted with: {error}"
             raise LayerError(
                 self, problem, "lift the function again: fp.lift(f, params, x)"
             ) from None
-        return tuple(leaf for leaf, own in zip(leaves, self.floats, strict=True) if own)
 
     def gathered(self, tree: Any, entries: tuple[Any, ...]) -> Any:
         """The inverse, with None at what is no float."""
@@ -110,8 +114,7 @@ class Traceable(Composite):
 
     def _inputs(self, params: Params) -> tuple[list[Any], list[Any]]:
         """The floats among the parameters, and the rest."""
-        leaves = self.tree.flatten_up_to(params)
-        rows = list(zip(leaves, self.floats, strict=True))
+        rows = list(zip(self.leaves(params), self.floats, strict=True))
         return [leaf for leaf, own in rows if own], [leaf for leaf, own in rows if not own]
 
     def _all_inputs(self, params: Params) -> list[Any]:
@@ -147,7 +150,7 @@ class Traceable(Composite):
         def bare(leaf: Any) -> Any:
             return bare(leaf.params) if isinstance(leaf, (Held, RewiredParams)) else leaf
 
-        return self.tree.unflatten([bare(leaf) for leaf in self.tree.flatten_up_to(params)])
+        return self.tree.unflatten([bare(leaf) for leaf in self.leaves(params)])
 
 
 def _bare(aval: Any) -> Any:
