@@ -159,8 +159,8 @@ class Lifted(Traceable):
                 self,
                 f"was given a mask, {spell(context.mask)}, and its function takes none: what the "
                 "mask hides would count",
-                "let the loss of one example take it by name, loss(params, x, mask), or read it "
-                "from the example",
+                "let the loss read it from the example, loss(params, (x, y, counts)), or take it "
+                "by name, loss(params, x, mask=None)",
             )
         if self.asks == "examples":
             return self._forward_examples(params, x, given, context)
