@@ -61,8 +61,8 @@ def resumed(file: Path, start):
 
 def train(x, y, noise: float, batch_size: int, steps: int, rate: float, seed: int = 0,
           file: Path | None = None, until: int | None = None):  # fmt: skip
-    """-> the state after `steps` steps, or after `until` of them; saved in a file, once an epoch and
-    at the end, from which the next call goes on."""
+    """-> the state after `steps` steps, or after `until` of them; saved in a file, once an epoch
+    and at the end, from which the next call goes on."""
     share, room = batch_size / len(x), int(batch_size + 6 * batch_size**0.5)
     params = network.init(jax.random.key(seed), x[0])
     batch = x[:room], y[:room], jnp.ones(room, bool)

@@ -17,6 +17,7 @@ from funcprop.lifting.asking import frontier
 from funcprop.lifting.function import PerExample, options_of
 from funcprop.lifting.placing import made_of
 from funcprop.lifting.plan import plan_of
+from funcprop.lifting.primitives import TABLE
 from funcprop.lifting.pullback import remembered
 from funcprop.lifting.uses import DATA, NEITHER, PARAMETER, Plan
 
@@ -74,7 +75,8 @@ class Traceable(Composite):
         shapes = tuple(
             (str(a.dtype), a.shape, a.weak_type) if hasattr(a, "weak_type") else a for a in avals
         )
-        key = (self.function, self.tree, self.floats, asks, tree, shapes)
+        rows = tuple(TABLE.values())
+        key = (self.function, self.tree, self.floats, asks, tree, shapes, rows)
         try:
             if key in PLANS:
                 return PLANS[key]
