@@ -35,6 +35,7 @@ from funcprop.lifting.rewired import entry, instead, rewiring_of
 from funcprop.lifting.traceable import Traceable
 from funcprop.lifting.uses import Plan
 from funcprop.lifting.weight import Examples, Seen, Whole
+from funcprop.sharding import entries, is_spread, spread_as
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -102,7 +103,9 @@ class Lifted(Traceable):
         return self.spread(params)
 
     def from_children(self, params: Params, dparams: Params) -> Params:
-        return self.gathered(params, dparams)
+        """dparams, with None at what is no float."""
+        given = iter(dparams)
+        return self.tree.unflatten([next(given) if own else None for own in self.floats])
 
     def place(self, position: int) -> str:
         return f"params{without_rule(self.layers[position]).path}"  # type: ignore[attr-defined]
@@ -181,7 +184,7 @@ class Lifted(Traceable):
                 continue
             kept = layer.forward(p, x, context)[1]
             entries.append(layer.backward(p, kept, d)[1])
-        return dx, self.gathered(params, tuple(entries))
+        return dx, self.from_children(params, tuple(entries))
 
     def inference(self, params: Params, statistics: Any) -> tuple[Layer, Params]:
         return self, params
@@ -240,7 +243,13 @@ class Lifted(Traceable):
             each["key"] = jax.random.split(given["key"], size)
         own, others = self._inputs(params)
         taps, sent = self._taps(plan)
-        wide = jax.tree.map(lambda s: jnp.zeros((size, *s.shape), s.dtype), (taps, sent))
+        lead = next((entries(leaf)[0] for leaf in jax.tree.leaves(x) if is_spread(leaf)), None)
+
+        def zeros(s: Any) -> Array:  # spread over the devices as the examples are
+            wide = jnp.zeros((size, *s.shape), s.dtype)
+            return spread_as(wide, (lead, *(None for _ in s.shape)), x)
+
+        wide = jax.tree.map(zeros, (taps, sent))
 
         def one(floats: Any, wide: Any, rest: Any, each: Any) -> Any:
             taps, sent = wide
