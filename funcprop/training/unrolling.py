@@ -116,7 +116,7 @@ def walked(layer: Layer, tree: Any, child: Any, stack: Any) -> Any:
     if isinstance(layer, Composite):
         if layer.stacked:
             return stack(layer.layers, tree)
-        return tuple(map(child, layer.layers, layer.entries("params", tree)))
+        return layer.gathered(tree, tuple(map(child, layer.layers, layer.spread(tree))))
     if isinstance(layer, Wrapper) and type(layer).own_params is Wrapper.own_params:
         return child(layer.layer, tree)
     return tree
