@@ -121,6 +121,9 @@ if TYPE_CHECKING:
     from funcprop.layers import Tanh as Tanh
     from funcprop.layers import Transpose as Transpose
     from funcprop.layers import Upsample as Upsample
+    from funcprop.lifting import as_equinox as as_equinox
+    from funcprop.lifting import as_flax as as_flax
+    from funcprop.lifting import as_nnx as as_nnx
     from funcprop.lifting import lift as lift
     from funcprop.lifting import per_example as per_example
     from funcprop.losses import CTC as CTC

@@ -11,6 +11,8 @@ _PURPOSES = {
     "sklearn": "the digits data set",
     "safetensors": "reading and writing checkpoints",
     "dp_accounting": "the privacy accountant",
+    "flax": "a module of Flax",
+    "equinox": "a module of Equinox",
 }
 
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "dp_accounting": "dp-accounting"}

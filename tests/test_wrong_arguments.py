@@ -44,6 +44,7 @@ RIGHT = {
         "path": "nowhere.safetensors",
         "rule": len,
         "where": fp.Dense,
+        "function": lambda params, x: MODEL.forward(params, x)[0],
     },
     **{"rules": {}, "collected": (), "factors": (), "inverses": (), "target": MODEL},
     **{"schedule": "1F1B", "times": [], "microbatches": 2, "where": fp.Dense, "decay": 0.5},
@@ -118,6 +119,7 @@ WITHOUT_DOOR = set(
         "rewiring.kolen_pollack",
         "rewiring.straight_through",
         "models.gpt2_params",
+        "per_example",
         "collectors.gradients",
         "collectors.ekfac",
     ]

@@ -95,7 +95,12 @@ class Tracing(Rule):
 def norm(tree: Any) -> Array:
     """√Σ of all squares in the tree, in float32 at least."""
     leaves = [widen(leaf) for leaf in jax.tree.leaves(tree) if is_float(leaf)]
-    return jnp.sqrt(sum((jnp.square(leaf).sum() for leaf in leaves), jnp.float32(0)))
+    wide = max(
+        (leaf.dtype for leaf in leaves), key=lambda d: d.itemsize, default=jnp.dtype(jnp.float32)
+    )
+    return jnp.sqrt(
+        sum((jnp.square(leaf).sum().astype(wide) for leaf in leaves), jnp.zeros((), wide))
+    )
 
 
 def slopes(params: Params, x: Any, y: Any, dy: Any, dx: Any) -> tuple[Array, Array]:

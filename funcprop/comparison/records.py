@@ -131,12 +131,13 @@ def recording(
     """The layer with every leaf, and on request every composite, wrapped in a Recorder."""
     if not isinstance(layer, Composite):
         return Recorder(layer, layer, place, strict)
-    kind = type(layer).__name__
+    opened = layer.opened()
+    assert isinstance(opened, Composite)
     children = tuple(
-        recording(child, (*place, f"{kind}[{position}]"), composites, strict)
-        for position, child in enumerate(layer.layers)
+        recording(child, (*place, opened.place(position)), composites, strict)
+        for position, child in enumerate(opened.layers)
     )
-    rebuilt = layer.rebuild(children)
+    rebuilt = opened.rebuild(children)
     if isinstance(rebuilt, Composite):
         rebuilt = rebuilt.with_shared(Apart())
     return Recorder(rebuilt, layer, place) if composites else rebuilt

@@ -113,6 +113,10 @@ class Composite(Layer):
         """The same composite, whose backward finds what a rule of `collect` asks for."""
         return self
 
+    def opened(self) -> Layer:
+        """The same composite as `compare` walks through it, to find which child is wrong."""
+        return self
+
     def place(self, position: int) -> str:
         """How a child is called in paths."""
         return f"{type(self).__name__}[{position}]"

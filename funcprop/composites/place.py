@@ -28,12 +28,13 @@ def check_where(where: Any, told: str) -> None:
 def is_meant(where: Where, place: tuple[str, ...], layer: Layer) -> bool:
     """Whether a layer at a place is one of those.
 
-    where   a layer type, exactly; a path, with or without the layer's own name at its end; or a
-            function (path, layer) -> bool
+    where   a layer type, exactly; a path, with or without the layer's own name at its end; the name
+            of a primitive, for the parameters of lifted functions; or a function (path, layer) ->
+            bool
     """
     if isinstance(where, type):
         return type(layer) is where
     path = path_of(place, layer)
     if isinstance(where, str):
-        return where in (path, " ".join(place))
+        return where in (path, " ".join(place)) or where in getattr(layer, "names", ())
     return bool(where(path, layer))

@@ -75,10 +75,10 @@ def closed_use(use: Use, weight: Any, operands: list[Any], tap: Any) -> list[Any
     def plain(weight: Any, operands: list[Any]) -> Any:
         given = iter(operands)
         places = range(len(use.eqn.invars))
-        return use.function(*(weight if i == use.position else next(given) for i in places))[0]
+        return use.function(*(weight if i == use.position else next(given) for i in places))
 
     if tap is None:
-        return [plain(lax.stop_gradient(weight), operands)]
+        return plain(weight, operands)
 
     @jax.custom_vjp
     def function(weight: Any, operands: list[Any], tap: Any) -> Any:
@@ -90,10 +90,11 @@ def closed_use(use: Use, weight: Any, operands: list[Any], tap: Any) -> list[Any
 
     def backward(kept: Any, dy: Any) -> Any:
         pullback, operands, weight = kept
-        return jnp.zeros_like(weight), pullback(dy)[0], list(map(coded, operands))
+        nothing = jax.tree.map(jnp.zeros_like, weight)
+        return nothing, pullback(dy)[0], list(map(coded, operands))
 
     function.defvjp(forward, backward)
-    return [function(weight, operands, tap)]
+    return function(weight, operands, tap)
 
 
 def generic_use(
@@ -161,8 +162,9 @@ def run(
     plan: Plan,
     inputs: list[Any],
     taps: dict[Any, Any],
-    sent: Taps,
+    sent: Taps | None,
     known: dict[Any, Any] | None = None,
+    instead: list[Any] | None = None,
 ) -> tuple[list[Any], list[Any]]:
     """-> the outputs of a plan's jaxpr, and the operands of its closed uses, where no tap takes
     them.
@@ -171,13 +173,16 @@ def run(
     taps     by variable, of the values that generic uses read
     sent     the taps of the closed uses
     known    values of parameters made outside, by variable
+    instead  of taps: a function (weight, operands) for every closed use, or None for the equation
     """
     jaxpr = plan.jaxpr
     values = dict(zip(jaxpr.jaxpr.constvars, jaxpr.consts, strict=True))
     values |= zip(jaxpr.jaxpr.invars, inputs, strict=True)
     values |= known or {}
     taps = dict(taps)
-    deltas = {delta.var: tap for delta, tap in zip(plan.deltas, sent.deltas, strict=True)}
+    deltas = {}
+    if sent is not None:
+        deltas = {delta.var: tap for delta, tap in zip(plan.deltas, sent.deltas, strict=True)}
     kept: list[Any] = [None] * len(plan.uses)
 
     def read(atom: Any) -> Any:
@@ -201,16 +206,27 @@ def run(
             bound = eqn.outvars
             given = [read(atom) for atom in site.atoms]
             use, delta = site.first
-            own = Taps(
-                sent.deltas[delta : delta + len(site.inner.deltas)],
-                sent.operands[use : use + len(site.uses)],
-            )
-            found, seen = enter(site, eqn, given, taps, own)
+            uses = slice(use, use + len(site.uses))
+            if sent is None:
+                own = None
+            else:
+                within = slice(delta, delta + len(site.inner.deltas))
+                own = Taps(sent.deltas[within], sent.operands[uses])
+            swapped = None if instead is None else instead[uses]
+            found, seen = enter(site, eqn, given, taps, own, swapped)
             kept[use : use + len(site.uses)] = seen
+        elif sent is None:
+            function = equation(jaxpr, eqn)
+            if site.uses and instead is not None and instead[site.first[0]] is not None:
+                (use,), swap = site.uses, instead[site.first[0]]
+                found = swap(operands[use.position], [operands[i] for i in use.data])
+            else:
+                found = function(*operands)
         elif site.uses:
             (use,), (at, _) = site.uses, site.first
             given = [operands[i] for i in use.data]
-            found = closed_use(use, operands[use.position], given, sent.operands[at])
+            weight = lax.stop_gradient(operands[use.position]) if use.position >= 0 else ()
+            found = closed_use(use, weight, given, sent.operands[at])
             if sent.operands[at] is None:
                 kept[at] = [lax.stop_gradient(x) if is_float(x) else x for x in given]
         else:
@@ -239,21 +255,27 @@ def in_taps(atom: Any, taps: dict[Any, Any]) -> bool:
 
 
 def enter(
-    site: Site, eqn: Any, operands: list[Any], taps: dict[Any, Any], sent: Taps
+    site: Site,
+    eqn: Any,
+    operands: list[Any],
+    taps: dict[Any, Any],
+    sent: Taps | None,
+    instead: list[Any] | None,
 ) -> tuple[list[Any], list[Any]]:
     """A loop or a checkpoint, evaluated by what stands in it."""
     inner = site.inner
     assert inner is not None
     inputs = inner.jaxpr.jaxpr.invars
-    tapped = {i: taps[site.atoms[i]] for i in site.generic}
+    tapped = {} if sent is None else {i: taps[site.atoms[i]] for i in site.generic}
     # what is data inside, and a parameter outside, gets its tap on the way in
     for i in list(tapped):
         if not inner.is_weight(inputs[i]):
             operands[i] = operands[i] + tapped.pop(i)
     if eqn.primitive.name == REMAT:
 
-        def call(operands: list[Any], tapped: dict[int, Any], sent: Taps) -> list[Any]:
-            return run(inner, operands, {inputs[i]: t for i, t in tapped.items()}, sent)[0]
+        def call(operands: list[Any], tapped: dict[int, Any], sent: Taps | None) -> list[Any]:
+            own = {inputs[i]: t for i, t in tapped.items()}
+            return run(inner, operands, own, sent, instead=instead)[0]
 
         policy, cse = eqn.params["policy"], eqn.params["prevent_cse"]
         call = jax.checkpoint(call, policy=policy, prevent_cse=cse)
@@ -270,7 +292,7 @@ def enter(
         xs, slices, sent = row
         given = [*operands[:consts], *state, *xs]
         own = fixed | {inputs[i]: t for i, t in slices.items()}
-        found, kept = run(inner, given, own, sent)
+        found, kept = run(inner, given, own, sent, instead=instead)
         types = [var.aval.dtype for var in inputs[consts:first]]
         new = [x.astype(t) if is_float(x) else x for x, t in zip(found[:carry], types, strict=True)]
         # what is looped over is not stacked once more

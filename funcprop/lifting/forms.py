@@ -276,7 +276,7 @@ def reshaped(leaf: tuple[tuple[int, ...], str]) -> Callable[[Any, Array], Array]
     """`back` of a value that is the parameter in another shape or dtype."""
 
     def back(_: Any, gradient: Array) -> Array:
-        wide = jnp.promote_types(gradient.dtype, leaf[1])
+        wide = max(gradient.dtype, jnp.dtype(leaf[1]), key=lambda dtype: dtype.itemsize)
         return gradient.reshape(leaf[0]).astype(wide)
 
     return back

@@ -17,7 +17,20 @@ REDUCTIONS = ("mean", "sum", "none")
 
 @dataclass(frozen=True)
 class PerExample:
-    """A function of one example, mapped over a batch: see `per_example`."""
+    """A function of one example, mapped over a batch: what `per_example` makes.
+
+    function   (params, x) -> y, of one example
+    reduction  "mean", "sum" or "none": what becomes of the examples' results
+
+    Called with params and xs [B, ...] it returns y [], or [B, ...] where reduction is "none".
+    dtypes are those of the function.
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> total = fp.lifting.PerExample(lambda w, x: x @ w, "sum")
+    >>> total(jnp.ones(3), jnp.ones((4, 3))).tolist()
+    12.0
+    """
 
     function: Callable[..., Any]
     reduction: Literal["mean", "sum", "none"] = "mean"
@@ -33,10 +46,11 @@ class PerExample:
         each = {} if key is None else {"key": jax.random.split(key, size)}
         each |= {name: value for name, value in options.items() if value is not None}
 
-        def one(x: Any, given: dict[str, Any]) -> Any:
+        def one(params: Any, x: Any, given: dict[str, Any]) -> Any:
             return self.function(params, x, **given)
 
-        ys = jax.vmap(one)(xs, each)
+        # given, and not closed over: modules of NNX ask for numbers of their own trace
+        ys = jax.vmap(one, (None, 0, 0))(params, xs, each)
         return reduced(ys, self.reduction)
 
 

@@ -16,6 +16,7 @@ from jax.extend.core import primitives as p
 INLINED = {p.jit_p.name: "jaxpr", p.call_p.name: "call_jaxpr", p.closed_call_p.name: "call_jaxpr"}
 REMAT = p.remat_p.name
 SCAN = p.scan_p.name
+RULES = {p.custom_jvp_call_p.name, p.custom_vjp_call_p.name}
 
 
 def closed(jaxpr: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
@@ -47,6 +48,13 @@ def calls(eqn: JaxprEqn) -> bool:
     """Whether an equation holds other equations, so that its outputs may be of several kinds."""
     values = [part for v in eqn.params.values() for part in (v if isinstance(v, tuple) else (v,))]
     return any(isinstance(value, (Jaxpr, ClosedJaxpr)) or callable(value) for value in values)
+
+
+def holds(eqn: JaxprEqn, names: set[str]) -> bool:
+    """Whether one of these primitives stands inside of an equation."""
+    values = [part for v in eqn.params.values() for part in (v if isinstance(v, tuple) else (v,))]
+    inner = [closed(v) for v in values if isinstance(v, (Jaxpr, ClosedJaxpr))]
+    return any(e.primitive.name in names or holds(e, names) for j in inner for e in j.eqns)
 
 
 def inlined(jaxpr: ClosedJaxpr, anew: bool = False) -> ClosedJaxpr:

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from funcprop.collectors.forms import Form, Full, several
+from funcprop.collectors.held import Held
 from funcprop.collectors.single_examples import check_summed
-from funcprop.composites import Composite, Wrapper
+from funcprop.composites import Composite, Rewired, RewiredParams, Wrapper
 from funcprop.gradient import combine, partition
 from funcprop.layer import (
     Array,
@@ -25,11 +26,13 @@ from funcprop.layer import (
     spell,
 )
 from funcprop.lifting.asking import form_of, frontier, plan_needs, replayed, seen_by, together
+from funcprop.lifting.calls import Call, Calls
 from funcprop.lifting.evaluating import Taps, run, taps_of
 from funcprop.lifting.function import PerExample, named, options_of, reduced
 from funcprop.lifting.mixing import Tried, check_apart
 from funcprop.lifting.placing import followed, made_of, told
 from funcprop.lifting.plan import DATA, NEITHER, PARAMETER, Plan, plan_of
+from funcprop.lifting.rewired import entry, instead, rewiring_of
 from funcprop.lifting.weight import Examples, Seen, Whole
 
 
@@ -46,6 +49,7 @@ class Lifted(Composite):
 
     function   (params, x) -> y
     tree       of the parameters
+    calls      the calls of `jax.custom_vjp` and `jax.custom_jvp` functions in it
     layers     a `Weight` for every float among the parameters, by which rules are asked
     asks       what backward finds of each: "gradient", "examples" (the gradients of single
                examples) or "uses" (what every use has seen)
@@ -66,6 +70,7 @@ class Lifted(Composite):
     function: Callable[..., Any]
     tree: Any
     floats: tuple[bool, ...]
+    calls: tuple[Call, ...]
     start: Callable[..., Any] | None
     asks: str
 
@@ -75,6 +80,7 @@ class Lifted(Composite):
         tree: Any,
         floats: tuple[bool, ...],
         layers: tuple[Layer, ...],
+        calls: tuple[Call, ...] = (),
         start: Callable[..., Any] | None = None,
         asks: str = "gradient",
     ) -> None:
@@ -82,6 +88,7 @@ class Lifted(Composite):
             ("function", function),
             ("tree", tree),
             ("floats", floats),
+            ("calls", calls),
             ("start", start),
             ("asks", asks),
         ):
@@ -134,11 +141,36 @@ class Lifted(Composite):
         """The same layer, whose backward finds what a rule asks for."""
         if rule.per_example:
             check_summed(self, rule)
+        rewired = [layer for layer in self.layers if rewiring_of(layer) is not None]
+        if rewired and (rule.per_example or not rule.like_params):
+            raise LayerError(
+                self,
+                f"is rewired, and {rule.name} is asked at its uses",
+                "ask the function without its rewirings; the gradient is there in both",
+            )
         asks = "examples" if rule.per_example else "gradient" if rule.like_params else "uses"
-        new = Lifted(self.function, self.tree, self.floats, self.layers, self.start, asks)
+        new = Lifted(
+            self.function, self.tree, self.floats, self.layers, self.calls, self.start, asks
+        )
         return new.with_shared(self.shared)  # type: ignore[return-value]
 
     # --- the layer --------------------------------------------------------------------------------
+
+    def adopted(self, params: Params) -> Params:
+        """The function's parameters as a rewired function has them: `RewiredParams` where one is
+        rewired."""
+
+        def one(layer: Layer, leaf: Any) -> Any:
+            rewired = rewiring_of(layer)
+            if rewired is None:
+                return leaf
+            return RewiredParams(leaf, rewired.feedback(jax.random.key(0), leaf, leaf))
+
+        rows = zip(self.layers, self.spread(params), strict=True)
+        given = iter([one(*row) for row in rows])
+        leaves = self.tree.flatten_up_to(params)
+        pairs = zip(leaves, self.floats, strict=True)
+        return self.tree.unflatten([next(given) if own else leaf for leaf, own in pairs])
 
     def init(self, key: Array, x: Any) -> Params:
         if self.start is None:
@@ -147,7 +179,7 @@ class Lifted(Composite):
                 "was lifted with parameters that exist, and makes none",
                 "use those, or say how they are made: fp.lift(f, params, x, init=init)",
             )
-        return self.start(key, x)
+        return self.adopted(self.start(key, x))
 
     def forward(
         self, params: Params, x: Any, context: Context = Context()
@@ -166,7 +198,7 @@ class Lifted(Composite):
             dx, forms = self._backward_examples(params, residuals, dy)
             given = [(Examples(form), ()) for form in forms]
         else:
-            dparams, dx = residuals.pullback(dy)
+            ((dparams, dx),) = residuals.pullback(self._arrays(params), partition(dy)[0])
             gradients = self.spread(dparams)
             if self.asks == "gradient":
                 given = [(Whole(), g) for g in gradients]
@@ -174,6 +206,9 @@ class Lifted(Composite):
                 given = self._seen(params, residuals.seen, dy, gradients)
         entries = []
         for layer, p, (x, d) in zip(self.layers, own, given, strict=True):
+            if isinstance(layer, Rewired):
+                entries.append(entry(layer, p, d))
+                continue
             kept = layer.forward(p, x, context)[1]
             entries.append(layer.backward(p, kept, d)[1])
         return dx, self.gathered(params, tuple(entries))
@@ -187,19 +222,44 @@ class Lifted(Composite):
     # --- as a whole -------------------------------------------------------------------------------
 
     def _forward_whole(self, params: Params, x: Any, given: Any) -> tuple[Any, Any]:
-        floats, rest = partition((self._arrays(params), x))
+        function = self._function(params, given)
+        params = self._arrays(params)
+        floats, rest = partition((params, x))
 
         def f(floats: Any) -> tuple[Any, Any]:
             params, x = combine(floats, rest)
-            return partition(self.function(params, x, **given))
+            return partition(function(params, x))
 
         y, pullback, others = jax.vjp(f, floats, has_aux=True)
-        return combine(y, others), _Only(pullback)
+        return combine(y, others), Pullback.of(pullback, params, (self.function, self.layers))
 
     def _arrays(self, params: Params) -> Params:
-        """The parameters, without what a rule carries beside them."""
-        leaves = self.tree.flatten_up_to(params)
-        return self.tree.unflatten([getattr(leaf, "params", leaf) for leaf in leaves])
+        """The parameters, without what a rule or a rewiring carries beside them."""
+
+        def bare(leaf: Any) -> Any:
+            return bare(leaf.params) if isinstance(leaf, (Held, RewiredParams)) else leaf
+
+        return self.tree.unflatten([bare(leaf) for leaf in self.tree.flatten_up_to(params)])
+
+    def _function(self, params: Params, given: Any) -> Callable[..., Any]:
+        """(params, x) -> y, with the rewirings of its uses."""
+        rewirings = [rewiring_of(layer) for layer in self.layers]
+        if not any(rewirings):
+            return lambda params, x: self.function(params, x, **given)
+        feedback = [getattr(entry, "feedback", ()) for entry in self.spread(params)]
+
+        def rewired(params: Params, x: Any) -> Any:
+            plan, outs = self.plan(params, x, given, "uses")
+            invars = plan.jaxpr.jaxpr.invars
+            swaps: list[Any] = []
+            for use in plan.uses:
+                found = [invars.index(leaf) for leaf in self._leaves_of(plan, use.var)]
+                at = next((i for i in found if rewirings[i] is not None), None)
+                swaps.append(None if at is None else instead(use, rewirings[at], feedback[at]))
+            inputs = [*self._all_inputs(params), *jax.tree.leaves((x, given))]
+            return outs.unflatten(run(plan, inputs, {}, None, None, swaps)[0])
+
+        return rewired
 
     # --- single examples --------------------------------------------------------------------------
 
@@ -235,14 +295,15 @@ class Lifted(Composite):
             return ys, (others, kept)
 
         y, pullback, (others, kept) = jax.vjp(mapped, floats, wide, has_aux=True)
+        pullback = Pullback.of(pullback, params, plan)
         return combine(y, others), LiftedResiduals(pullback, Seeing(kept, Kept(plan, size)))
 
     def _backward_examples(
         self, params: Params, residuals: LiftedResiduals, dy: Any
     ) -> tuple[Any, list[Form]]:
-        dx, (gradients, sent) = residuals.pullback(dy)
-        plan, size = residuals.seen.static.plan, residuals.seen.static.size
         params = self._arrays(params)
+        dx, (gradients, sent) = residuals.pullback(params, partition(dy)[0])
+        plan, size = residuals.seen.static.plan, residuals.seen.static.size
         values = dict(zip(plan.jaxpr.jaxpr.invars, self._all_inputs(params), strict=False))
         made: dict[Any, list[Form]] = {}
         for var, gradient in zip(plan_needs(plan), gradients, strict=True):
@@ -269,7 +330,7 @@ class Lifted(Composite):
 
     def _pullback_of_uses(self, params: Params, x: Any, given: Any) -> Seeing:
         params = self._arrays(params)
-        plan, _ = self.plan(params, x, given, whole=True)
+        plan, _ = self.plan(params, x, given, "uses")
         values = self._known(plan, params)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self._taps(plan))
         inputs = [*self._all_inputs(params), *jax.tree.leaves((x, given))]
@@ -302,10 +363,14 @@ class Lifted(Composite):
             found.append((Seen(operands, ys, dxs, gradient), ds))
         return found
 
+    def opened(self) -> Layer:
+        """As compare walks through it: the calls of custom derivative rules inside."""
+        return Calls(self, self.calls)
+
     def _tried(self) -> Tried:
         """What is looked at where it is tried whether the function mixes examples."""
         bare = tuple(map(without_rule, self.layers))
-        whole = Lifted(self.function, self.tree, self.floats, bare, self.start)
+        whole = Lifted(self.function, self.tree, self.floats, bare, self.calls, self.start)
 
         def apart(params: Params, x: Any, context: Context) -> Any:
             given = options_of(self.function, context)
@@ -313,7 +378,7 @@ class Lifted(Composite):
 
         def plan(params: Params, x: Any, context: Context) -> Plan:
             given = options_of(self.function, context)
-            return self.plan(params, x, given, whole=True)[0]
+            return self.plan(params, x, given, "uses")[0]
 
         return Tried(whole, apart, plan)
 
@@ -324,15 +389,15 @@ class Lifted(Composite):
 
     # --- the plan ---------------------------------------------------------------------------------
 
-    def plan(self, params: Params, x: Any, given: Any, whole: bool = False) -> tuple[Plan, Any]:
-        """-> the plan of one example, or of the batch, and the tree of its output."""
+    def plan(self, params: Params, x: Any, given: Any, asks: str = "forms") -> tuple[Plan, Any]:
+        """-> the plan of one example ("forms") or of the batch, and the tree of its output."""
         own, others = self._inputs(params)
         data, tree = jax.tree.flatten((x, given))
         avals = [jax.typeof(leaf) for leaf in (*own, *others, *data)]
         shapes = tuple(
             (str(a.dtype), a.shape, a.weak_type) if hasattr(a, "weak_type") else a for a in avals
         )
-        key = (self.function, self.tree, self.floats, whole, tree, shapes)
+        key = (self.function, self.tree, self.floats, asks, tree, shapes)
         try:
             if key in PLANS:
                 return PLANS[key]
@@ -343,14 +408,17 @@ class Lifted(Composite):
             first, second = len(own), len(own) + len(others)
             params = self._whole_tree(leaves[:first], leaves[first:second])
             x, given = jax.tree.unflatten(tree, leaves[second:])
-            return self._one(params, x, given) if not whole else self.function(params, x, **given)
+            if asks == "forms":
+                return self._one(params, x, given)
+            return self.function(params, x, **given)
 
         jaxpr, outs = jax.make_jaxpr(flat, return_shape=True)(*(_bare(a) for a in avals))
-        kinds = [PARAMETER] * len(own) + [NEITHER] * len(others) + [DATA] * len(data)
-        found = plan_of(jaxpr, kinds, every=whole), jax.tree.structure(outs)
+        first = DATA if asks == "calls" else PARAMETER
+        kinds = [first] * len(own) + [NEITHER] * len(others) + [DATA] * len(data)
+        found = plan_of(jaxpr, kinds, asks=asks), jax.tree.structure(outs)
         traced = any(isinstance(c, jax.core.Tracer) for c in found[0].jaxpr.consts)
         if key is not None and not traced:
-            PLANS[key] = found
+            remembered(PLANS, key, found)
         return found
 
     def _one(self, params: Params, x: Any, given: Any) -> Any:
@@ -426,15 +494,48 @@ class Seeing(NamedTuple):
     pullback: Any = ()  # where it is not that of the function itself
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["pullback"], meta_fields=[])
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["leaves"], meta_fields=["own", "tree"]
+)
 @dataclass(frozen=True)
-class _Only:
-    """A pullback of one argument, (dparams, dx)."""
+class Pullback:
+    """What `jax.vjp` returns, without parameters, of which backward is given the same.
 
-    pullback: Any
+    Its tree is the same whenever the same function is traced. JAX's own is another one every time,
+    and would have every step compiled.
+    """
 
-    def __call__(self, dy: Any) -> Any:
-        return self.pullback(partition(dy)[0])[0]
+    leaves: list[Any]
+    own: tuple[int | None, ...]  # for every leaf of JAX's, which parameter it is, if it is one
+    tree: Any
+
+    @staticmethod
+    def of(pullback: Any, params: Params, key: Any) -> Pullback:
+        leaves, tree = jax.tree.flatten(pullback)
+        number = {id(leaf): i for i, leaf in enumerate(jax.tree.leaves(params))}
+        own = tuple(number.get(id(leaf)) for leaf in leaves)
+        types = tuple((jnp.shape(leaf), str(jnp.result_type(leaf))) for leaf in leaves)
+        rest = [leaf for leaf, i in zip(leaves, own, strict=True) if i is None]
+        try:
+            return Pullback(rest, own, remembered(TREES, (key, types), tree))
+        except TypeError:  # a function that cannot be hashed
+            return Pullback(rest, own, tree)
+
+    def __call__(self, params: Params, dy: Any) -> Any:
+        given, rest = jax.tree.leaves(params), iter(self.leaves)
+        leaves = [next(rest) if i is None else given[i] for i in self.own]
+        return self.tree.unflatten(leaves)(dy)
+
+
+TREES: dict[Any, Any] = {}
+LIMIT = 1024  # of what is remembered of functions
+
+
+def remembered(known: dict[Any, Any], key: Any, value: Any) -> Any:
+    """The value that is known under the key, or this one from now on."""
+    if key not in known and len(known) >= LIMIT:
+        del known[next(iter(known))]
+    return known.setdefault(key, value)
 
 
 def _bare(aval: Any) -> Any:

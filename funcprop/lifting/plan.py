@@ -13,13 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import jax
+import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
 from funcprop.lifting.jaxprs import (
     REMAT,
+    RULES,
     SCAN,
     closed,
     equation,
+    holds,
     inlined,
     is_float_type,
     outputs,
@@ -164,18 +168,19 @@ def plan_of(
     jaxpr: ClosedJaxpr,
     inputs: Sequence[int],
     fixed: Sequence[int] | None = None,
-    every: bool = False,
+    asks: str = "forms",
 ) -> Plan:
     """The plan of a jaxpr whose inputs are of these kinds.
 
     fixed   of what is entered: the positions of the inputs that are the same at every step; None
             for the function itself
-    every   whether each use is told of by what it saw, the generic ones too
+    asks    "forms" of the uses that have one; "uses": what each has seen, the generic ones too;
+            "calls": what the calls of custom derivative rules have seen, parameters being data
     """
     top = fixed is None
     jaxpr = inlined(jaxpr, anew=not top)
-    jaxpr, entered_at = with_plans(jaxpr, inputs, every)
-    moved, extra = ((), ()) if fixed is None else invariant(jaxpr, inputs, fixed)
+    jaxpr, entered_at = with_plans(jaxpr, inputs, asks)
+    moved, extra = ((), ()) if fixed is None else invariant(jaxpr, inputs, fixed, entered_at)
     if moved:
         gone = {id(eqn) for eqn in moved}
         entered_at = {k: v for k, v in entered_at.items() if k not in gone}
@@ -191,15 +196,22 @@ def plan_of(
     readers = readers_of(jaxpr)
     for number, eqn in enumerate(jaxpr.eqns):
         weights = [i for i, atom in enumerate(eqn.invars) if plan.is_weight(atom)]
-        if not weights or all(plan.kind(var) < DATA for var in eqn.outvars):
+        if asks == "calls" and id(eqn) not in entered_at:
+            if eqn.primitive.name in RULES:
+                use = Use(ANY, eqn, equation(jaxpr, eqn), -1, None, (), len(deltas))
+                plan.sites[number] = Site(uses=(use,), first=(len(uses), 0))
+                uses.append(use)
+                deltas += [Delta(v, v.aval) for v in outputs(eqn) if is_float_type(v.aval)]
+            continue
+        if (asks != "calls" and not weights) or all(plan.kind(var) < DATA for var in eqn.outvars):
             continue
         if id(eqn) in entered_at:
             site = entered(plan, eqn, *entered_at[id(eqn)], made, top, (len(uses), len(deltas)))
             deltas += deltas_of(site, eqn)
         else:
-            site = site_of(plan, jaxpr, eqn, weights, made, top, every)
+            site = site_of(plan, jaxpr, eqn, weights, made, top, asks)
         if site.inner is None and site.uses:
-            var = eqn.outvars[0] if every else summed(eqn.outvars[0], readers)
+            var = eqn.outvars[0] if asks == "uses" else summed(eqn.outvars[0], readers)
             found = [i for i, delta in enumerate(deltas) if delta.var is var]
             if not found:
                 deltas.append(Delta(var, var.aval))
@@ -253,21 +265,28 @@ def deltas_of(site: Site, eqn: JaxprEqn) -> list[Delta]:
 
 
 def with_plans(
-    jaxpr: ClosedJaxpr, inputs: Sequence[int], every: bool
+    jaxpr: ClosedJaxpr, inputs: Sequence[int], asks: str
 ) -> tuple[ClosedJaxpr, dict[int, Any]]:
     """The jaxpr, with what its loops and checkpoints make of parameters alone standing before
     them; and of each, by `id`, the plan of what is inside and the kinds of its inputs."""
     kinds = kinds_of(jaxpr, inputs)
     eqns: list[JaxprEqn] = []
     plans: dict[int, Any] = {}
+    atoms = [*jaxpr.jaxpr.outvars, *(atom for eqn in jaxpr.eqns for atom in eqn.invars)]
+    read = {atom for atom in atoms if not isinstance(atom, Literal)}
 
     def kind(atom: Any) -> int:
         return NEITHER if isinstance(atom, Literal) else kinds[atom]
 
     for eqn in jaxpr.eqns:
         weights = [a for a in eqn.invars if kind(a) == PARAMETER and is_float_type(a.aval)]
-        if eqn.primitive.name in (SCAN, REMAT) and weights and kind(eqn.outvars[0]) == DATA:
-            found = plan_inside(eqn, [kind(atom) for atom in eqn.invars], every)
+        wanted = bool(weights) or (asks == "calls" and holds(eqn, RULES))
+        if (
+            eqn.primitive.name in (SCAN, REMAT)
+            and wanted
+            and any(kind(var) == DATA for var in eqn.outvars)
+        ):
+            found = plan_inside(eqn, [kind(atom) for atom in eqn.invars], asks, read)
             if found is None:
                 eqns.append(eqn)
                 continue
@@ -282,10 +301,12 @@ def with_plans(
     return ClosedJaxpr(jaxpr.jaxpr.replace(eqns=eqns), jaxpr.consts), plans
 
 
-def plan_inside(eqn: JaxprEqn, kinds: list[int], every: bool) -> tuple[Plan, list[int]] | None:
+def plan_inside(
+    eqn: JaxprEqn, kinds: list[int], asks: str, read: set[Any]
+) -> tuple[Plan, list[int]] | None:
     """-> the plan of what a loop or a checkpoint holds, and the kinds of its own inputs; None for a
     loop that carries what no example has a part in."""
-    jaxpr = closed(eqn.params["jaxpr"])
+    jaxpr = without_unread(closed(eqn.params["jaxpr"]), eqn, read)
     inputs = [
         DATA if kind == PARAMETER and not is_float_type(atom.aval) else kind
         for kind, atom in zip(kinds, eqn.invars, strict=True)
@@ -297,14 +318,29 @@ def plan_inside(eqn: JaxprEqn, kinds: list[int], every: bool) -> tuple[Plan, lis
         if pure:
             return None
         fixed = range(consts)
-    return plan_of(jaxpr, inputs, fixed, every), inputs
+    return plan_of(jaxpr, inputs, fixed, asks), inputs
+
+
+def without_unread(jaxpr: ClosedJaxpr, eqn: JaxprEqn, read: set[Any]) -> ClosedJaxpr:
+    """What a loop or a checkpoint holds, with zeros for outputs that nobody reads: modules of NNX
+    return their parameters from it."""
+    kept = scan_parts(eqn)[1] if eqn.primitive.name == SCAN else 0
+    unread = [i >= kept and var not in read for i, var in enumerate(eqn.outvars)]
+    if not any(unread):
+        return jaxpr
+    zero = np.zeros((), np.float32)
+    atoms = [
+        Literal(zero, jax.typeof(zero)) if gone else atom
+        for gone, atom in zip(unread, jaxpr.jaxpr.outvars, strict=True)
+    ]
+    return ClosedJaxpr(jaxpr.jaxpr.replace(outvars=atoms), jaxpr.consts)
 
 
 def invariant(
-    jaxpr: ClosedJaxpr, inputs: Sequence[int], fixed: Sequence[int]
+    jaxpr: ClosedJaxpr, inputs: Sequence[int], fixed: Sequence[int], entered_at: dict[int, Any]
 ) -> tuple[tuple[JaxprEqn, ...], tuple[Any, ...]]:
     """-> the equations that read nothing but parameters that are the same at every step, and what
-    is read of theirs by others."""
+    is read of theirs by others, and inside of these."""
     kinds = kinds_of(jaxpr, inputs)
     same = {jaxpr.jaxpr.invars[i] for i in fixed if inputs[i] < DATA}
     moved, rest = [], []
@@ -319,6 +355,7 @@ def invariant(
     made = {var: None for eqn in moved for var in outputs(eqn)}
     read = {a for eqn in rest for a in eqn.invars if not isinstance(a, Literal)}
     read |= {a for a in jaxpr.jaxpr.outvars if not isinstance(a, Literal)}
+    read |= {var for inner, _ in entered_at.values() for var in inner.extra}
     return tuple(moved), tuple(var for var in made if var in read)
 
 
@@ -329,11 +366,11 @@ def site_of(
     weights: list[int],
     made: Any,
     top: bool,
-    every: bool,
+    asks: str,
 ) -> Site:
     """What is to be done at an equation that reads parameters beside data."""
     row = primitive_of(eqn, weights)
-    if row is None and every and len(outputs(eqn)) == len(eqn.outvars) == 1:
+    if row is None and asks == "uses" and len(outputs(eqn)) == len(eqn.outvars) == 1:
         row = ANY
     if row is None or len(weights) > 1:
         return Site(generic=tuple(weights))
@@ -364,13 +401,15 @@ def entered(
     generic |= {i for i in weights if i >= more and inputs[i - more] == DATA}
     uses = []
     for use in inner.uses:
-        position = positions[use.var]
-        stacked = position >= first
-        root, chain = traced_back(plan, atoms[position], made, top)
-        if root is None or (stacked and not use.primitive.stacks):
-            # then JAX goes through all of it
-            own = [i for i, atom in enumerate(eqn.invars) if plan.is_weight(atom)]
-            return Site(generic=tuple(own))
+        root, chain, stacked = None, (), False
+        if use.var is not None:
+            position = positions[use.var]
+            stacked = position >= first
+            root, chain = traced_back(plan, atoms[position], made, top)
+            if root is None or (stacked and not use.primitive.stacks):
+                # then JAX goes through all of it
+                own = [i for i, atom in enumerate(eqn.invars) if plan.is_weight(atom)]
+                return Site(generic=tuple(own))
         loops = (Loop(eqn.params["length"], stacked), *use.loops) if looped else use.loops
         chain = (*chain, ("stacked" if stacked else "same", use.chain))
         again, delta = use.again or not looped, first_of[1] + use.delta

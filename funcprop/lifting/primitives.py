@@ -21,7 +21,12 @@ from funcprop.lifting.forms import Blocks, Convolution
 
 
 class Axes(NamedTuple):
-    """How a parameter is a stack of matrices: its axes, sorted."""
+    """How a parameter is a stack of matrices: its axes, sorted.
+
+    groups  the axes along which matrices are stacked
+    ins     the axes that are summed over with x, together the rows of a matrix
+    outs    the others, together its columns
+    """
 
     groups: tuple[int, ...]
     ins: tuple[int, ...]
@@ -51,7 +56,19 @@ TABLE: dict[str, Primitive] = {}
 
 
 def register(row: Primitive) -> Primitive:
-    """Adds a row, or exchanges it."""
+    """Adds a row to the table of primitives, or exchanges it.
+
+    row  a `Primitive`: what a parameter's gradient of each single example is, where this operation
+         reads it. It holds for functions that are lifted from then on
+
+    Returns the row.
+
+    >>> import funcprop as fp
+    >>> from funcprop.lifting.primitives import TABLE
+    >>> row = fp.lifting.register(TABLE["dot_general"])  # as it was
+    >>> row.name, row.stacks
+    ('dot_general', True)
+    """
     TABLE[row.name] = row
     return row
 
@@ -86,10 +103,10 @@ def dot_position(eqn: JaxprEqn, weights: list[int]) -> int | None:
 def dot_sides(eqn: JaxprEqn, position: int) -> tuple[Any, Any, Any, Any, tuple[int, ...], Any]:
     """-> the contracted and batched axes of the parameter, those of the data, the data's others."""
     (contract, batch) = eqn.params["dimension_numbers"]
-    own, other = (
-        (contract[position], batch[position]),
-        (contract[1 - position], batch[1 - position]),
-    )
+    # contracted axes in the order of the parameter's: it is then a matrix as it lies
+    pairs = sorted(zip(contract[position], contract[1 - position], strict=True))
+    ins, seen = tuple(zip(*pairs, strict=True)) or ((), ())
+    own, other = (ins, batch[position]), (seen, batch[1 - position])
     rank, data = eqn.invars[position].aval.ndim, eqn.invars[1 - position].aval.ndim
     free = tuple(i for i in range(rank) if i not in (*own[0], *own[1]))
     rest = tuple(i for i in range(data) if i not in (*other[0], *other[1]))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from funcprop.doors import door
 from funcprop.layer import Context, Layer, LayerError, Params, is_float, spell
+from funcprop.lifting.calls import Call, Functions
 from funcprop.lifting.function import options_of
 from funcprop.lifting.jaxprs import source_of
 from funcprop.lifting.lifted import Lifted
@@ -62,7 +63,7 @@ def lift(
     names = [
         jax.tree_util.keystr(path) for (path, _), own in zip(paths, floats, strict=True) if own
     ]
-    empty = Lifted(function, tree, floats, tuple(map(Weight, names)), init)
+    empty = Lifted(function, tree, floats, tuple(map(Weight, names)), start=init)
     if not names:
         problem = f"params is {spell(params)}: it holds no array of floats"
         raise LayerError(empty, problem, "give the parameters first: fp.lift(apply, params, x)")
@@ -75,18 +76,14 @@ def lift(
             )
     places = places_of(empty, params, x)
     layers = tuple(Weight(name, places[i]) for i, name in enumerate(names))
-    return Lifted(function, tree, floats, layers, init)
+    return Lifted(function, tree, floats, layers, calls_of(empty, params, x), init)
 
 
 def places_of(lifted: Lifted, params: Params, x: Any) -> list[tuple[Place, ...]]:
     """Where every parameter meets data, by tracing the whole batch."""
     given = options_of(lifted.function, Context(key=jax.random.key(0)))
-
-    def shaped(leaf: Any) -> Any:
-        return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
-
     shapes = jax.tree.map(shaped, (params, x))
-    plan, _ = lifted.plan(*shapes, given, whole=True)
+    plan, _ = lifted.plan(*shapes, given, "uses")
     found: list[dict[Place, None]] = [{} for _ in lifted.layers]
     invars = list(plan.jaxpr.jaxpr.invars)
 
@@ -101,3 +98,27 @@ def places_of(lifted: Lifted, params: Params, x: Any) -> list[tuple[Place, ...]]
             eqn = plan.jaxpr.eqns[number]
             note((site.atoms or eqn.invars)[position], eqn.primitive.name, eqn)
     return [tuple(places) for places in found]
+
+
+def calls_of(lifted: Lifted, params: Params, x: Any) -> tuple[Call, ...]:
+    """The calls of custom derivative rules, in the order in which they are made."""
+    given = options_of(lifted.function, Context(key=jax.random.key(0)))
+    plan, _ = lifted.plan(*jax.tree.map(shaped, (params, x)), given, "calls")
+    functions = Functions()
+    found = []
+    for number, use in enumerate(plan.uses):
+        found.append(Call(rule_name(use.eqn), source_of(use.eqn)[0], number, functions))
+    return tuple(found)
+
+
+def rule_name(eqn: Any) -> str:
+    """The name of the function that has a rule."""
+    name = eqn.params.get("name")
+    if name is None:
+        info = getattr(getattr(eqn.params.get("call_jaxpr"), "jaxpr", None), "debug_info", None)
+        name = getattr(info, "func_name", None)
+    return str(name or eqn.primitive.name)
+
+
+def shaped(leaf: Any) -> Any:
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,11 +11,17 @@ import jax.numpy as jnp
 
 from funcprop.collectors.closed import closed_form
 from funcprop.collectors.forms import Form
+from funcprop.gradient import combine, partition
 from funcprop.layer import Context, Layer, LayerError, Params, Residuals
 
 
 class Place(NamedTuple):
-    """Where a parameter is read."""
+    """Where a parameter is read.
+
+    primitive  what JAX calls the operation that reads it: "dot_general"
+    source     file, line and function: "model.py:31 (loss)"
+    module     the name stack, which a Flax module sets: "Dense_0"
+    """
 
     primitive: str  # "dot_general"
     source: str  # "model.py:31 (loss)"
@@ -23,6 +30,27 @@ class Place(NamedTuple):
 
 class Whole(NamedTuple):
     """What is kept where only the gradient is asked for: nothing."""
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True, eq=False)
+class Function:
+    """What an equation computes of a weight and of its other operands."""
+
+    function: Callable[..., list[Any]]
+    position: int
+
+    def __call__(self, weight: Any, operands: Any) -> list[Any]:
+        given = list(operands)
+        given.insert(self.position, weight)
+        return self.function(*given)
+
+
+class At(NamedTuple):
+    """What is kept at one use, where it is asked for what it sends back."""
+
+    operands: Any
+    function: Function
 
 
 class Examples(NamedTuple):
@@ -38,15 +66,27 @@ class Weight(Layer):
     path    in the tree of parameters, as JAX prints it: "['params']['Dense_0']['kernel']"
     places  where it meets data: primitive, source line, name stack
 
-    forward   x -> x: what its uses have seen, of which the layer around it knows
+    forward   x -> x: a tree of what its uses have seen, of which the layer around it knows
     keeps     x
-    backward  dparams, the parameter's shape and dtype: the sum over its uses
-
+    backward  dparams, the parameter's shape: the sum over its uses
+    dtypes    that of the parameter
     raises    LayerError where something else than `Lifted` asks it
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> layer = fp.lift(lambda w, x: jnp.tanh(x @ w), jnp.ones((3, 2)), jnp.ones((4, 3)))
+    >>> (weight,) = layer.layers
+    >>> weight.path, weight.places[0].primitive
+    ('', 'dot_general')
     """
 
     path: str
     places: tuple[Place, ...] = ()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The primitives by which it is read: `rewire` knows it by them."""
+        return frozenset(place.primitive for place in self.places)
 
     def __repr__(self) -> str:
         names = ", ".join(dict.fromkeys(place.primitive for place in self.places))
@@ -62,6 +102,15 @@ class Weight(Layer):
     def backward(self, params: Params, residuals: Residuals, dy: Any) -> tuple[Any, Params]:
         if isinstance(residuals, Whole):
             return None, dy
+        if isinstance(residuals, At):
+            operands, function = residuals
+            floats, rest = partition(operands)
+
+            def f(weight: Any, floats: Any) -> Any:
+                return function(weight, combine(floats, rest))[0]
+
+            dweight, dx = jax.vjp(f, params, floats)[1](dy)
+            return dx, dweight
         if isinstance(residuals, Examples):
             ones = jnp.ones(jax.tree.leaves(residuals.form)[0].shape[0], jnp.float32)
             return None, residuals.form.weighted(ones)

@@ -76,11 +76,10 @@ def rewire(model: Layer, rules: Mapping[Where, Rewiring]) -> Layer:
         meant = [where for where in rules if is_meant(where, place, layer)]
         met.update(meant)
         if isinstance(layer, Composite):
-            kind = type(layer).__name__
             rest = {where: rule for where, rule in rules.items() if where not in meant}
             layer = layer.rebuild(
                 tuple(
-                    walk(child, (*place, f"{kind}[{position}]"), rest)
+                    walk(child, (*place, layer.place(position)), rest)
                     for position, child in enumerate(layer.layers)
                 )
             )

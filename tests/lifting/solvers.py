@@ -1,0 +1,101 @@
+"""Rows of plain functions with solvers in them, decompositions, chance, and attention."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from .table import EXAMPLES as B
+from .table import normal, row, whole
+
+
+@row("a linear system that a parameter is in")
+def system():
+    def loss(p, x):
+        matrix = jnp.eye(3) * 4 + p["a"]
+        y = lax.custom_linear_solve(
+            lambda v: matrix @ v + x[1] * v,
+            x[0] * p["g"],
+            solve=lambda _, b: jnp.linalg.solve(matrix + jnp.diag(x[1]), b),
+            transpose_solve=lambda _, b: jnp.linalg.solve((matrix + jnp.diag(x[1])).T, b),
+        )
+        return jnp.sin(y).sum() + jnp.sin(jnp.linalg.solve(matrix, x[1])).sum()
+
+    return loss, {"a": normal(3, 3), "g": normal(3)}, jnp.abs(normal(B, 2, 3))
+
+
+@row("a fixed point")
+def fixed_point():
+    def loss(p, x):
+        def distance(z):
+            return jnp.tanh(0.2 * p["w"] @ z + p["u"] @ x) - z
+
+        def solve(f, z):
+            return lax.fori_loop(0, 40, lambda _, z: z + f(z), z)
+
+        def tangent_solve(g, y):
+            return jnp.linalg.solve(jax.jacobian(g)(y), y)
+
+        return jnp.sin(lax.custom_root(distance, jnp.zeros(3), solve, tangent_solve)).sum()
+
+    return loss, {"w": normal(3, 3), "u": normal(3, 2)}, normal(B, 2)
+
+
+@row("dropout, its key in the example")
+def dropout():
+    def loss(p, x):
+        key, x = x
+        x = jnp.where(jax.random.bernoulli(key, 0.7, x.shape), x / 0.7, 0)
+        return jnp.sin(x @ p["w"] + p["b"]).sum()
+
+    x = (jax.random.split(jax.random.key(0), B), normal(B, 4, 3))
+    return loss, {"w": normal(3, 4), "b": normal(4)}, x
+
+
+@row("decompositions of a parameter, and products around")
+def decompositions():
+    def loss(p, x):
+        lower = jnp.linalg.cholesky(p["a"] @ p["a"].T + jnp.eye(3))
+        y = jax.scipy.linalg.solve_triangular(lower, x.T, lower=True)
+        skew = p["b"] - p["b"].T
+        return (
+            jnp.sin(y).sum()
+            + jnp.sin(x @ jnp.linalg.solve(jnp.eye(3) + skew, jnp.eye(3) - skew)).sum()
+        )
+
+    return loss, {"a": normal(3, 3), "b": normal(3, 3, seed=1)}, normal(B, 4, 3)
+
+
+@row("attention, causal, rotary, with grouped heads")
+def attention():
+    def loss(p, x):
+        steps = jnp.arange(4.0)
+        angles = steps[:, None] * jnp.array([1.0, 0.1])
+
+        def rotated(y):  # [T, ..., 4]
+            first, second = jnp.split(y, 2, -1)
+            turn = angles.reshape(4, *(1,) * (y.ndim - 2), 2)
+            return jnp.concatenate(
+                [
+                    first * jnp.cos(turn) - second * jnp.sin(turn),
+                    first * jnp.sin(turn) + second * jnp.cos(turn),
+                ],
+                -1,
+            )
+
+        q, k = rotated(jnp.einsum("td,dghk->tghk", x, p["q"])), rotated(x @ p["k"])
+        logits = jnp.where(jnp.tri(4, dtype=bool), jnp.einsum("tghk,sk->ghts", q, k), -1e9)
+        y = jnp.einsum("ghts,sk->tghk", jax.nn.softmax(logits), x @ p["v"])
+        return jnp.sin(jnp.einsum("tghk,ghkd->td", y, p["o"])).sum()
+
+    params = {"q": normal(5, 2, 1, 4), "k": normal(5, 4), "v": normal(5, 3)}
+    return loss, params | {"o": normal(2, 1, 3, 5)}, normal(B, 4, 5)
+
+
+@row("ids beside numbers, in a tree of examples")
+def trees():
+    def loss(p, example):
+        h = jnp.concatenate([p[0][example["id"]], example["x"] @ p[1]["w"]])
+        return -jax.nn.log_softmax(h * p[1]["g"])[example["target"]]
+
+    params = (normal(5, 2), {"w": normal(3, 2), "g": normal(4)})
+    return loss, params, {"id": whole(5, B), "x": normal(B, 3), "target": whole(4, B)}
