@@ -285,7 +285,6 @@ def enter(
     first = consts + carry
     fixed = {inputs[i]: t for i, t in tapped.items() if i < consts}
     sliced = {i: t for i, t in tapped.items() if i >= first}
-
     there = [rows_there(use, inputs, first) for use in site.uses]
 
     def step(state: list[Any], row: Any) -> tuple[list[Any], Any]:
@@ -309,7 +308,7 @@ def enter(
         unroll=eqn.params["unroll"],
     )
     for own, at in zip(kept, there, strict=True):
-        for i, position in at.items():
+        for i, position in at.items() if own else ():
             x = operands[position]
             own[i] = lax.stop_gradient(x) if is_float(x) else x
     return [*state, *ys], kept

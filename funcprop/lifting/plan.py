@@ -46,7 +46,8 @@ class Loop:
 @dataclass(frozen=True, eq=False)
 class Delta:
     """A cotangent that is asked for: of the output of a use, or of a sum that it enters alone, so
-    that uses that are added have one between them.
+    that uses that are added have one between them. Of an output that is split, as LSTMs do with
+    their gates, it is asked part by part.
 
     var      of this plan, or None where it is of a plan inside
     """
@@ -70,8 +71,9 @@ class Use:
     position: int
     var: Any
     chain: tuple[Any, ...]  # what is done with the value on the way: see `placing`
-    delta: int  # which of the plan's deltas is the cotangent of its output
+    deltas: tuple[int, ...]  # which of the plan's are the cotangent of its output, or its parts
     loops: tuple[Loop, ...] = ()
+    axis: int | None = None  # along which the parts are put together, from the end
     again: bool = False  # whether a checkpoint computes it anew on the way back
 
     @property
@@ -198,10 +200,12 @@ def plan_of(
         weights = [i for i, atom in enumerate(eqn.invars) if plan.is_weight(atom)]
         if asks == "calls" and id(eqn) not in entered_at:
             if eqn.primitive.name in RULES:
-                use = Use(ANY, eqn, equation(jaxpr, eqn), -1, None, (), len(deltas))
+                new = [Delta(v, v.aval) for v in outputs(eqn) if is_float_type(v.aval)]
+                own = tuple(range(len(deltas), len(deltas) + len(new)))
+                use = Use(ANY, eqn, equation(jaxpr, eqn), -1, None, (), own)
                 plan.sites[number] = Site(uses=(use,), first=(len(uses), 0))
                 uses.append(use)
-                deltas += [Delta(v, v.aval) for v in outputs(eqn) if is_float_type(v.aval)]
+                deltas += new
             continue
         if (asks != "calls" and not weights) or all(plan.kind(var) < DATA for var in eqn.outvars):
             continue
@@ -211,14 +215,13 @@ def plan_of(
         else:
             site = site_of(plan, jaxpr, eqn, weights, made, top, asks)
         if site.inner is None and site.uses:
-            var = eqn.outvars[0] if asks == "uses" else summed(eqn.outvars[0], readers)
-            found = [i for i, delta in enumerate(deltas) if delta.var is var]
-            if not found:
-                deltas.append(Delta(var, var.aval))
-            number_of = found[0] if found else len(deltas) - 1
-            site = replace(
-                site, uses=(replace(site.uses[0], delta=number_of),), first=(len(uses), 0)
-            )
+            (out,) = eqn.outvars
+            parts, axis = ((out,), None) if asks == "uses" else parts_of(out, readers)
+            known = [delta.var for delta in deltas]
+            deltas += [Delta(var, var.aval) for var in dict.fromkeys(parts) if var not in known]
+            places = [delta.var for delta in deltas]
+            use = replace(site.uses[0], deltas=tuple(map(places.index, parts)), axis=axis)
+            site = replace(site, uses=(use,), first=(len(uses), 0))
         plan.sites[number] = site
         wanted |= {(site.atoms or eqn.invars)[i] for i in site.generic}
         uses += site.uses
@@ -253,6 +256,18 @@ def summed(var: Any, readers: dict[Any, list[Any]]) -> Any:
         if (out.aval.shape, out.aval.dtype) != (var.aval.shape, var.aval.dtype):
             return var
         var = out
+
+
+def parts_of(var: Any, readers: dict[Any, list[Any]]) -> tuple[tuple[Any, ...], int | None]:
+    """-> the values that have, put together along an axis, the cotangent of the output of a use."""
+    var = summed(var, readers)
+    eqns = readers.get(var, [])
+    if len(eqns) == 1 and eqns[0] is not None and eqns[0].primitive.name == "split":
+        (eqn,) = eqns
+        if len(outputs(eqn)) == len(eqn.outvars):
+            parts = tuple(summed(part, readers) for part in eqn.outvars)
+            return parts, eqn.params["axis"] - var.aval.ndim
+    return (var,), None
 
 
 def deltas_of(site: Site, eqn: JaxprEqn) -> list[Delta]:
@@ -412,8 +427,8 @@ def entered(
                 return Site(generic=tuple(own))
         loops = (Loop(eqn.params["length"], stacked), *use.loops) if looped else use.loops
         chain = (*chain, ("stacked" if stacked else "same", use.chain))
-        again, delta = use.again or not looped, first_of[1] + use.delta
-        use = replace(use, var=root, chain=chain, loops=loops, again=again, delta=delta)
+        again, deltas = use.again or not looped, tuple(first_of[1] + i for i in use.deltas)
+        use = replace(use, var=root, chain=chain, loops=loops, again=again, deltas=deltas)
         uses.append(use)
     return Site(tuple(uses), tuple(sorted(generic)), inner, atoms, first_of)
 

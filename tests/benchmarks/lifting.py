@@ -212,7 +212,10 @@ def measured(name: str, library: str, side: models.Side, options: Any) -> tuple[
 
     def one(params: Any, example: Any) -> Any:
         x, y = example
-        return side.loss(params, rest, x[None], y[None])[0]
+        if side.model is None:  # a batch of one
+            return side.loss(params, rest, x[None], y[None])[0]
+        x = jnp.moveaxis(x, -1, 0) if name == "convnet" else x
+        return cross_entropy(side.model(params)(x), y).mean()
 
     def whole(params: Any, batch: Any) -> Any:
         return BATCH * side.loss(params, rest, *batch)[0]
