@@ -282,7 +282,7 @@ class Lifted(Traceable):
                 made.setdefault(leaf, []).append(
                     told(plan, None, var, leaf, values, Full(gradient))  # type: ignore[call-arg]
                 )
-        for use, operands, d in seen_by(plan, residuals.seen.kept, sent):
+        for use, operands, (d,) in seen_by(plan, residuals.seen.kept, sent):
             form = form_of(use, operands, d)
             for leaf in self._leaves_of(plan, use.var):
                 made.setdefault(leaf, []).append(told(plan, use, use.var, leaf, values, form))
@@ -321,7 +321,7 @@ class Lifted(Traceable):
         plan = seen.static.plan
         values = dict(zip(plan.jaxpr.jaxpr.invars, self._all_inputs(params), strict=False))
         rows: dict[Any, list[Any]] = {}
-        for use, operands, d in seen_by(plan, seen.kept, sent):
+        for use, operands, (d,) in seen_by(plan, seen.kept, sent):
             inputs, function, _ = made_of(plan, use.var)
             weight = followed(use.chain, function(*(values[v] for v in inputs)))
             y, dx = replayed(use, weight, list(operands), d)
