@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from funcprop.collectors.forms import Form, Full, several
-from funcprop.collectors.single_examples import check_summed
 from funcprop.composites import Rewired, RewiredParams, Wrapper
 from funcprop.gradient import combine, partition
 from funcprop.layer import (
@@ -112,8 +111,13 @@ class Lifted(Traceable):
 
     def under(self, rule: Any) -> Self:
         """The same layer, whose backward finds what a rule asks for."""
-        if rule.per_example:
-            check_summed(self, rule)
+        if rule.per_example and getattr(self, "reduction", "sum") == "mean":
+            raise LayerError(
+                self,
+                f"takes a mean, and {rule.name} speaks of each example's own gradient",
+                "sum instead: fp.per_example(loss, reduction='sum'); divide by the number of "
+                "examples afterwards",
+            )
         rewired = [layer for layer in self.layers if rewiring_of(layer) is not None]
         if rewired and (rule.per_example or not rule.like_params):
             raise LayerError(
