@@ -61,8 +61,8 @@ def resumed(file: Path, start):
 
 def train(x, y, noise: float, batch_size: int, steps: int, rate: float, seed: int = 0,
           file: Path | None = None, until: int | None = None):  # fmt: skip
-    """-> the state after `steps` steps, or after `until` of them; saved in a file, once an epoch and
-    at the end, from which the next call goes on."""
+    """-> the state after `steps` steps, or after `until` of them; saved in a file, once an epoch
+    and at the end, from which the next call goes on."""
     share, room = batch_size / len(x), int(batch_size + 6 * batch_size**0.5)
     params = network.init(jax.random.key(seed), x[0])
     batch = x[:room], y[:room], jnp.ones(room, bool)
@@ -101,7 +101,14 @@ def main(folder: str | None = None, file: str | None = None) -> None:
     if folder is None:
         name, data, target, batch_size, epochs, rate = "digits", load("digits"), 8.0, 256, 30, 2.0
     else:
-        name, data, target, batch_size, epochs, rate = "mnist", load("mnist", folder), 3.0, 1024, 12, 4.0
+        name, data, target, batch_size, epochs, rate = (
+            "mnist",
+            load("mnist", folder),
+            3.0,
+            1024,
+            12,
+            4.0,
+        )
     x, y = images(data.train)
     delta, share, steps = 1e-5, batch_size / len(x), epochs * len(x) // batch_size
     noise = noise_for(target, delta, share, steps)

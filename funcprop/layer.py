@@ -60,7 +60,9 @@ class LayerError(ValueError):
         self.path: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        place = " ".join((*self.path, describe(self.layer)))
+        # a layer that stands for a part of something says which part
+        own = getattr(self.layer, "origin", None) or describe(self.layer)
+        place = " ".join((*self.path, own))
         return f"{place}: {self.problem}" + (f"\n  {self.remedy}" if self.remedy else "")
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from funcprop.layer import Context, spell
+from funcprop.layer import Context, Layer, spell
 from funcprop.lifting.jaxprs import over_examples
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -88,11 +88,24 @@ def per_example(
     >>> fp.per_example(loss, reduction="none")(w, (x, y)).shape
     (4,)
     """
-    if not callable(function) or isinstance(function, type):
-        raise TypeError(f"per_example: function is {spell(function)}, wanted a function")
+    check_function("per_example", function)
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction is {reduction!r}, wanted 'mean', 'sum' or 'none'")
     return PerExample(function, reduction)
+
+
+def check_function(door: str, function: Any) -> None:
+    """Raises TypeError for a class, a layer, a module, and whatever cannot be called."""
+    own, hint = spell(function), f"write fp.{door}(apply, ...), apply(params, x) -> y"
+    if isinstance(function, type):
+        own = f"the class {function.__name__}"
+    elif isinstance(function, Layer):
+        own, hint = repr(function), "it is a layer, and is asked as it is: fp.collect(layer, rule)"
+    elif hasattr(function, "apply") and hasattr(function, "init"):  # of Flax or Haiku
+        own, hint = f"the model {type(function).__name__}", "write model.apply in its place"
+    elif callable(function):
+        return
+    raise TypeError(f"{door}: function is {own}, wanted a function: {hint}")
 
 
 def named(function: Any) -> str:

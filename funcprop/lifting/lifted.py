@@ -145,8 +145,7 @@ class Lifted(Traceable):
 
         rows = zip(self.layers, self.spread(params), strict=True)
         given = iter([one(*row) for row in rows])
-        leaves = self.tree.flatten_up_to(params)
-        pairs = zip(leaves, self.floats, strict=True)
+        pairs = zip(self.leaves(params), self.floats, strict=True)
         return self.tree.unflatten([next(given) if own else leaf for leaf, own in pairs])
 
     def init(self, key: Array, x: Any) -> Params:
@@ -162,6 +161,14 @@ class Lifted(Traceable):
         self, params: Params, x: Any, context: Context = Context()
     ) -> tuple[Any, Residuals]:
         given = options_of(self.function, context)
+        if context.mask is not None and "mask" not in given and hasattr(self, "reduction"):
+            raise LayerError(
+                self,
+                f"was given a mask, {spell(context.mask)}, and its function takes none: what the "
+                "mask hides would count",
+                "let the loss read it from the example, loss(params, (x, y, counts)), or take it "
+                "by name, loss(params, x, mask=None)",
+            )
         if self.asks == "examples":
             return self._forward_examples(params, x, given, context)
         y, pullback = self._forward_whole(params, x, given)

@@ -107,16 +107,51 @@ def check_alike(tried: Tried, params: Params, x: Any, context: Context) -> None:
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(apart), strict=True):
         if not is_float(a):
             continue
-        eps = float(jnp.finfo(a.dtype).eps)
-        a, b = (np.asarray(side, np.float64) for side in (a, b))
-        largest = np.abs(a[np.isfinite(a)]).max(initial=0)
-        if not np.allclose(a, b, rtol=0, atol=np.sqrt(eps) * largest, equal_nan=True):
+        if not near(a, b):
             raise LayerError(
                 tried.whole,
                 "gives an example another output in a batch of one than in a batch of "
-                f"{a.shape[0]}: what it computes depends on how many there are",
+                f"{a.shape[0]}: what it computes depends on how many there are"
+                + counted(tried, params, x, context),
                 REMEDY,
             )
+
+
+def near(a: Any, b: Any) -> bool:
+    """Whether numbers are the same but for rounding."""
+    eps = float(jnp.finfo(a.dtype).eps) if is_float(a) else 0.0
+    a, b = (np.asarray(side, np.float64) for side in (a, b))
+    largest = np.abs(a[np.isfinite(a)]).max(initial=0)
+    return np.allclose(a, b, rtol=0, atol=np.sqrt(eps) * largest, equal_nan=True)
+
+
+def counted(tried: Tried, params: Params, x: Any, context: Context) -> str:
+    """The first equation of which the first example has another row in a batch of one, in words;
+    nothing where the function of one is made of other equations."""
+    small, one = (jax.tree.map(lambda leaf: leaf[:1], tree) for tree in (x, context))
+    plans = tried.plan(params, x, context), tried.plan(params, small, one)
+    jaxprs = [plan.jaxpr for plan in plans]
+    names = [[eqn.primitive.name for eqn in jaxpr.eqns] for jaxpr in jaxprs]
+    if names[0] != names[1]:
+        return ""
+    sides: list[dict[Any, Any]] = []
+    for jaxpr, given in zip(jaxprs, ((x, context), (small, one)), strict=True):
+        inputs = tried.whole.inputs(params, *given)  # type: ignore[attr-defined]
+        sides.append(dict(zip(jaxpr.jaxpr.constvars, jaxpr.consts, strict=True)))
+        sides[-1] |= zip(jaxpr.jaxpr.invars, inputs, strict=True)
+    for pair in zip(*(jaxpr.eqns for jaxpr in jaxprs), strict=True):
+        for values, eqn, jaxpr in zip(sides, pair, jaxprs, strict=True):
+            operands = [a.val if isinstance(a, Literal) else values[a] for a in eqn.invars]
+            values |= zip(outputs(eqn), equation(jaxpr, eqn)(*operands), strict=True)
+        for a, b in zip(
+            *(map(values.get, outputs(eqn)) for values, eqn in zip(sides, pair, strict=True)),
+            strict=True,
+        ):
+            if is_key(a) or a.ndim != b.ndim or a.shape[1:] != b.shape[1:]:
+                continue
+            if not near(a[: b.shape[0]], b) if a.ndim else not near(a, b):
+                return told_by(pair[0])
+    return ""
 
 
 def where(tried: Tried, params: Params, x: Any, context: Context) -> str:
@@ -142,10 +177,14 @@ def where(tried: Tried, params: Params, x: Any, context: Context) -> str:
             values |= zip(outputs(eqn), equation(jaxpr, eqn)(*operands), strict=True)
         given = [atom for atom in eqn.invars if not isinstance(atom, Literal)]
         if any(map(spread, outputs(eqn))) and not any(map(spread, given)):
-            line, module = source_of(eqn)
-            inside = f" in {module}" if module else ""
-            return f" by {eqn.primitive.name} at {line}{inside}"
+            return told_by(eqn)
     return ""
+
+
+def told_by(eqn: Any) -> str:
+    line, module = source_of(eqn)
+    inside = f" in {module}" if module else ""
+    return f" by {eqn.primitive.name} at {line}{inside}"
 
 
 def is_key(value: Any) -> bool:

@@ -17,6 +17,7 @@ from funcprop.lifting.asking import frontier
 from funcprop.lifting.function import PerExample, options_of
 from funcprop.lifting.placing import made_of
 from funcprop.lifting.plan import plan_of
+from funcprop.lifting.primitives import TABLE
 from funcprop.lifting.pullback import remembered
 from funcprop.lifting.uses import DATA, NEITHER, PARAMETER, Plan
 
@@ -43,14 +44,18 @@ class Traceable(Composite):
 
     def spread(self, tree: Any) -> tuple[Any, ...]:
         """A tree like the parameters -> the entries of the floats."""
+        rows = zip(self.leaves(tree), self.floats, strict=True)
+        return tuple(leaf for leaf, own in rows if own)
+
+    def leaves(self, tree: Any) -> list[Any]:
+        """The leaves of a tree like the parameters."""
         try:
-            leaves = self.tree.flatten_up_to(tree)
+            return self.tree.flatten_up_to(tree)
         except ValueError as error:
             problem = f"the parameters are of another tree than they were lifted with: {error}"
             raise LayerError(
                 self, problem, "lift the function again: fp.lift(f, params, x)"
             ) from None
-        return tuple(leaf for leaf, own in zip(leaves, self.floats, strict=True) if own)
 
     def gathered(self, tree: Any, entries: tuple[Any, ...]) -> Any:
         """The inverse: what is no float stays what it is in the tree."""
@@ -68,7 +73,8 @@ class Traceable(Composite):
         own, others = self._inputs(params)
         data, tree = jax.tree.flatten((x, given))
         avals = [jax.typeof(leaf) for leaf in (*own, *others, *data)]
-        key = (self.function, self.tree, self.floats, asks, tree, tuple(avals))
+        rows = tuple(TABLE.values())
+        key = (self.function, self.tree, self.floats, asks, tree, tuple(avals), rows)
         try:
             if key in PLANS:
                 return PLANS[key]
@@ -108,8 +114,7 @@ class Traceable(Composite):
 
     def _inputs(self, params: Params) -> tuple[list[Any], list[Any]]:
         """The floats among the parameters, and the rest."""
-        leaves = self.tree.flatten_up_to(params)
-        rows = list(zip(leaves, self.floats, strict=True))
+        rows = list(zip(self.leaves(params), self.floats, strict=True))
         return [leaf for leaf, own in rows if own], [leaf for leaf, own in rows if not own]
 
     def _all_inputs(self, params: Params) -> list[Any]:
@@ -145,4 +150,4 @@ class Traceable(Composite):
         def bare(leaf: Any) -> Any:
             return bare(leaf.params) if isinstance(leaf, (Held, RewiredParams)) else leaf
 
-        return self.tree.unflatten([bare(leaf) for leaf in self.tree.flatten_up_to(params)])
+        return self.tree.unflatten([bare(leaf) for leaf in self.leaves(params)])

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from funcprop.doors import door
-from funcprop.layer import Context, Layer, LayerError, Params, is_float, spell
+from funcprop.layer import Context, LayerError, Params, is_float, spell
 from funcprop.lifting.calls import Call, Functions
-from funcprop.lifting.function import options_of
+from funcprop.lifting.function import check_function, options_of
 from funcprop.lifting.jaxprs import source_of
-from funcprop.lifting.lifted import Lifted
+from funcprop.lifting.lifted import Lifted, examples_in
 from funcprop.lifting.weight import Place, Weight
 
 
@@ -55,18 +55,13 @@ def lift(
     >>> fp.collectors.total(found).shape
     (4,)
     """
-    if not callable(function) or isinstance(function, (type, Layer)):
-        hint = "write fp.lift(apply, params, x), apply(params, x) -> y"
-        raise TypeError(f"lift: function is {spell(function)}, wanted a function: {hint}")
+    check_function("lift", function)
     paths, tree = jax.tree.flatten_with_path(params)
     floats = tuple(is_float(leaf) for _, leaf in paths)
     names = [
         jax.tree_util.keystr(path) for (path, _), own in zip(paths, floats, strict=True) if own
     ]
     empty = Lifted(function, tree, floats, tuple(map(Weight, names)), start=init)
-    if not names:
-        problem = f"params is {spell(params)}: it holds no array of floats"
-        raise LayerError(empty, problem, "give the parameters first: fp.lift(apply, params, x)")
     for path, leaf in paths:
         if jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating):
             raise LayerError(
@@ -74,6 +69,11 @@ def lift(
                 f"params{jax.tree_util.keystr(path)} is {spell(leaf)}, wanted real numbers",
                 "keep the real and the imaginary part as two parameters: lax.complex(re, im)",
             )
+    if not names:
+        problem = f"params is {spell(params)}: it holds no array of floats"
+        raise LayerError(empty, problem, "give the parameters first: fp.lift(apply, params, x)")
+    if empty.mapped:
+        examples_in(empty, x)
     places = places_of(empty, params, x)
     layers = tuple(Weight(name, places[i]) for i, name in enumerate(names))
     return Lifted(function, tree, floats, layers, calls_of(empty, params, x), init)

@@ -27,6 +27,11 @@ class Place(NamedTuple):
     source: str  # "model.py:31 (loss)"
     module: str  # the name stack: "Dense_0"
 
+    @property
+    def words(self) -> str:
+        inside = f" in {self.module}" if self.module else ""
+        return f"{self.primitive} at {self.source}{inside}"
+
 
 class Whole(NamedTuple):
     """What is kept where only the gradient is asked for: nothing."""
@@ -87,6 +92,13 @@ class Weight(Layer):
     def names(self) -> frozenset[str]:
         """The primitives by which it is read: `rewire` knows it by them."""
         return frozenset(place.primitive for place in self.places)
+
+    @property
+    def origin(self) -> str:
+        """Which parameter it is and where it is read, in words."""
+        words = [place.words for place in self.places[:3]]
+        more = ["..."] if len(self.places) > 3 else []
+        return f"params{self.path}" + (f", read by {', '.join(words + more)}" if words else "")
 
     def __repr__(self) -> str:
         names = ", ".join(dict.fromkeys(place.primitive for place in self.places))
