@@ -13,7 +13,6 @@ cosine, by the loss over all training examples at its end.
 """
 
 import itertools
-import sys
 
 import equinox as eqx
 import flax.linen as nn
@@ -23,7 +22,6 @@ import optax
 
 import funcprop as fp
 from funcprop.collectors import precondition_by_kfac, with_factors
-from funcprop.data import load
 
 SIZES = 64, 32
 EVERY = 20

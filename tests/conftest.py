@@ -4,8 +4,9 @@ Nearly all of the suite's time is tracing, lowering and compiling. Half of the l
 code faster that runs once, so XLA is told to leave that out; its own passes, on which memory, flops
 and rounding depend, all run. With XLA_FLAGS set (`XLA_FLAGS= python -m pytest`) it is left as it
 is. All programs are lowered in one MLIR context, since a new one for each is a quarter of what the
-smallest costs. Tracing makes many small objects that live long: Python looks for circles among them
-seldom, and no traceback is kept with every operation.
+smallest costs. A NumPy array becomes one of JAX without a program. Tracing makes many small objects
+that live long: Python looks for circles among them seldom, and no traceback is kept with every
+operation.
 
     python -m pytest                one row a layer of the catalogue, and the quick tests
     python -m pytest --all-rows     everything
@@ -21,7 +22,9 @@ import os
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from jax._src import core
 from jax._src.interpreters import mlir
 from jax._src.lib.mlir import ir
 
@@ -45,6 +48,25 @@ def context():
 
 
 mlir.make_ir_context = context
+
+
+def stage_without_a_program():
+    """`jnp.asarray` of a NumPy array as a copy: else JAX compiles one for every shape."""
+    stage = getattr(core, "stage_p", None)
+    if stage is None:
+        return
+    compiled = stage.impl
+
+    def copied(x):
+        known = isinstance(x, np.ndarray) and jax.dtypes.canonicalize_dtype(x.dtype) == x.dtype
+        if not known or getattr(x, "weak_type", False):
+            return compiled(x)
+        return jax.device_put(np.asarray(x), may_alias=False)
+
+    stage.def_impl(copied)
+
+
+stage_without_a_program()
 
 if "XLA_FLAGS" not in os.environ:
     flags = [

@@ -1,8 +1,8 @@
 """Two devices: every row of the catalogue on meshes and in `shard_map`, against one device.
 
 The examples of a row are drawn twice, so that they are an even number. What is wrong in a type is
-an error when a program is traced; programs are compiled where their numbers are looked at, once a
-row.
+an error when a program is traced; one program a row is compiled, where its numbers are looked at:
+both passes on one device and on two. Parameters are drawn by NumPy.
 """
 
 import functools
@@ -30,22 +30,30 @@ COLLECTIVES = r"\b(all-reduce|all-gather|all-to-all|collective-permute|reduce-sc
 every_row = pytest.mark.parametrize("name", [name for name in ROW if name not in ALONE])
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def drawn(name):
-    """-> (params, x, context, dy), with twice the row's examples."""
-    row = ROW[name]
-    params, x, context = row.arguments(KEY)
-    x2, other = row.inputs(jax.random.fold_in(KEY, 5))
-    x, mask = jax.tree.map(
-        lambda *parts: jnp.concatenate(parts), (x, context.mask), (x2, other.mask)
-    )
+    """-> (params, x, context, dy) of NumPy with twice the row's examples, the types of dparams."""
+    row, random = ROW[name], np.random.default_rng(0)
+    (x, context), (x2, other) = row.inputs(KEY), row.inputs(jax.random.fold_in(KEY, 5))
+    x, mask = jax.tree.map(lambda *two: np.concatenate(two), (x, context.mask), (x2, other.mask))
     context = Context(context.key, mask)
-    y = jax.eval_shape(lambda *given: row.layer.forward(*given)[0], params, x, context)
-    random = np.random.default_rng(0)
-    dy = jax.tree.map(
-        lambda y: jnp.asarray(random.normal(size=y.shape), y.dtype) if is_float(y) else None, y
-    )
-    return params, x, context, dy
+
+    def passes(x, context):
+        params = row.layer.init(KEY, x)
+        y, residuals = row.layer.forward(params, x, context)
+        dy = jax.tree.map(lambda y: y if is_float(y) else None, y)
+        return params, dy, row.layer.backward(params, residuals, dy)[1]
+
+    params, dy, dparams = jax.eval_shape(passes, x, context)
+
+    def parameter(leaf):
+        if leaf.ndim < 2:  # scales and biases
+            return random.normal(0.5, 0.1, leaf.shape).astype(leaf.dtype)
+        return random.normal(0, 0.5 / np.sqrt(leaf.shape[-2]), leaf.shape).astype(leaf.dtype)
+
+    params = jax.tree.map(parameter, params)
+    dy = jax.tree.map(lambda leaf: random.normal(size=leaf.shape).astype(leaf.dtype), dy)
+    return (params, x, context, dy), dparams
 
 
 def both_ways(layer, params, x, context, dy):
@@ -107,19 +115,21 @@ def collectives(compiled):
 
 @every_row
 def test_data_parallel_equals_one_device_and_only_sums_cross(name):
-    given, f = drawn(name), jax.jit(functools.partial(both_ways, ROW[name].layer))
-    compiled = f.lower(*on_mesh(given, with_examples_apart(given))).compile()
+    given, layer = drawn(name)[0], ROW[name].layer
+    placed = on_mesh(given, with_examples_apart(given))
+    f = jax.jit(lambda *twice: [both_ways(layer, *each) for each in twice])
+    compiled = f.lower(given, placed).compile()
     expected = {"all-reduce", MIXING[name]} if name in MIXING else {"all-reduce"}
     assert collectives(compiled) <= expected
-    result = compiled(*on_mesh(given, with_examples_apart(given)))
-    assert_close(result, f(*given))
+    wanted, result = compiled(given, placed)
+    assert_close(result, wanted)
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(result[2]))
 
 
 @every_row
 def test_parameters_and_features_may_be_spread_along_their_last_axis(name):
     """As the parameters lie, so do their gradients; the examples may lie on the same axis."""
-    params, x, context, dy = drawn(name)
+    params, x, context, dy = drawn(name)[0]
     f = functools.partial(both_ways, ROW[name].layer)
     last = along("b", -1)
     batch = with_examples_apart((params, x, context, dy))
@@ -142,7 +152,7 @@ def test_parameters_and_features_may_be_spread_along_their_last_axis(name):
 @every_row
 def test_shard_map_with_its_checks(name):
     """dparams vary as the data does, and their sum over the devices does not."""
-    given = drawn(name)
+    given, wanted = drawn(name)
     mesh = jax.make_mesh((2,), ("b",), axis_types=(AxisType.Auto,))
 
     def local(params, x, context, dy):
@@ -152,9 +162,7 @@ def test_shard_map_with_its_checks(name):
     specs = with_examples_apart(given)
     f = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=(P("b"), P()))
     _, dparams = jax.eval_shape(f, *given)
-    assert jax.tree.map(jnp.shape, dparams) == jax.tree.map(
-        jnp.shape, jax.eval_shape(functools.partial(both_ways, ROW[name].layer), *given)[2]
-    )
+    assert jax.tree.map(jnp.shape, dparams) == jax.tree.map(jnp.shape, wanted)
 
 
 @pytest.mark.parametrize("options", [{}, {"causal": True}, {"window": 5}], ids=str)

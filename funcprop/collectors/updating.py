@@ -171,30 +171,32 @@ def check_by_layer(optimizer: optax.GradientTransformation, params: Params, held
     Tried with two numbers along each axis. Raises ValueError.
     """
 
-    def small(leaf: Any) -> Array:
+    def small(leaf: Any) -> np.ndarray:
         shape = (2,) * leaf.ndim
-        return jnp.asarray(np.linspace(1, 2, 2**leaf.ndim, dtype=np.float32).reshape(shape))
+        return np.linspace(1, 2, 2**leaf.ndim, dtype=np.float32).reshape(shape)
 
-    @jax.jit
     def change(params: Params) -> list[Array]:
         with jax.numpy_dtype_promotion("standard"):
             grads = jax.tree.map(lambda p: 1e3 * p, params)
             return jax.tree.leaves(optimizer.update(grads, optimizer.init(params), params)[0])
 
+    @jax.jit
+    def changes(params: Params, layers: list[Params]) -> tuple[list[Array], list[Array]]:
+        return change(params), [leaf for layer in layers for leaf in change(layer)]
+
     layers = [h.params for h in jax.tree.leaves(held, is_leaf=is_held) if is_held(h)]
-    with jax.ensure_compile_time_eval():
-        together = change(jax.tree.map(small, params))
-        alone = [leaf for layer in layers for leaf in change(jax.tree.map(small, layer))]
-        names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
-        for name, a, b in zip(names, together, alone, strict=True):
-            if not np.allclose(a, b, rtol=1e-5, atol=1e-12, equal_nan=True):
-                raise ValueError(
-                    f"the optimizer treats params{name} otherwise among all parameters than in its "
-                    "layer: it goes by their paths, or takes a norm over several, and a backward "
-                    "pass that updates shows it one layer at a time: write "
-                    "train_step(backprop(model, loss), optimizer), or freeze layers by "
-                    "fp.rewiring.frozen()"
-                )
+    given = jax.tree.map(small, (params, layers))
+    together, alone = changes.lower(*given).compile()(*given)  # now, in a trace too
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
+    for name, a, b in zip(names, together, alone, strict=True):
+        if not np.allclose(a, b, rtol=1e-5, atol=1e-12, equal_nan=True):
+            raise ValueError(
+                f"the optimizer treats params{name} otherwise among all parameters than in its "
+                "layer: it goes by their paths, or takes a norm over several, and a backward "
+                "pass that updates shows it one layer at a time: write "
+                "train_step(backprop(model, loss), optimizer), or freeze layers by "
+                "fp.rewiring.frozen()"
+            )
 
 
 def is_none(leaf: Any) -> bool:

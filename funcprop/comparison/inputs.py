@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 
@@ -111,8 +110,10 @@ def is_spec(leaf: Any) -> bool:
 
 
 def draw(specs: Any, random: np.random.Generator, dtype: Any) -> Any:
-    """A tree of specs -> the tree of arrays on the device."""
-    return jax.tree.map(lambda spec: jnp.asarray(spec.draw(random, dtype)), specs, is_leaf=is_spec)
+    """A tree of specs -> the tree of arrays on the device. `jnp.asarray` would compile programs."""
+    return jax.tree.map(
+        lambda spec: jax.device_put(spec.draw(random, dtype)), specs, is_leaf=is_spec
+    )
 
 
 def structs(specs: Any, dtype: Any) -> Any:

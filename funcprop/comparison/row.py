@@ -103,6 +103,6 @@ def off_zero(params: Params, random: np.random.Generator, dtype: Any = None) -> 
         if not is_float(leaf):
             return leaf
         wide = np.asarray(leaf, np.float64) + 0.1 * random.normal(size=leaf.shape)
-        return jnp.asarray(wide, leaf.dtype if dtype is None else dtype)
+        return jax.device_put(wide.astype(leaf.dtype if dtype is None else dtype))
 
     return jax.tree.map(moved, params)

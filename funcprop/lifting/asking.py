@@ -37,12 +37,15 @@ def frontier(plan: Plan) -> list[Any]:
 
 
 def seen_by(plan: Plan, kept: list[Any], sent: Taps) -> Iterator[tuple[Use, Any, Any]]:
-    """(use, operands, δ), of what was kept on the way there and sent on the way back."""
+    """(use, operands, δ of each output), of what was kept on the way there and sent on the way
+    back."""
     for use, given, codes in zip(plan.uses, kept, sent.operands, strict=True):
         if codes is not None:
             likes = [use.eqn.invars[i].aval for i in use.data]
             given = [decoded(code, like) for code, like in zip(codes, likes, strict=True)]
-        yield use, tuple(given), sent.deltas[use.delta]
+        parts = [sent.deltas[i] for i in use.deltas]
+        d = parts if use.axis is None else [jnp.concatenate(parts, use.axis)]
+        yield use, tuple(given), d
 
 
 def form_of(use: Use, operands: tuple[Any, ...], d: Array) -> Form:

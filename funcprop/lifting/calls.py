@@ -138,9 +138,9 @@ class Calls(Composite):
         leaves, sent = pullback(jax.tree.leaves(dy))
         dx = tree.unflatten(leaves[before : before + tree.num_leaves])
         records = []
-        for layer, (use, operands, _) in zip(self.layers, seen_by(plan, kept, sent), strict=True):
+        for layer, (use, operands, own) in zip(self.layers, seen_by(plan, kept, sent), strict=True):
             aval_of = [v.aval for v in outputs(use.eqn)]
-            ds = iter(sent.deltas[use.delta :])
+            ds = iter(own)
             dys = tuple(next(ds) if is_float_type(aval) else None for aval in aval_of)
 
             def one(operands: Any, dys: Any, layer: Layer = layer) -> Any:

@@ -285,6 +285,7 @@ def enter(
     first = consts + carry
     fixed = {inputs[i]: t for i, t in tapped.items() if i < consts}
     sliced = {i: t for i, t in tapped.items() if i >= first}
+    there = [rows_there(use, inputs, first) for use in site.uses]
 
     def step(state: list[Any], row: Any) -> tuple[list[Any], Any]:
         xs, slices, sent = row
@@ -293,6 +294,9 @@ def enter(
         found, kept = run(inner, given, own, sent, instead=instead)
         types = [var.aval.dtype for var in inputs[consts:first]]
         new = [x.astype(t) if is_float(x) else x for x, t in zip(found[:carry], types, strict=True)]
+        # what is looped over is not stacked once more
+        kept = [k and [None if i in at else x for i, x in enumerate(k)]
+                for k, at in zip(kept, there, strict=True)]  # fmt: skip
         return new, (found[carry:], kept)
 
     state, (ys, kept) = lax.scan(
@@ -303,4 +307,21 @@ def enter(
         reverse=eqn.params["reverse"],
         unroll=eqn.params["unroll"],
     )
+    for own, at in zip(kept, there, strict=True):
+        for i, position in at.items() if own else ():
+            x = operands[position]
+            own[i] = lax.stop_gradient(x) if is_float(x) else x
     return [*state, *ys], kept
+
+
+def rows_there(use: Use, inputs: list[Any], first: int) -> dict[int, int]:
+    """Which operands of a use in a loop, by their number, are rows of what is looped over, and of
+    which of its inputs."""
+    if len(use.loops) > 1 or use.again:
+        return {}
+    given = [use.eqn.invars[i] for i in use.data]
+    return {
+        i: first + inputs[first:].index(atom)
+        for i, atom in enumerate(given)
+        if not isinstance(atom, Literal) and atom in inputs[first:]
+    }

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from funcprop.collectors.forms import Form, Full, several
-from funcprop.collectors.single_examples import check_summed
 from funcprop.composites import Rewired, RewiredParams, Wrapper
 from funcprop.gradient import combine, partition
 from funcprop.layer import (
@@ -35,6 +34,7 @@ from funcprop.lifting.rewired import entry, instead, rewiring_of
 from funcprop.lifting.traceable import Traceable
 from funcprop.lifting.uses import Plan
 from funcprop.lifting.weight import Examples, Seen, Whole
+from funcprop.sharding import entries, is_spread, spread_as
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -102,15 +102,22 @@ class Lifted(Traceable):
         return self.spread(params)
 
     def from_children(self, params: Params, dparams: Params) -> Params:
-        return self.gathered(params, dparams)
+        """dparams, with None at what is no float."""
+        given = iter(dparams)
+        return self.tree.unflatten([next(given) if own else None for own in self.floats])
 
     def place(self, position: int) -> str:
         return f"params{without_rule(self.layers[position]).path}"  # type: ignore[attr-defined]
 
     def under(self, rule: Any) -> Self:
         """The same layer, whose backward finds what a rule asks for."""
-        if rule.per_example:
-            check_summed(self, rule)
+        if rule.per_example and getattr(self, "reduction", "sum") == "mean":
+            raise LayerError(
+                self,
+                f"takes a mean, and {rule.name} speaks of each example's own gradient",
+                "sum instead: fp.per_example(loss, reduction='sum'); divide by the number of "
+                "examples afterwards",
+            )
         rewired = [layer for layer in self.layers if rewiring_of(layer) is not None]
         if rewired and (rule.per_example or not rule.like_params):
             raise LayerError(
@@ -188,7 +195,7 @@ class Lifted(Traceable):
                 continue
             kept = layer.forward(p, x, context)[1]
             entries.append(layer.backward(p, kept, d)[1])
-        return dx, self.gathered(params, tuple(entries))
+        return dx, self.from_children(params, tuple(entries))
 
     def inference(self, params: Params, statistics: Any) -> tuple[Layer, Params]:
         return self, params
@@ -247,7 +254,13 @@ class Lifted(Traceable):
             each["key"] = jax.random.split(given["key"], size)
         own, others = self._inputs(params)
         taps, sent = self._taps(plan)
-        wide = jax.tree.map(lambda s: jnp.zeros((size, *s.shape), s.dtype), (taps, sent))
+        lead = next((entries(leaf)[0] for leaf in jax.tree.leaves(x) if is_spread(leaf)), None)
+
+        def zeros(s: Any) -> Array:  # spread over the devices as the examples are
+            wide = jnp.zeros((size, *s.shape), s.dtype)
+            return spread_as(wide, (lead, *(None for _ in s.shape)), x)
+
+        wide = jax.tree.map(zeros, (taps, sent))
 
         def one(floats: Any, wide: Any, rest: Any, each: Any) -> Any:
             taps, sent = wide
@@ -280,7 +293,7 @@ class Lifted(Traceable):
                 made.setdefault(leaf, []).append(
                     told(plan, None, var, leaf, values, Full(gradient))  # type: ignore[call-arg]
                 )
-        for use, operands, d in seen_by(plan, residuals.seen.kept, sent):
+        for use, operands, (d,) in seen_by(plan, residuals.seen.kept, sent):
             form = form_of(use, operands, d)
             for leaf in self._leaves_of(plan, use.var):
                 made.setdefault(leaf, []).append(told(plan, use, use.var, leaf, values, form))
@@ -319,7 +332,7 @@ class Lifted(Traceable):
         plan = seen.static.plan
         values = dict(zip(plan.jaxpr.jaxpr.invars, self._all_inputs(params), strict=False))
         rows: dict[Any, list[Any]] = {}
-        for use, operands, d in seen_by(plan, seen.kept, sent):
+        for use, operands, (d,) in seen_by(plan, seen.kept, sent):
             inputs, function, _ = made_of(plan, use.var)
             weight = followed(use.chain, function(*(values[v] for v in inputs)))
             y, dx = replayed(use, weight, list(operands), d)

@@ -92,10 +92,12 @@ def plan_of(
         weights = [i for i, atom in enumerate(eqn.invars) if plan.is_weight(atom)]
         if asks == "calls" and id(eqn) not in entered_at:
             if eqn.primitive.name in RULES:
-                use = Use(ANY, eqn, equation(jaxpr, eqn), -1, None, (), len(deltas))
+                new = [Delta(v, v.aval) for v in outputs(eqn) if is_float_type(v.aval)]
+                own = tuple(range(len(deltas), len(deltas) + len(new)))
+                use = Use(ANY, eqn, equation(jaxpr, eqn), -1, None, (), own)
                 plan.sites[number] = Site(uses=(use,), first=(len(uses), 0))
                 uses.append(use)
-                deltas += [Delta(v, v.aval) for v in outputs(eqn) if is_float_type(v.aval)]
+                deltas += new
             continue
         if (asks != "calls" and not weights) or all(plan.kind(var) < DATA for var in eqn.outvars):
             continue
@@ -105,14 +107,13 @@ def plan_of(
         else:
             site = site_of(plan, jaxpr, eqn, weights, made, top, asks)
         if site.inner is None and site.uses:
-            var = eqn.outvars[0] if asks == "uses" else summed(eqn.outvars[0], readers)
-            found = [i for i, delta in enumerate(deltas) if delta.var is var]
-            if not found:
-                deltas.append(Delta(var, var.aval))
-            number_of = found[0] if found else len(deltas) - 1
-            site = replace(
-                site, uses=(replace(site.uses[0], delta=number_of),), first=(len(uses), 0)
-            )
+            (out,) = eqn.outvars
+            parts, axis = ((out,), None) if asks == "uses" else parts_of(out, readers)
+            known = [delta.var for delta in deltas]
+            deltas += [Delta(var, var.aval) for var in dict.fromkeys(parts) if var not in known]
+            places = [delta.var for delta in deltas]
+            use = replace(site.uses[0], deltas=tuple(map(places.index, parts)), axis=axis)
+            site = replace(site, uses=(use,), first=(len(uses), 0))
         plan.sites[number] = site
         wanted |= {(site.atoms or eqn.invars)[i] for i in site.generic}
         uses += site.uses
@@ -147,6 +148,18 @@ def summed(var: Any, readers: dict[Any, list[Any]]) -> Any:
         if (out.aval.shape, out.aval.dtype) != (var.aval.shape, var.aval.dtype):
             return var
         var = out
+
+
+def parts_of(var: Any, readers: dict[Any, list[Any]]) -> tuple[tuple[Any, ...], int | None]:
+    """-> the values that have, put together along an axis, the cotangent of the output of a use."""
+    var = summed(var, readers)
+    eqns = readers.get(var, [])
+    if len(eqns) == 1 and eqns[0] is not None and eqns[0].primitive.name == "split":
+        (eqn,) = eqns
+        if len(outputs(eqn)) == len(eqn.outvars):
+            parts = tuple(summed(part, readers) for part in eqn.outvars)
+            return parts, eqn.params["axis"] - var.aval.ndim
+    return (var,), None
 
 
 def deltas_of(site: Site, eqn: JaxprEqn) -> list[Delta]:
@@ -272,7 +285,7 @@ def site_of(
     root, chain = traced_back(plan, eqn.invars[position], made, top)
     if root is None:
         return Site(generic=(position,))
-    return Site(uses=(Use(row, eqn, equation(jaxpr, eqn), position, root, chain, 0),))
+    return Site(uses=(Use(row, eqn, equation(jaxpr, eqn), position, root, chain, ()),))
 
 
 def entered(
@@ -306,8 +319,8 @@ def entered(
                 return Site(generic=tuple(own))
         loops = (Loop(eqn.params["length"], stacked), *use.loops) if looped else use.loops
         chain = (*chain, ("stacked" if stacked else "same", use.chain))
-        again, delta = use.again or not looped, first_of[1] + use.delta
-        use = replace(use, var=root, chain=chain, loops=loops, again=again, delta=delta)
+        again, deltas = use.again or not looped, tuple(first_of[1] + i for i in use.deltas)
+        use = replace(use, var=root, chain=chain, loops=loops, again=again, deltas=deltas)
         uses.append(use)
     return Site(tuple(uses), tuple(sorted(generic)), inner, atoms, first_of)
 

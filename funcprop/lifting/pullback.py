@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from funcprop.layer import Params
 from funcprop.lifting.uses import Plan
@@ -57,7 +56,7 @@ class Pullback:
         leaves, tree = jax.tree.flatten(pullback)
         number = {id(leaf): i for i, leaf in enumerate(jax.tree.leaves(params))}
         own = tuple(number.get(id(leaf)) for leaf in leaves)
-        types = tuple((jnp.shape(leaf), str(jnp.result_type(leaf))) for leaf in leaves)
+        types = tuple(map(jax.typeof, leaves))  # of one mesh, too
         rest = [leaf for leaf, i in zip(leaves, own, strict=True) if i is None]
         try:
             return Pullback(rest, own, remembered(TREES, (key, types), tree))

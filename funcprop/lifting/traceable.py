@@ -58,9 +58,10 @@ class Traceable(Composite):
             ) from None
 
     def gathered(self, tree: Any, entries: tuple[Any, ...]) -> Any:
-        """The inverse, with None at what is no float."""
+        """The inverse: what is no float stays what it is in the tree."""
         given = iter(entries)
-        return self.tree.unflatten([next(given) if own else None for own in self.floats])
+        leaves = zip(self.tree.flatten_up_to(tree), self.floats, strict=True)
+        return self.tree.unflatten([next(given) if own else leaf for leaf, own in leaves])
 
     def inputs(self, params: Params, x: Any, context: Context) -> list[Any]:
         """What the jaxpr of the function of a batch is evaluated at."""
@@ -72,11 +73,8 @@ class Traceable(Composite):
         own, others = self._inputs(params)
         data, tree = jax.tree.flatten((x, given))
         avals = [jax.typeof(leaf) for leaf in (*own, *others, *data)]
-        shapes = tuple(
-            (str(a.dtype), a.shape, a.weak_type) if hasattr(a, "weak_type") else a for a in avals
-        )
         rows = tuple(TABLE.values())
-        key = (self.function, self.tree, self.floats, asks, tree, shapes, rows)
+        key = (self.function, self.tree, self.floats, asks, tree, tuple(avals), rows)
         try:
             if key in PLANS:
                 return PLANS[key]
@@ -91,7 +89,7 @@ class Traceable(Composite):
                 return self._one(params, x, given)
             return self.function(params, x, **given)
 
-        jaxpr, outs = jax.make_jaxpr(flat, return_shape=True)(*(_bare(a) for a in avals))
+        jaxpr, outs = jax.make_jaxpr(flat, return_shape=True)(*avals)
         first = DATA if asks == "calls" else PARAMETER
         kinds = [first] * len(own) + [NEITHER] * len(others) + [DATA] * len(data)
         found = plan_of(jaxpr, kinds, asks=asks), jax.tree.structure(outs)
@@ -153,7 +151,3 @@ class Traceable(Composite):
             return bare(leaf.params) if isinstance(leaf, (Held, RewiredParams)) else leaf
 
         return self.tree.unflatten([bare(leaf) for leaf in self.leaves(params)])
-
-
-def _bare(aval: Any) -> Any:
-    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=getattr(aval, "weak_type", False))

@@ -32,7 +32,8 @@ class Loop:
 @dataclass(frozen=True, eq=False)
 class Delta:
     """A cotangent that is asked for: of the output of a use, or of a sum that it enters alone, so
-    that uses that are added have one between them.
+    that uses that are added have one between them. Of an output that is split, as LSTMs do with
+    their gates, it is asked part by part.
 
     var      of this plan, or None where it is of a plan inside
     """
@@ -56,8 +57,9 @@ class Use:
     position: int
     var: Any
     chain: tuple[Any, ...]  # what is done with the value on the way: see `placing`
-    delta: int  # which of the plan's deltas is the cotangent of its output
+    deltas: tuple[int, ...]  # which of the plan's are the cotangent of its output, or its parts
     loops: tuple[Loop, ...] = ()
+    axis: int | None = None  # along which the parts are put together, from the end
     again: bool = False  # whether a checkpoint computes it anew on the way back
 
     @property

@@ -100,12 +100,14 @@ def difference(
     waits = any(map(is_waiting, jax.tree.leaves(state_of(thin), is_leaf=is_waiting)))
     scales = (0.01, 100.0) * (8 if waits else 1)  # of those that update every few steps
     each = [jax.tree.map(lambda p, s=s: s * small(p, p), start) for s in scales]
+    # op by op the branches of each step would be compiled anew
+    run = jax.jit(step) if waits else step
 
     def trained(change: Any, back: Any) -> list[Any]:
         params, found = change(start), []
         state = optimizer.init(params)
         for grads in each:
-            updates, state = step(params, change(grads), state)
+            updates, state = run(params, change(grads), state)
             params = jax.tree.map(jnp.add, params, updates)
             found.append(jax.device_get(back(updates)))
         return found

@@ -61,6 +61,7 @@ class Side(NamedTuple):
 
     put: Callable[[Any], tuple[Params, Any]]  # the common parameters -> params, rest
     loss: Callable[..., Any]  # (params, rest, x, y) -> loss, rest
+    model: Callable[[Params], Any] | None = None  # params -> a module of one example, if it is one
 
 
 class TorchSide(NamedTuple):
@@ -150,7 +151,10 @@ def equinox_side(
         placed = eqx.tree_at(lambda m: place(m, start)[0], model, list(map(jnp.asarray, values)))
         return eqx.partition(placed, eqx.is_inexact_array)[0], state
 
-    return Side(put, lambda params, state, x, y: loss(eqx.combine(params, static), state, x, y))
+    def whole(params: Params, state: Any, x: Any, y: Any) -> Any:
+        return loss(eqx.combine(params, static), state, x, y)
+
+    return Side(put, whole, lambda params: eqx.combine(params, static))
 
 
 def torch_put(

@@ -53,13 +53,23 @@ def data(batch=5, features=4):
     return x, jnp.asarray(random.normal(size=(batch, 2)), jnp.float32)
 
 
+def drawn(layer, x, dtype=np.float32):
+    """Parameters by NumPy: nothing is compiled."""
+    random = np.random.default_rng(2)
+    return jax.tree.map(
+        lambda leaf: random.normal(0, 0.3, leaf.shape).astype(dtype),
+        jax.eval_shape(layer.init, KEY, x),
+    )
+
+
 LOSS = fp.QuadraticCost(reduction="sum")
 
 
 @pytest.mark.parametrize("name", [row.name for row in ROWS[::7]])
 def test_the_gradient_is_a_rule_like_any_other(name):
     row = next(row for row in ROWS if row.name == name)
-    params, x, context = row.arguments(KEY)
+    x, context = row.inputs(KEY)
+    params = drawn(row.layer, x)
 
     def whole(layer):
         y, residuals = layer.forward(params, x, context)
@@ -75,7 +85,7 @@ def test_the_gradient_is_a_rule_like_any_other(name):
 def test_records_carry_the_path_of_their_layer_and_the_axis_of_the_loop():
     model = net()
     params = model.init(KEY, data()[0])
-    found = records(fp.backprop(collect(model, squared_norms), LOSS)(params, data())[1])
+    found = records(jax.jit(fp.backprop(collect(model, squared_norms), LOSS))(params, data())[1])
     assert [record.path for record in found if jax.tree.leaves(record.value)] == [
         "Serial[0] Dense",
         "Serial[1] Repeat[0] Skip[0] Serial[0] LayerNorm",
@@ -94,7 +104,7 @@ def test_a_plain_function_is_a_rule():
 
     model = net()
     params = model.init(KEY, data()[0])
-    found = fp.backprop(collect(model, sizes), LOSS)(params, data())[1]
+    found = jax.jit(fp.backprop(collect(model, sizes), LOSS))(params, data())[1]
     assert all(float(jnp.max(record.value)) > 0 for record in records(found))
     tied = fp.OverTime(fp.Dense(3))
     x = jnp.ones((2, 4, 3))
@@ -128,8 +138,7 @@ def test_tied_norms_have_their_cross_terms():
     with jax.enable_x64(True):
         model = summed(fp.models.gpt_objective(fp.gpt(11, 6, 8, 2, 2)))
         ids = jnp.asarray(np.random.default_rng(0).integers(0, 11, (2, 4, 6)), jnp.int32)
-        params = model.init(KEY, (ids[0], ids[1]))
-        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+        params = drawn(model, (ids[0], ids[1]), np.float64)
         rules = collect_all(norms=squared_norms, gradient=gradient)
         _, found = jax.jit(fp.backprop(collect(model, rules)))(params, (ids[0], ids[1]))
 
@@ -138,7 +147,8 @@ def test_tied_norms_have_their_cross_terms():
             return jax.grad(fp.objective(model))(params, batch)
 
         each = jax.jit(jax.vmap(one, (None, 0)))(params, (ids[0], ids[1]))
-        wanted = sum(jnp.square(g).sum(range(1, g.ndim)) for g in jax.tree.leaves(each))
+        each = jax.tree.map(np.asarray, each)
+        wanted = sum(np.square(g).sum(tuple(range(1, g.ndim))) for g in jax.tree.leaves(each))
         np.testing.assert_allclose(total(found, "norms"), wanted, rtol=1e-9)
         given = values(found, "gradient")
         assert jax.tree.structure(given) == jax.tree.structure(each)
@@ -177,8 +187,12 @@ def test_a_batch_of_the_size_of_another_axis_is_no_trap():
 
         def norms(layer):
             model = collect(layer, squared_norms)
-            y, residuals = model.forward(params, x)
-            return total(model.backward(params, residuals, jnp.sin(y))[1])
+
+            def passes(params, x):
+                y, residuals = model.forward(params, x)
+                return total(model.backward(params, residuals, jnp.sin(y))[1])
+
+            return jax.jit(passes)(params, x)
 
         with pytest.raises(LayerError, match="has no example axis"):
             norms(fallback)  # its residuals have time first: no closed form, so no guess
@@ -195,15 +209,15 @@ def test_the_trace_of_a_layer():
     params = model.init(KEY, x)
     dead = params[0]._replace(b=jnp.array([-50.0, 0, 0, 0, 0, 0]))
     params = (dead, *params[1:])
-    _, found = fp.backprop(collect(model, trace), LOSS)(params, (x, target))
+    _, found = jax.jit(fp.backprop(collect(model, trace), LOSS))(params, (x, target))
     of_dense, of_relu, of_last = records(found)
     np.testing.assert_allclose(of_dense.value.y, x @ dead.w + dead.b, rtol=1e-5)
     np.testing.assert_array_equal(of_relu.value.x, of_dense.value.y)
     np.testing.assert_array_equal(of_relu.value.dx, of_dense.value.dy)
-    wanted = fp.backprop(model, LOSS)(params, (x, target))[1]
+    wanted = jax.jit(fp.backprop(model, LOSS))(params, (x, target))[1]
     np.testing.assert_array_equal(of_last.value.dparams.w, wanted[2].w)
     assert of_relu.value.dead >= 1 / 6 and of_dense.value.dead == 0
-    size = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in wanted[2]))
+    size = np.sqrt(sum(np.square(leaf).sum() for leaf in map(np.asarray, wanted[2])))
     np.testing.assert_allclose(of_last.value.norms["dparams"], size, rtol=1e-6)
 
 
@@ -258,16 +272,17 @@ def test_a_layer_and_a_rule_from_outside():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 4)), jnp.float32)
     params = model.init(KEY, x)
     target = jnp.zeros((5, 3))
-    largest = records(fp.backprop(collect(model, Largest()), LOSS)(params, (x, target))[1])
-    wanted = fp.backprop(model, LOSS)(params, (x, target))[1]
+    largest = records(jax.jit(fp.backprop(collect(model, Largest()), LOSS))(params, (x, target))[1])
+    wanted = jax.jit(fp.backprop(model, LOSS))(params, (x, target))[1]
     np.testing.assert_allclose(largest[1].value, jnp.abs(wanted[1].slope).max()[None])
 
     def norms():
-        found = fp.backprop(collect(model, squared_norms), LOSS)(params, (x, target))[1]
+        found = jax.jit(fp.backprop(collect(model, squared_norms), LOSS))(params, (x, target))[1]
         return total(found)
 
-    each = fp.backprop(collect(model, gradients), LOSS)(params, (x, target))[1]
-    brute = sum(jnp.square(g).sum(range(1, g.ndim)) for g in jax.tree.leaves(each))
+    each = jax.jit(fp.backprop(collect(model, gradients), LOSS))(params, (x, target))[1]
+    each = map(np.asarray, jax.tree.leaves(each))
+    brute = sum(np.square(g).sum(tuple(range(1, g.ndim))) for g in each)
     np.testing.assert_allclose(norms(), brute, rtol=1e-5)
     asked = []
 
@@ -287,8 +302,12 @@ def test_what_does_not_fit_is_told_in_words():
 
     def found(rule):
         collecting = collect(model, rule)
-        y, residuals = collecting.forward(params, x)
-        return collecting.backward(params, residuals, y)[1]
+
+        def passes(params, x):
+            y, residuals = collecting.forward(params, x)
+            return collecting.backward(params, residuals, y)[1]
+
+        return jax.jit(passes)(params, x)
 
     kept = found(book_keeping)
     calls = [
@@ -336,13 +355,14 @@ def test_rules_see_through_rewired_layers():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)), jnp.float32)
     params, target = model.init(KEY, x), jnp.zeros((6, 3))
     rules = collect_all(norms=squared_norms, each=gradients)
-    found = fp.backprop(collect(model, rules), LOSS)(params, (x, target))[1]
+    found = jax.jit(fp.backprop(collect(model, rules), LOSS))(params, (x, target))[1]
 
     def one(x, target):
-        return fp.backprop(model, LOSS)(params, (x[None], target[None]))[1]
+        return jax.jit(fp.backprop(model, LOSS))(params, (x[None], target[None]))[1]
 
-    each = [jax.vmap(one)(x, target)[i].params for i in (0, 2)]
-    wanted = sum(jnp.square(g).sum(range(1, g.ndim)) for g in jax.tree.leaves(each))
+    each = jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(x, target))
+    each = [each[i].params for i in (0, 2)]
+    wanted = sum(np.square(g).sum(tuple(range(1, g.ndim))) for g in jax.tree.leaves(each))
     np.testing.assert_allclose(total(found, "norms"), wanted, rtol=1e-5)
     assert records(found)[0].path == "Serial[0] FeedbackAligned"
     given = values(found, "each")
@@ -350,10 +370,10 @@ def test_rules_see_through_rewired_layers():
     frozen = fp.rewire(fp.Serial(fp.Dense(5), fp.Tanh()), {fp.Dense: fp.rewiring.frozen()})
     layer = collect(fp.Serial(frozen, fp.Dense(3)), squared_norms)
     params = layer.init(KEY, x)
-    found = fp.backprop(layer, LOSS)(params, (x, target))[1]
+    found = jax.jit(fp.backprop(layer, LOSS))(params, (x, target))[1]
     assert [bool(jax.tree.leaves(record.value)) for record in records(found)] == [
         False, False, True]  # fmt: skip
-    step = update_step(layer.model, LOSS, optax.adamw(0.1))
+    step = jax.jit(update_step(layer.model, LOSS, optax.adamw(0.1)))
     state = init_update_state(layer.model, optax.adamw(0.1), KEY, x)
     new = step(state, (x, target))[0]
     np.testing.assert_array_equal(new.params[0][0].params.w, state.params[0][0].params.w)
@@ -379,11 +399,15 @@ def test_examples_that_leave_axis_0_are_found():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3, 4)), jnp.float32)
     params = turned.init(KEY, x)
     with pytest.raises(LayerError, match=r"Serial\[0\] Transpose.* no common axis 0"):
-        fp.backprop(collect(turned, squared_norms), LOSS)(params, (x, jnp.zeros((5, 3, 3))))
+        jax.jit(fp.backprop(collect(turned, squared_norms), LOSS))(
+            params, (x, jnp.zeros((5, 3, 3)))
+        )
     mixed = fp.Serial(fp.Dense(3), fp.BatchNorm(scale=False, bias=False), fp.Dense(2))
     params = mixed.init(KEY, x[:, 0])
     with pytest.raises(LayerError, match="its examples are mixed"):
-        fp.backprop(collect(mixed, squared_norms), LOSS)(params, (x[:, 0], jnp.zeros((5, 2))))
+        jax.jit(fp.backprop(collect(mixed, squared_norms), LOSS))(
+            params, (x[:, 0], jnp.zeros((5, 2)))
+        )
 
 
 def test_a_mean_is_refused_wherever_the_collected_model_stands():
@@ -414,7 +438,7 @@ def test_per_example_gradients_of_low_rank_layers():
     params = (params[0]._replace(c=jnp.ones_like(params[0].c)),)
     rules = collect_all(moment=second_moment, norms=squared_norms)
     batch = x, jnp.zeros((5, 3))
-    found = fp.backprop(collect(model, rules), LOSS)(params, batch)[1]
+    found = jax.jit(fp.backprop(collect(model, rules), LOSS))(params, batch)[1]
     moment = values(found, "moment")[0]
     assert moment.w is None and moment.b is None
     both = jnp.sum(moment.a) + jnp.sum(moment.c)

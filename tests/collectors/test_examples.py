@@ -29,7 +29,6 @@ from funcprop.collectors import (
 )
 from funcprop.collectors.held import without_held
 from funcprop.collectors.record import is_record
-from funcprop.comparison import table
 from funcprop.comparison.catalogue import ROWS
 from funcprop.comparison.programs import cast, measured
 from funcprop.composites import RewiredParams
@@ -59,14 +58,20 @@ def summed(layer):
 
 
 def drawn(row):
-    layer = summed(row.layer)
-    given = table.drawn(dataclasses.replace(row, layer=layer), KEY)
-    params, x, context = (cast(tree, jnp.float64) for tree in given)
-    y = jax.eval_shape(lambda p, x, c: layer.forward(p, x, c)[0], params, x, context)
-    random = np.random.default_rng(3)
-    dy = jax.tree.map(
-        lambda leaf: jnp.asarray(random.normal(size=leaf.shape)) if is_float(leaf) else None, y
+    """Everything by NumPy: nothing is compiled."""
+    layer, random = summed(row.layer), np.random.default_rng(3)
+    x, context = cast(row.inputs(KEY), jnp.float64)
+    params, y = jax.eval_shape(
+        lambda x, c: (params := layer.init(KEY, x), layer.forward(params, x, c)[0]), x, context
     )
+
+    def parameter(leaf):
+        if leaf.ndim < 2:  # scales and biases
+            return random.normal(0.5, 0.1, leaf.shape)
+        return random.normal(0, 0.5 / np.sqrt(leaf.shape[-2]), leaf.shape)
+
+    params = jax.tree.map(parameter, params)
+    dy = jax.tree.map(lambda y: random.normal(size=y.shape) if is_float(y) else None, y)
     return layer, params, x, context, dy
 
 

@@ -41,16 +41,19 @@ def float64():
         yield
 
 
-def normal(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+def normal(*shape, seed=0, scale=1.0):
+    return jnp.asarray(np.random.default_rng(seed).normal(0, scale, shape))
 
 
 def drawn(layer, x):
-    """Parameters off their initial values."""
-    params = jax.jit(layer.init)(KEY, x)
-    return jax.tree.map(
-        lambda p: jnp.asarray(np.asarray(p) + np.asarray(normal(*p.shape, seed=p.size)) / 3), params
-    )
+    """Parameters by NumPy, none of them near zero or one."""
+    params = jax.eval_shape(layer.init, KEY, x)
+    return jax.tree.map(lambda p: normal(*p.shape, seed=p.size, scale=0.5), params)
+
+
+def run(function, *arguments):
+    """By one program: op by op there is much to compile."""
+    return jax.jit(lambda *given: function(*given))(*arguments)
 
 
 def one_pass(layer, params, x, rule: Any = kfac, context=Context()):
@@ -59,11 +62,10 @@ def one_pass(layer, params, x, rule: Any = kfac, context=Context()):
     y = jax.eval_shape(lambda *given: model.forward(*given)[0], params, x, context)
     dy = normal(*y.shape, seed=11)
 
-    @jax.jit
-    def run(params, x, context, dy):  # op by op there is much to compile
+    def passes(params, x, context, dy):
         return values(model.backward(params, model.forward(params, x, context)[1], dy)[1])
 
-    return run(params, x, context, dy), dy
+    return run(passes, params, x, context, dy), dy
 
 
 def loops(a, d, sharing="expand", bias=True):
@@ -75,7 +77,7 @@ def loops(a, d, sharing="expand", bias=True):
     for b, n in itertools.product(*map(range, a.shape[:2])):
         row = np.append(a[b, n], 1) if bias else a[b, n]
         of_a, of_g, rows = of_a + np.outer(row, row), of_g + np.outer(d[b, n], d[b, n]), rows + 1
-    return Kronecker(jnp.asarray(of_a / rows), jnp.asarray(of_g))
+    return Kronecker(of_a / rows, of_g)
 
 
 def off(given, wanted):
@@ -97,6 +99,7 @@ def off(given, wanted):
 def test_dense(leading, sharing, bias):
     layer, x = fp.Dense(2, bias=bias), normal(*leading, 5)
     found, dz = one_pass(layer, drawn(layer, x), x, Kfac(sharing))
+    x, dz = np.asarray(x), np.asarray(dz)
     wanted = loops(x.reshape(4, -1, 5), dz.reshape(4, -1, 2), sharing, bias)
     assert found.b is None and off(found.w, wanted) < 1e-9
 
@@ -134,11 +137,11 @@ def test_convolution(name, sharing):
     x = normal(2, *(6, 5, 4)[: layer.axes], 2)
     params = drawn(layer, x)
     found, dz = one_pass(layer, params, x, Kfac(sharing))
-    rows, d = patch_rows(layer, x, dz.shape[1:-1]), dz.reshape(2, -1, layer.features)
+    rows, d = patch_rows(layer, x, dz.shape[1:-1]), np.asarray(dz).reshape(2, -1, layer.features)
     # these are the rows: their product with w is the convolution
-    z = rows @ params.w.reshape(-1, layer.features)
+    z = rows @ np.asarray(params.w).reshape(-1, layer.features)
     z = z if params.b is None else z + params.b
-    np.testing.assert_allclose(z.reshape(dz.shape), layer.forward(params, x)[0])
+    np.testing.assert_allclose(z.reshape(dz.shape), run(layer.forward, params, x)[0])
     assert found.b is None
     assert off(found.w, loops(rows, d, sharing, layer.bias)) < 1e-9
 
@@ -180,29 +183,31 @@ def test_recurrent(layer, cell, sharing):
             ys.append(y)
         return jnp.stack(ys, 1)
 
-    zero = jnp.zeros((4, 5, layer.blocks * 3))
-    ys, pullback = jax.vjp(walk, zero, zero)
-    np.testing.assert_allclose(ys, layer.forward(params, x)[0])
-    d_x, d_h = pullback(dy)
-    before = jnp.concatenate([jnp.zeros((4, 1, 3)), ys[:, :-1]], 1)
+    def passes(params, x, dy):
+        zero = jnp.zeros((4, 5, layer.blocks * 3))
+        ys, pullback = jax.vjp(walk, zero, zero)
+        return ys, *pullback(dy), layer.forward(params, x)[0]
+
+    ys, d_x, d_h, wanted = map(np.asarray, run(passes, params, x, dy))
+    np.testing.assert_allclose(ys, wanted)
+    before = np.concatenate([np.zeros((4, 1, 3)), ys[:, :-1]], 1)
     assert found.b is None
     assert off(found.w_x, loops(x, d_x, sharing)) < 1e-9
     assert off(found.w_h, loops(before, d_h, sharing, bias=False)) < 1e-9
     if cell is gru:
-        wanted = jnp.square(d_h[..., 6:].sum(1)).sum(0)
+        wanted = np.square(d_h[..., 6:].sum(1)).sum(0)
         np.testing.assert_allclose(found.b_n.f, wanted)
 
 
 def test_a_table_and_positions():
     ids, d = jnp.array([[1, 3, 1], [3, 0, 1]]), 4
     model = fp.Serial(fp.Embedding(5, d), fp.LearnedPositions(6))
-    params = model.init(KEY, ids)
-    params = jax.tree.map(lambda p: p.astype(jnp.float64), params)
+    params = drawn(model, ids)
     (table, positions), dy = one_pass(model, params, ids, Kfac("reduce"))
-    rows = dy.reshape(-1, d)
-    np.testing.assert_allclose(table.w.a, jnp.array([1, 3, 0, 2, 0]) / 6)
+    rows = np.asarray(dy).reshape(-1, d)
+    np.testing.assert_allclose(table.w.a, np.array([1, 3, 0, 2, 0]) / 6)
     np.testing.assert_allclose(table.w.g, rows.T @ rows)
-    np.testing.assert_allclose(positions.w.a, jnp.array([2, 2, 2, 0, 0, 0]) / 6)
+    np.testing.assert_allclose(positions.w.a, np.array([2, 2, 2, 0, 0, 0]) / 6)
     np.testing.assert_allclose(positions.w.g, rows.T @ rows)
 
 
@@ -214,8 +219,8 @@ def test_gains_and_biases_have_a_diagonal():
     def of_one(x, dy):
         return jax.vjp(lambda p: model.forward(p, x[None])[0], params)[1](dy[None])[0]
 
-    each = jax.vmap(of_one)(x, dy)
-    wanted = jax.tree.leaves(jax.tree.map(lambda g: jnp.square(g).sum(0), each))
+    each = run(jax.vmap(of_one), x, dy)
+    wanted = [np.square(g).sum(0) for g in jax.tree.leaves(each)]
     assert [leaf.shape for leaf in jax.tree.leaves(found)] == [(5,)] * 4
     assert all(off(f, w) < 1e-9 for f, w in zip(jax.tree.leaves(found), wanted, strict=True))
 
@@ -236,9 +241,13 @@ def test_attention_through_its_projections(sharing):
         return value
 
     first, last = 0, len(layers) - 1
-    z = walk(x, [first])
-    (d_first,) = jax.vjp(lambda z: walk(z, range(1, last + 1)), z)[1](dy)
-    a_last = walk(z, range(1, last))
+
+    def passes(x, dy):
+        z = walk(x, [first])
+        (d_first,) = jax.vjp(lambda z: walk(z, range(1, last + 1)), z)[1](dy)
+        return d_first, walk(z, range(1, last))
+
+    d_first, a_last = run(passes, x, dy)
     assert off(found[first].w, loops(x, d_first, sharing)) < 1e-9
     assert off(found[last].w, loops(a_last, dy, sharing)) < 1e-9
 
@@ -250,7 +259,7 @@ def test_stacked_layers_have_stacked_factors():
     apart = tuple(jax.tree.map(lambda p, i=i: p[i], params[0]) for i in range(2))
     found, _ = one_pass(stacked, params, x)
     wanted, _ = one_pass(written, apart, x)
-    wanted = (jax.tree.map(lambda *parts: jnp.stack(parts), *wanted),)
+    wanted = (jax.tree.map(lambda *parts: np.stack(parts), *wanted),)
     assert off(found, wanted) < 1e-9
 
 
@@ -293,7 +302,7 @@ def test_a_table_that_is_the_output_projection_has_the_factors_of_both_uses():
     full = (params[0][0], (), fp.layers.Affine(w.T, None))
     found, _ = one_pass(tied, params, ids)
     (table, _, dense), _ = one_pass(pair, full, ids)
-    turned = Kronecker(jnp.diag(jnp.diag(dense.w.g)), dense.w.a)
+    turned = Kronecker(np.diag(np.diag(dense.w.g)), dense.w.a)
     block = found[0][0].w
     assert block.a.shape == (5,) and block.g.shape == (4, 4)
     given = np.kron(np.diag(block.a), block.g)
@@ -344,12 +353,16 @@ def test_what_has_no_factors_is_named_or_skipped():
     rule = collect_all(gradient=gradient, factors=Kfac(others="skip"))
     params = drawn(model, x)
     collected = collect(model, rule)
-    y, kept = collected.forward(params, x)
-    _, found = collected.backward(params, kept, jnp.ones_like(y))
+
+    def passes(params, x):
+        y, kept = collected.forward(params, x)
+        found = collected.backward(params, kept, jnp.ones_like(y))[1]
+        return found, model.backward(params, model.forward(params, x)[1], jnp.ones_like(y))[1]
+
+    found, wanted = run(passes, params, x)
     factors = values(found, "factors")
     assert factors[0].w is None and factors[4].w is not None
     assert factors[1] == fp.layers.Gain(None, None) and not jax.tree.leaves(factors[2])
-    wanted = model.backward(params, model.forward(params, x)[1], jnp.ones_like(y))[1]
     assert off(values(found, "gradient"), wanted) < 1e-9
     with pytest.raises(ValueError, match="sharing is 'expand' or 'reduce'"):
         Kfac("both")  # type: ignore[arg-type]
@@ -359,12 +372,12 @@ def test_a_loss_inside_the_model():
     loss = fp.LinearCrossEntropy(5, reduction="sum")
     model = fp.Serial(fp.Parallel(fp.Dense(4), fp.Identity()), loss)
     batch = (normal(3, 2), jnp.array([0, 4, 2]))
-    params = model.init(KEY, batch)
+    params = drawn(model, batch)
     with pytest.raises(LayerError, match=r"\.w \[4, 5\] has no Kronecker form"):
         fp.backprop(collect(model, kfac))(params, batch)
     rule = collect_all(gradient=gradient, factors=Kfac(others="skip"))
-    _, found = fp.backprop(collect(model, rule))(params, batch)
-    assert off(values(found, "gradient"), fp.backprop(model)(params, batch)[1]) < 1e-9
+    _, found = run(fp.backprop(collect(model, rule)), params, batch)
+    assert off(values(found, "gradient"), run(fp.backprop(model), params, batch)[1]) < 1e-9
     assert values(found, "factors")[0][0].w.a.shape == (3, 3)
 
 
@@ -381,9 +394,8 @@ def classifier(*, reduction: Any = "mean"):
 @pytest.mark.parametrize("fisher", ["sampled", "empirical", "exact"])
 def test_the_gradient_is_that_of_backprop(fisher, reduction):
     model, loss, params, batch = classifier(reduction=reduction)
-    run = jax.jit(with_factors(model, loss, fisher))
-    value, grads, factors = run(params, batch, Context(KEY))
-    wanted = fp.backprop(model, loss)(params, batch)
+    value, grads, factors = run(with_factors(model, loss, fisher), params, batch, Context(KEY))
+    wanted = run(fp.backprop(model, loss), params, batch)
     assert off((value, grads), wanted) < 1e-9
     assert records(factors)[0].path == "Serial[0] Dense"
 
@@ -391,7 +403,7 @@ def test_the_gradient_is_that_of_backprop(fisher, reduction):
 @pytest.mark.parametrize("fisher", ["sampled", "empirical", "exact"])
 def test_a_mean_has_the_mean_of_the_matrices(fisher):
     found = [
-        values(with_factors(*problem[:2], fisher)(*problem[2:], Context(KEY))[2])
+        values(run(with_factors(*problem[:2], fisher), *problem[2:], Context(KEY))[2])
         for problem in (classifier(reduction="mean"), classifier(reduction="sum"))
     ]
     for mean, total in zip(found[0][::2], found[1][::2], strict=True):
@@ -401,21 +413,23 @@ def test_a_mean_has_the_mean_of_the_matrices(fisher):
 def test_the_three_fishers():
     """At the last layer δ is p − y for the training target, or what its model would have drawn."""
     model, loss, params, (x, y) = classifier(reduction="sum")
-    a = jnp.tanh(x @ params[0].w + params[0].b)
-    z = a @ params[2].w + params[2].b
-    p = jax.nn.softmax(z)
-    a = jnp.concatenate([a, jnp.ones((6, 1))], 1)
+    first, _, last = jax.tree.map(np.asarray, params)
+    a = np.tanh(np.asarray(x) @ first.w + first.b)
+    p = np.exp(a @ last.w + last.b)
+    p = p / p.sum(-1, keepdims=True)
+    a = np.concatenate([a, np.ones((6, 1))], 1)
     found = {
-        fisher: values(with_factors(model, loss, fisher)(params, (x, y), Context(KEY))[2])[2].w
-        for fisher in ("sampled", "empirical", "exact")
+        fisher: values(run(with_factors(model, loss, fisher), params, (x, y), Context(KEY))[2])[2].w
+        for fisher in ("empirical", "exact")
     }
-    d = p - jax.nn.one_hot(y, 3)
+    d = p - np.eye(3)[np.asarray(y)]
     assert off(found["empirical"], Kronecker(a.T @ a / 6, d.T @ d)) < 1e-9
-    exact = jnp.diag(p.sum(0)) - p.T @ p
+    exact = np.diag(p.sum(0)) - p.T @ p
     assert off(found["exact"], Kronecker(a.T @ a / 6, exact)) < 1e-9
     sampled = with_factors(model, loss)
-    many = jax.vmap(lambda key: values(sampled(params, (x, y), Context(key))[2])[2].w)
-    mean = jax.tree.map(lambda f: f.mean(0), many(jax.random.split(KEY, 20_000)))
+    draws = jax.vmap(lambda key: values(sampled(params, (x, y), Context(key))[2])[2].w)
+    many = run(lambda key: draws(jax.random.split(key, 20_000)), KEY)
+    mean = jax.tree.map(lambda f: np.asarray(f).mean(0), many)
     assert off(mean, found["exact"]) < 0.02
 
 
@@ -426,14 +440,14 @@ def test_deep_linear_networks_are_exact():
     x, loss = normal(2, 3, 4), fp.QuadraticCost(reduction="sum")
     params = drawn(model, x)
     batch = (x, normal(2, 3, 2))
-    found = values(with_factors(model, loss, "exact")(params, batch)[2])
+    found = values(run(with_factors(model, loss, "exact"), params, batch)[2])
     for i, wanted in enumerate(params):
 
         def predict(w, i=i):
             return model.forward((*params[:i], fp.layers.Affine(w, None), *params[i + 1 :]), x)[0]
 
-        jacobian = jax.jacrev(predict)(wanted.w).reshape(-1, wanted.w.size)
-        block = jnp.kron(found[i].w.a, found[i].w.g)
+        jacobian = np.asarray(run(jax.jacrev(predict), wanted.w)).reshape(-1, wanted.w.size)
+        block = np.kron(found[i].w.a, found[i].w.g)
         assert off(block, jacobian.T @ jacobian) < 1e-9
 
 
@@ -457,11 +471,12 @@ def one_update(optimizer, grads, params, factors) -> Any:
 
 def explicit(block, grad, damping):
     """(A + π√λ I)⁻¹ g (G + √λ/π I)⁻¹ through the Kronecker product itself."""
-    a = jnp.diag(block.a) if block.a.ndim == 1 else block.a
-    pi = jnp.sqrt((jnp.trace(a) / len(a)) / (jnp.trace(block.g) / len(block.g)))
-    a = a + pi * damping**0.5 * jnp.eye(len(a))
-    g = block.g + damping**0.5 / pi * jnp.eye(len(block.g))
-    return jnp.linalg.solve(jnp.kron(a, g), grad.reshape(-1)).reshape(grad.shape)
+    block, grad = jax.tree.map(np.asarray, (block, grad))
+    a = np.diag(block.a) if block.a.ndim == 1 else block.a
+    pi = np.sqrt((np.trace(a) / len(a)) / (np.trace(block.g) / len(block.g)))
+    a = a + pi * damping**0.5 * np.eye(len(a))
+    g = block.g + damping**0.5 / pi * np.eye(len(block.g))
+    return np.linalg.solve(np.kron(a, g), grad.reshape(-1)).reshape(grad.shape)
 
 
 def test_the_update_is_the_explicit_solution():
@@ -475,13 +490,16 @@ def test_the_update_is_the_explicit_solution():
     )
     x, y = normal(5, 2, 2, 2), jnp.array([0, 1, 2, 0, 1])
     params = drawn(model, x)
-    _, grads, factors = with_factors(model, fp.SoftmaxCrossEntropy(), "empirical")(params, (x, y))
+    _, grads, factors = run(
+        with_factors(model, fp.SoftmaxCrossEntropy(), "empirical"), params, (x, y)
+    )
     optimizer = precondition_by_kfac(factors, damping=0.03)
     found = one_update(optimizer, grads, params, factors)
-    blocks = values(factors)
+    found, grads, blocks = jax.tree.map(np.asarray, (found, grads, values(factors)))
 
     def with_bias(block, grad):
-        rows = jnp.concatenate([grad.w.reshape(-1, grad.w.shape[-1]), grad.b[None]])
+        grad = jax.tree.map(np.asarray, grad)
+        rows = np.concatenate([grad.w.reshape(-1, grad.w.shape[-1]), grad.b[None]])
         rows = explicit(block, rows, 0.03)
         return type(grad)(rows[:-1].reshape(grad.w.shape), rows[-1])
 
@@ -499,13 +517,15 @@ def test_the_update_is_the_explicit_solution():
 def test_recurrent_and_table_updates():
     model = fp.Serial(fp.Embedding(5, 4), fp.GRU(3), fp.LastStep(), fp.Dense(2))
     ids, y = jnp.array([[1, 3, 1], [3, 0, 1]]), jnp.array([0, 1])
-    params = jax.tree.map(lambda p: p.astype(jnp.float64), model.init(KEY, ids))
-    _, grads, factors = with_factors(model, fp.SoftmaxCrossEntropy(), "empirical")(params, (ids, y))
+    params = drawn(model, ids)
+    _, grads, factors = run(
+        with_factors(model, fp.SoftmaxCrossEntropy(), "empirical"), params, (ids, y)
+    )
     optimizer = precondition_by_kfac(factors, damping=0.03)
     found = one_update(optimizer, grads, params, factors)
-    blocks = values(factors)
+    found, grads, blocks = jax.tree.map(np.asarray, (found, grads, values(factors)))
     assert off(found[0].w, explicit(blocks[0].w, grads[0].w, 0.03)) < 1e-9
-    rows = explicit(blocks[1].w_x, jnp.concatenate([grads[1].w_x, grads[1].b[None]]), 0.03)
+    rows = explicit(blocks[1].w_x, np.concatenate([grads[1].w_x, grads[1].b[None]]), 0.03)
     assert off(found[1].w_x, rows[:-1]) < 1e-9 and off(found[1].b, rows[-1]) < 1e-9
     assert off(found[1].w_h, explicit(blocks[1].w_h, grads[1].w_h, 0.03)) < 1e-9
     assert off(found[1].b_n, grads[1].b_n / (blocks[1].b_n.f + 0.03)) < 1e-9
@@ -513,15 +533,15 @@ def test_recurrent_and_table_updates():
 
 def test_running_averages_and_how_often_they_are_inverted():
     model, loss, params, (x, y) = classifier()
-    gradient = with_factors(model, loss, "empirical")
+    gradient = jax.jit(with_factors(model, loss, "empirical"))
     steps = [gradient(params, (x + i, y)) for i in range(3)]
     optimizer = precondition_by_kfac(steps[0][2], decay=0.6, every=2)
     state: Any = optimizer.init(params)
-    found = []
+    update, found = jax.jit(optimizer.update), []
     for _, grads, factors in steps:
-        updates, state = optimizer.update(grads, state, params, factors=factors)
+        updates, state = update(grads, state, params, factors=factors)
         found.append((updates, state))
-    a, b, c = (values(factors) for _, _, factors in steps)
+    a, b, c = (jax.tree.map(np.asarray, values(factors)) for _, _, factors in steps)
     wanted = jax.tree.map(lambda a, b, c: 0.6 * (a + b) / 2 + 0.4 * c, a, b, c)
     assert off(values(state.factors), wanted) < 1e-9
     first, second, third = (state.inverses for _, state in found)
@@ -554,14 +574,16 @@ def test_what_is_skipped_passes_unchanged():
     x, y = normal(3, 2, 2, 1), jnp.array([0, 1, 2])
     params = drawn(model, x)
     gradient = with_factors(model, fp.SoftmaxCrossEntropy(), "empirical", Kfac(others="skip"))
-    _, grads, factors = gradient(params, (x, y))
+    _, grads, factors = run(gradient, params, (x, y))
     optimizer = precondition_by_kfac(factors)
     found = one_update(optimizer, grads, params, factors)
     assert off(found[0].w, grads[0].w) == 0 and off(found[2].w, grads[2].w) > 0.1
     for wrong in (
         (),
-        with_factors(model, fp.SoftmaxCrossEntropy(), "empirical", Ekfac(others="skip"))(
-            params, (x, y)
+        jax.eval_shape(
+            with_factors(model, fp.SoftmaxCrossEntropy(), "empirical", Ekfac(others="skip")),
+            params,
+            (x, y),
         )[2],
     ):
         with pytest.raises(ValueError, match="wants the factors"):
@@ -609,27 +631,28 @@ def test_ekfac_is_the_diagonal_in_the_eigenbasis(sharing):
     params = drawn(layer, x)
     block, dz = one_pass(layer, params, x, Kfac(sharing))
     found, _ = one_pass(layer, params, x, Ekfac(sharing))
-    a = jnp.concatenate([x, jnp.ones((4, 5, 1))], -1)
-    g = jnp.einsum("bni,bno->bio", a, dz).reshape(4, -1)
+    x, dz, found, block = jax.tree.map(np.asarray, (x, dz, found, block))
+    a = np.concatenate([x, np.ones((4, 5, 1))], -1)
+    g = np.einsum("bni,bno->bio", a, dz).reshape(4, -1)
     fisher = g.T @ g
-    basis = jnp.kron(found.w.u_a, found.w.u_g)
-    assert off(found.w.s.reshape(-1), jnp.diag(basis.T @ fisher @ basis)) < 1e-9
-    corrected = basis @ jnp.diag(found.w.s.reshape(-1)) @ basis.T
-    assert off(corrected, fisher) < off(jnp.kron(block.w.a, block.w.g), fisher)
+    basis = np.kron(found.w.u_a, found.w.u_g)
+    assert off(found.w.s.reshape(-1), np.diag(basis.T @ fisher @ basis)) < 1e-9
+    corrected = basis @ np.diag(found.w.s.reshape(-1)) @ basis.T
+    assert off(corrected, fisher) < off(np.kron(block.w.a, block.w.g), fisher)
 
 
 def test_ekfac_preconditions():
     model, loss, params, batch = classifier()
-    run = with_factors(model, loss, "empirical", Ekfac())
-    _, grads, factors = run(params, batch)
-    found = precondition(grads, inverses_of(factors, 0.01))
-    for layer, grad, wanted in zip(values(factors), grads, found, strict=True):
+    _, grads, factors = run(with_factors(model, loss, "empirical", Ekfac()), params, batch)
+    found = run(lambda g, f: precondition(g, inverses_of(f, 0.01)), grads, factors)
+    given = jax.tree.map(np.asarray, (values(factors), grads, found))
+    for layer, grad, wanted in zip(*given, strict=True):
         if grad:
-            basis = jnp.kron(layer.w.u_a, layer.w.u_g)
-            fisher = basis @ jnp.diag(layer.w.s.reshape(-1)) @ basis.T
-            rows = jnp.concatenate([grad.w, grad.b[None]]).reshape(-1)
-            rows = jnp.linalg.solve(fisher + 0.01 * jnp.eye(len(rows)), rows)
-            assert off(rows, jnp.concatenate([wanted.w, wanted.b[None]]).reshape(-1)) < 1e-9
+            basis = np.kron(layer.w.u_a, layer.w.u_g)
+            fisher = basis @ np.diag(layer.w.s.reshape(-1)) @ basis.T
+            rows = np.concatenate([grad.w, grad.b[None]]).reshape(-1)
+            rows = np.linalg.solve(fisher + 0.01 * np.eye(len(rows)), rows)
+            assert off(rows, np.concatenate([wanted.w, wanted.b[None]]).reshape(-1)) < 1e-9
     with pytest.raises(ValueError, match="fisher='exact' adds up"):
         with_factors(model, loss, "exact", Ekfac())
 
@@ -640,7 +663,7 @@ MODES = {"empirical": "fisher_empirical", "exact": "fisher_exact"}
 
 
 def waves(*shape):
-    return jnp.sin(1 + 1.7 * jnp.arange(np.prod(shape), dtype=float)).reshape(shape)
+    return jnp.asarray(np.sin(1 + 1.7 * np.arange(np.prod(shape))).reshape(shape))
 
 
 def mlp_problem():
@@ -655,7 +678,7 @@ def conv_problem():
         fp.layers.Kernel(waves(2, 2, 2, 2), waves(2)),
         (),
         (),
-        fp.layers.Affine(waves(12, 3) / 3, waves(3)),
+        fp.layers.Affine(jnp.asarray(np.asarray(waves(12, 3)) / 3), waves(3)),
     )
     return model, params, waves(3, 4, 3, 2)
 
@@ -714,10 +737,11 @@ def test_factors_are_those_of_kfac_jax(name, fisher, source):
         wanted = of_kfac_jax(name, MODES[fisher])
     model, params, x = PROBLEMS[name]()
     loss = fp.SoftmaxCrossEntropy(reduction="sum")
-    _, _, factors = with_factors(model, loss, fisher)(params, (x, jnp.array([0, 2, 1])))
+    _, _, factors = run(with_factors(model, loss, fisher), params, (x, jnp.array([0, 2, 1])))
     found = [record.value.w for record in records(factors) if record.value]
     again = 3 if fisher == "empirical" else 1
+    found = jax.tree.map(np.asarray, found)
     for block, (a, g), rows in zip(found, wanted, (18 if name == "conv" else 3, 3), strict=True):
         rows = rows * again
-        assert off(block.a, jnp.asarray(a)) < 1e-7
-        assert off(block.g / rows, jnp.asarray(g)) < 1e-7
+        assert off(block.a, np.asarray(a)) < 1e-7
+        assert off(block.g / rows, np.asarray(g)) < 1e-7
