@@ -43,7 +43,8 @@ def loss(params, example):
     """Of one example [H, W, 1]; of one that fills up the batch, and does not count, zero."""
     image, label, counts = example
     logits = network.apply(params, image)
-    return counts * optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    cost = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    return jnp.where(counts, cost, 0.0)
 
 
 def plain(state):

@@ -1,5 +1,6 @@
 """Every example runs, and prints what it promises."""
 
+import functools
 import importlib.util
 import os
 import re
@@ -7,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -38,7 +41,37 @@ def test_every_example_is_here():
         *PRINTED,
         "feedback_alignment",
         "private_training",
+        "flax_private",
+        "lifted_kfac",
     }
+
+
+def test_private_training_of_a_flax_model_is_resumed(tmp_path):
+    """Stopped after three steps of five, it comes to the same parameters, bit for bit."""
+    pytest.importorskip("flax")
+    example = load("flax_private")
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.random((60, 8, 8, 1)), jnp.float32)
+    y = jnp.asarray(rng.integers(0, 10, 60))
+    example.network = example.Network(width=2)
+    run = functools.partial(example.train, x, y, 1.0, 12, 5, 1.0)
+    whole = run()
+    first = run(file=tmp_path / "state.safetensors", until=3)
+    resumed = run(file=tmp_path / "state.safetensors")
+    assert [int(state.step) for state in (whole, first, resumed)] == [5, 3, 5]
+    same = [jax.tree.map(np.array_equal, whole.params, s.params) for s in (first, resumed)]
+    assert not any(jax.tree.leaves(same[0])) and all(jax.tree.leaves(same[1]))
+    assert 0 <= example.accuracy(resumed.params, x, y) <= 1
+
+
+@pytest.mark.parametrize("library", ["flax", "equinox"])
+def test_kfac_of_a_lifted_model(library, capsys):
+    """Few steps: what 1,000 of Adam come to is in the guide."""
+    pytest.importorskip(library)
+    load("lifted_kfac").main(library, slow=40, fast=20)
+    head, first, last = capsys.readouterr().out.splitlines()
+    assert head.split() == ["step", "Adam", "K-FAC"] and last.startswith("K-FAC is where Adam ends")
+    assert float(first.split()[1]) == float(first.split()[2])
 
 
 def test_private_training():
