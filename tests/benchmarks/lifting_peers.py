@@ -109,8 +109,8 @@ def torch_sides(name: str, norms: Any) -> tuple[dict[str, Callable[[], Any]], di
     start, batch = workload.start(rng), workload.batch(rng)
     x, y = map(torch.from_numpy, batch)
     y = y.long()
-    if name == "convnet":
-        x = x.movedim(-1, 1).contiguous()
+    if name == "convnet":  # of strides that could be those of channels last Opacus makes zeros
+        x = x.reshape(len(x), 1, *x.shape[1:3])
     if name == "gpt":
         x = x.long()
 
