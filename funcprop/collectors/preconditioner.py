@@ -221,9 +221,10 @@ def precondition_by_kfac(
             return share * past + (1 - share) * now
 
         averages = jax.tree.map(average, state.factors, factors)
+        now: Any = damping(state.count) if callable(damping) else damping
         inverses = jax.lax.cond(
             state.count % every == 0,
-            lambda: inverses_of(averages, damping(state.count) if callable(damping) else damping),
+            lambda: inverses_of(averages, now),
             lambda: state.inverses,
         )
         new = KfacState(state.count + 1, averages, inverses)
