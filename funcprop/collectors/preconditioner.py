@@ -9,6 +9,7 @@ step = train_step(gradient, optimizer)  # hands the optimizer the factors of eac
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -152,12 +153,17 @@ class KfacState(NamedTuple):
 
 @door
 def precondition_by_kfac(
-    factors: Any, *, damping: float = 1e-3, decay: float = 0.95, every: int = 1
+    factors: Any,
+    *,
+    damping: float | Callable[[Array], Array] = 1e-3,
+    decay: float = 0.95,
+    every: int = 1,
 ) -> optax.GradientTransformationExtraArgs:
     """Gradients times (A + π√λ I)⁻¹ ⊗ (G + √λ/π I)⁻¹, a layer at a time: a transformation of optax.
 
     factors  of any step, or their shapes: what the state will hold
-    damping  λ: the approximation of F + λ I
+    damping  λ: the approximation of F + λ I. Or a schedule of optax, the number of steps -> λ: near
+             a minimum F is small, and what is added to it may be
     decay    the share of the old value in the running averages of A and G, which begin as plain
              averages
     every    steps from one inversion to the next
@@ -181,8 +187,8 @@ def precondition_by_kfac(
     >>> updates.w.shape
     (2, 2)
     """
-    if not damping > 0:
-        raise ValueError(f"damping is {damping}, wanted a positive number")
+    if not callable(damping) and not damping > 0:
+        raise ValueError(f"damping is {damping}, wanted a positive number, or a schedule")
     blocks = jax.tree.leaves(factors, is_leaf=is_block)
     if not all(isinstance(block, (Kronecker, Diagonal)) for block in blocks) or not blocks:
         raise ValueError(
@@ -215,9 +221,10 @@ def precondition_by_kfac(
             return share * past + (1 - share) * now
 
         averages = jax.tree.map(average, state.factors, factors)
+        now: Any = damping(state.count) if callable(damping) else damping
         inverses = jax.lax.cond(
             state.count % every == 0,
-            lambda: inverses_of(averages, damping),
+            lambda: inverses_of(averages, now),
             lambda: state.inverses,
         )
         new = KfacState(state.count + 1, averages, inverses)

@@ -255,7 +255,8 @@ class Told(Form):
 
     def inner(self, other: Form) -> Array:
         told: Any = other
-        if isinstance(told, Told) and self.kept and told.kept and self.back is told.back:
+        alike = isinstance(told, Told) and self.kept and told.kept and self.back is told.back
+        if alike and self.form.shape == told.form.shape:  # a vector is a row here, a column there
             return self.form.inner(told.form)
         return super().inner(other)
 

@@ -108,7 +108,11 @@ def torch_sides(name: str, norms: Any) -> tuple[dict[str, Callable[[], Any]], di
     workload = models.WORKLOADS[name]
     start, batch = workload.start(rng), workload.batch(rng)
     x, y = map(torch.from_numpy, batch)
-    x, y = (x.movedim(-1, 1) if name == "convnet" else x.long() if name == "gpt" else x), y.long()
+    y = y.long()
+    if name == "convnet":  # of strides that could be those of channels last Opacus makes zeros
+        x = x.reshape(len(x), 1, *x.shape[1:3])
+    if name == "gpt":
+        x = x.long()
 
     def losses(model: Any) -> Any:
         logits = model(x)
@@ -136,7 +140,10 @@ def torch_sides(name: str, norms: Any) -> tuple[dict[str, Callable[[], Any]], di
         except Exception as error:  # what Opacus does not take is told, and left out
             refused[title] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:90]}"
             continue
-        np.testing.assert_allclose(found, norms, rtol=TOLERANCE, err_msg=f"{name}, {title}")
+        off = float(np.max(np.abs(found / norms - 1)))
+        if off > TOLERANCE:  # the peer's own fault: it is told, and not timed
+            refused[title] = f"squared norms are off by {off:.1%}"
+            continue
         sides[title] = run
     return sides, refused
 

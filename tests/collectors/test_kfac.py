@@ -531,6 +531,19 @@ def test_recurrent_and_table_updates():
     assert off(found[1].b_n, grads[1].b_n / (blocks[1].b_n.f + 0.03)) < 1e-9
 
 
+def test_a_schedule_of_damping():
+    model, loss, params, batch = classifier()
+    gradient = jax.jit(with_factors(model, loss, "empirical"))
+    _, grads, factors = gradient(params, batch)
+    optimizer = precondition_by_kfac(factors, damping=lambda count: 0.5 * 0.1**count)
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    for damping in (0.5, 0.05):
+        found, state = update(grads, state, params, factors=factors)
+        wanted = precondition(grads, inverses_of(factors, damping))
+        errors = jax.tree.map(off, *jax.tree.map(np.asarray, (found, wanted)))
+        assert max(jax.tree.leaves(errors)) < 1e-6
+
+
 def test_running_averages_and_how_often_they_are_inverted():
     model, loss, params, (x, y) = classifier()
     gradient = jax.jit(with_factors(model, loss, "empirical"))

@@ -8,6 +8,17 @@ from .table import EXAMPLES as B
 from .table import normal, row, whole
 
 
+@row("a vector that is a row in one use and a column in another")
+def rows_and_columns():
+    def loss(p, x):
+        def value(x):
+            return jnp.tanh(jnp.tanh(x @ p["w"]) @ p["v"]).sum()
+
+        return jnp.square(jax.grad(value)(x)).sum()
+
+    return loss, {"w": normal(3, 4), "v": normal(4)}, normal(B, 6, 3)
+
+
 @row("mlp")
 def mlp():
     def loss(p, x):
