@@ -535,7 +535,7 @@ def test_a_schedule_of_damping():
     model, loss, params, batch = classifier()
     gradient = jax.jit(with_factors(model, loss, "empirical"))
     _, grads, factors = gradient(params, batch)
-    optimizer = precondition_by_kfac(factors, damping=lambda count: 0.5 * 0.1**count)
+    optimizer = precondition_by_kfac(factors, damping=lambda n: jnp.where(n == 0, 0.5, 0.05))
     state, update = optimizer.init(params), jax.jit(optimizer.update)
     for damping in (0.5, 0.05):
         found, state = update(grads, state, params, factors=factors)
