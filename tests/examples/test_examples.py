@@ -64,14 +64,22 @@ def test_private_training_of_a_flax_model_is_resumed(tmp_path):
     assert 0 <= example.accuracy(resumed.params, x, y) <= 1
 
 
-@pytest.mark.parametrize("library", ["flax", "equinox"])
-def test_kfac_of_a_lifted_model(library, capsys):
+def test_kfac_of_a_lifted_model(capsys):
     """Few steps: what 1,000 of Adam come to is in the guide."""
-    pytest.importorskip(library)
-    load("lifted_kfac").main(library, slow=40, fast=20)
+    pytest.importorskip("flax")
+    pytest.importorskip("equinox")
+    example = load("lifted_kfac")
+    example.main(slow=20, fast=20)
     head, first, last = capsys.readouterr().out.splitlines()
     assert head.split() == ["step", "Adam", "K-FAC"] and last.startswith("K-FAC is where Adam ends")
     assert float(first.split()[1]) == float(first.split()[2])
+    x = jnp.ones((2, 3))
+    model, params = example.of_equinox(x, (4, 5))
+    factors = example.with_factors(example.fp.lift(model, params, x), example.fp.QuadraticCost())
+    found = jax.eval_shape(
+        factors, params, (x, jnp.ones((2, 5))), example.fp.Context(jax.random.key(0))
+    )
+    assert found[2].layers[0].weight.value.a.shape == (4, 4)
 
 
 def test_private_training():
