@@ -3,8 +3,8 @@
 `fp.lift` makes a layer of the model's own apply function, `with_factors` a gradient with Kronecker
 factors, `precondition_by_kfac` an optimizer. An MLP learns to name digits, or to draw those of
 MNIST again through 16 numbers. Both sides begin with the same parameters and draw batches of one
-size; each has the rate, constant or falling along a cosine, that leaves it with the least loss over
-all training examples. Which were tried is in docs/guides/any-function.md.
+size; each has the rate that leaves it with the least loss over all training examples. Which were
+tried is in docs/guides/any-function.md.
 
     python examples/lifted_kfac.py                     an MLP of Flax, the digits of scikit-learn
     python examples/lifted_kfac.py equinox             the same of Equinox
@@ -98,16 +98,15 @@ def main(library: str = "flax", folder: str | None = None, slow: int = 1000, fas
     """Trains `slow` steps by Adam and `fast` by K-FAC, and prints the losses side by side."""
     x, y = map(jnp.asarray, (load("digits") if folder is None else load("mnist", folder)).train)
     x = fp.Pixels().forward((), x)[0].reshape(len(x), -1)
-    cosine = optax.cosine_decay_schedule
     if folder is None:
         data, sizes, loss = (x, y), (64, 32, 10), fp.SoftmaxCrossEntropy()
-        batch_size, of_adam, of_kfac = 200, (0.05,), (0.1, 0.003, 1.0)
+        batch_size, rate, of_kfac = 200, 0.05, (0.1, 0.003, 1.0)
     else:
         data, sizes, loss = (x, x), (64, 16, 64, x.shape[1]), fp.BinaryCrossEntropy()
-        batch_size, of_adam, of_kfac = 1000, (cosine(0.005, slow),), (cosine(0.1, fast), 0.1, 3.0)
+        batch_size, rate, of_kfac = 1000, 0.005, (0.1, 0.1, 3.0)
     apply, params = (of_flax if library == "flax" else of_equinox)(x, sizes)
     task = fp.lift(apply, params, x[:1]), loss, params, data, batch_size
-    adam, kfac = by_adam(*task, *of_adam, slow), by_kfac(*task, *of_kfac, fast)
+    adam, kfac = by_adam(*task, rate, slow), by_kfac(*task, *of_kfac, fast)
 
     print("step   Adam      K-FAC")
     for number in range(0, len(adam), 5):
