@@ -2,7 +2,6 @@
 
 import inspect
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +10,8 @@ import pytest
 
 import funcprop as fp
 from funcprop.collectors import kfac, squared_norms
+
+nn = pytest.importorskip("flax.linen")
 
 KEY = jax.random.key(0)
 X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
