@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -144,11 +144,6 @@ def source_of(eqn: JaxprEqn) -> tuple[str, str]:
     """-> the line that made an equation, "model.py:31 (loss)", and its name stack."""
     line = source_info_util.summarize(eqn.source_info)
     return line.rpartition("/")[2], str(eqn.source_info.name_stack)
-
-
-def float_positions(atoms: Sequence[Any]) -> list[int]:
-    """Where among the operands or outputs of an equation the floats are."""
-    return [i for i, atom in enumerate(atoms) if is_float_type(atom.aval)]
 
 
 def is_float_type(aval: Any) -> bool:

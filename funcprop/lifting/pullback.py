@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -57,9 +58,10 @@ class Pullback:
         number = {id(leaf): i for i, leaf in enumerate(jax.tree.leaves(params))}
         own = tuple(number.get(id(leaf)) for leaf in leaves)
         types = tuple(map(jax.typeof, leaves))  # of one mesh, too
+        text = re.sub("0x[0-9a-f]+", "", str(tree))  # its jaxpr, which a closure may have changed
         rest = [leaf for leaf, i in zip(leaves, own, strict=True) if i is None]
         try:
-            return Pullback(rest, own, remembered(TREES, (key, types), tree))
+            return Pullback(rest, own, remembered(TREES, (key, types, text), tree))
         except TypeError:  # a function that cannot be hashed
             return Pullback(rest, own, tree)
 
