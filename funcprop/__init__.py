@@ -11,9 +11,11 @@ from funcprop.lazy import on_demand
 
 if TYPE_CHECKING:
     from funcprop import blocks as blocks
+    from funcprop import catalogue as catalogue
     from funcprop import collectors as collectors
     from funcprop import comparison as comparison
     from funcprop import composites as composites
+    from funcprop import costs as costs
     from funcprop import data as data
     from funcprop import gradient as gradient
     from funcprop import initializers as initializers
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from funcprop import pipelines as pipelines
     from funcprop import prediction as prediction
     from funcprop import rewiring as rewiring
+    from funcprop import testing as testing
     from funcprop import training as training
     from funcprop.blocks import GEGLU as GEGLU
     from funcprop.blocks import GLU as GLU
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from funcprop.blocks import CrossAttention as CrossAttention
     from funcprop.blocks import SelfAttention as SelfAttention
     from funcprop.blocks import SwiGLU as SwiGLU
+    from funcprop.catalogue import mutation_score as mutation_score
     from funcprop.collectors import check_unmixed as check_unmixed
     from funcprop.collectors import collect as collect
     from funcprop.collectors import collect_all as collect_all
@@ -41,9 +45,7 @@ if TYPE_CHECKING:
     from funcprop.collectors import split_backward as split_backward
     from funcprop.comparison import Comparison as Comparison
     from funcprop.comparison import GradientError as GradientError
-    from funcprop.comparison import assert_gradients as assert_gradients
     from funcprop.comparison import compare as compare
-    from funcprop.comparison import mutation_score as mutation_score
     from funcprop.composites import Branch as Branch
     from funcprop.composites import Cast as Cast
     from funcprop.composites import Composite as Composite
@@ -149,6 +151,7 @@ if TYPE_CHECKING:
     from funcprop.prediction import inference as inference
     from funcprop.rewiring import rewire as rewire
     from funcprop.rewiring import warm_start as warm_start
+    from funcprop.testing import assert_gradients as assert_gradients
     from funcprop.training import Evaluation as Evaluation
     from funcprop.training import Metrics as Metrics
     from funcprop.training import TrainState as TrainState

@@ -18,7 +18,6 @@ _MOVED = {
     "straight_through",
     "collectors": "SplitBackward bytes_between",
     "pipelines": "StageTimes Timeline simulate_pipeline stage_times",
-    "comparison": "Score",
     "models": "from_objective gpt2_params gpt_objective to_objective",
 }
 
@@ -26,6 +25,12 @@ _MOVED = {
 DEPRECATED = {
     **{f"fp.{name}": f"fp.{room}.{name}" for room in _MOVED for name in _MOVED[room].split()},
     **{f"fp.collectors.{name}": f"fp.pipelines.{name}" for name in _MOVED["pipelines"].split()},
+    "fp.Score": "fp.catalogue.MutationScore",
+    "fp.comparison.Score": "fp.catalogue.MutationScore",
+    "fp.comparison.Table": "fp.catalogue.CatalogueComparison",
+    "fp.comparison.compare_catalogue": "fp.catalogue.compare_catalogue",
+    "fp.comparison.mutation_score": "fp.mutation_score",
+    "fp.comparison.assert_gradients": "fp.assert_gradients",
     "fp.Binarise": "fp.Binarize",
     "fp.layers.Binarise": "fp.layers.Binarize",
     "fp.Quantise": "fp.Quantize",

@@ -143,7 +143,7 @@ def row_of(item):
 @functools.cache
 def rows():
     """-> (names of all rows of the catalogue, those of a layer after its first)."""
-    from funcprop.comparison.catalogue import ROWS
+    from funcprop.catalogue.table import ROWS
 
     first = {}
     for row in ROWS:

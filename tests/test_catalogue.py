@@ -13,14 +13,16 @@ import numpy as np
 import pytest
 
 import funcprop as fp
-from funcprop.comparison import trial as trials
-from funcprop.comparison.catalogue import ROWS
-from funcprop.comparison.contract import check_contract
-from funcprop.comparison.mutants import mutation_score
+from funcprop.catalogue.comparisons import compare_row, drawn
+from funcprop.catalogue.score import mutation_score
+from funcprop.catalogue.table import ROWS
+from funcprop.comparison.evidence import observe
 from funcprop.comparison.programs import Programs, cast, measured, named_leaves
-from funcprop.comparison.table import compare_row, drawn
-from funcprop.comparison.truth import cotangents, observe
-from funcprop.comparison.verdict import judge_exact, judge_slopes
+from funcprop.comparison.subject.subject import Subject
+from funcprop.comparison.verdict.contract import check_contract
+from funcprop.comparison.verdict.rules import judge_exact, judge_slopes
+from funcprop.comparison.verdict.verdict import judged_in_working_dtype
+from funcprop.comparison.witnesses.points import cotangents
 from funcprop.gradient import combine, partition, zeros_where_frozen
 from funcprop.layer import is_float
 
@@ -70,8 +72,8 @@ class Case:
 
     def rounded_rows(self, dtype):
         given = drawn(self.row, KEY, dtype, self.programs)
-        trial = trials.Case(self.layer, *given, key=KEY, peer=self.peer)
-        return trials.judged_in_working_dtype(
+        trial = Subject(self.layer, *given, key=KEY, peer=self.peer)
+        return judged_in_working_dtype(
             trial, self.evidence(dtype), self.row.floor, self.programs, quick=True
         )
 

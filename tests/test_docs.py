@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from funcprop.comparison.table import markdown
+from funcprop.catalogue.comparisons import markdown
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -31,5 +31,5 @@ def test_snippets(page):
 
 def test_the_docs_list_every_row_of_the_catalogue():
     assert markdown() in (ROOT / "docs" / "catalogue.md").read_text(encoding="utf-8"), (
-        "paste what funcprop.comparison.table.markdown() returns"
+        "paste what funcprop.catalogue.comparisons.markdown() returns"
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import funcprop as fp
-from funcprop.comparison.rows.composites import Cell
+from funcprop.catalogue.rows.composites import Cell
 
 ZERO, Y = jnp.zeros(3), jnp.array([3.0, 0.0, 4.0])
 CERTAIN = jnp.array([[0.0, 1000.0]])

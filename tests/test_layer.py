@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 import funcprop as fp
-from funcprop.comparison.catalogue import ROWS
+from funcprop.catalogue.table import ROWS
 from funcprop.gradient import check_gradients
 from funcprop.layer import (
     check_choice,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import funcprop as fp
-from funcprop.comparison.catalogue import ROWS
-from funcprop.comparison.inputs import is_spec
-from funcprop.comparison.table import drawn
+from funcprop.catalogue.comparisons import drawn
+from funcprop.catalogue.inputs import is_spec
+from funcprop.catalogue.table import ROWS
 from funcprop.layer import is_float
 from funcprop.losses.loss import Loss
 

@@ -17,7 +17,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import funcprop as fp
-from funcprop.comparison.catalogue import ROWS
+from funcprop.catalogue.table import ROWS
 from funcprop.layer import Context, is_float
 from funcprop.sharding import summed
 

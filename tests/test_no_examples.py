@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 import funcprop as fp
-from funcprop.comparison.catalogue import ROWS
-from funcprop.comparison.inputs import structs
+from funcprop.catalogue.inputs import structs
+from funcprop.catalogue.table import ROWS
 from funcprop.layer import is_float
 
 KEY = jax.random.key(0)

@@ -12,8 +12,8 @@ import funcprop as fp
 from funcprop.lazy import DEPRECATED
 
 PACKAGES = """
-    blocks collectors comparison composites data gradient initializers layer layers lifting losses
-    models pipelines prediction rewiring training
+blocks catalogue collectors comparison composites costs data gradient initializers layer layers
+lifting losses models pipelines prediction rewiring testing training
 """.split()  # noqa: SIM905
 
 
@@ -69,12 +69,12 @@ fp.Dense, fp.mlp, fp.backprop, fp.compare, fp.collect, fp.rewire
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     first, second = (set(line.split()) for line in run.stdout.splitlines())
     assert first == {"funcprop", "funcprop.lazy"}
-    heavy = {"optax", "matplotlib", "sklearn", "tyro", "rich", "funcprop.comparison.catalogue"}
+    heavy = {"optax", "matplotlib", "sklearn", "tyro", "rich", "funcprop.catalogue.table"}
     assert second and not second & heavy
 
 
 def test_no_module_is_shadowed_by_a_name_of_its_package():
-    skipped = {"funcprop.cli.__main__", "funcprop.comparison.plugin"}
+    skipped = {"funcprop.cli.__main__", "funcprop.comparison.plugin", "funcprop.testing.plugin"}
     for found in pkgutil.walk_packages(funcprop.__path__, "funcprop."):
         if found.name not in skipped:
             module = importlib.import_module(found.name)

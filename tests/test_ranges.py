@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import funcprop as fp
-from funcprop.comparison.catalogue import ROWS
+from funcprop.catalogue.comparisons import drawn
+from funcprop.catalogue.table import ROWS
 from funcprop.comparison.programs import cast
-from funcprop.comparison.table import drawn
 from funcprop.layer import is_float
 from funcprop.losses.linear_cross_entropy import Projection
 

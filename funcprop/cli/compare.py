@@ -9,23 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from funcprop.catalogue.comparisons import HEADINGS, cells, chosen, compare_row, comparisons, effort
+from funcprop.catalogue.comparisons import CatalogueComparison as Table
+from funcprop.catalogue.costs import profile_rows
+from funcprop.catalogue.row import Row
+from funcprop.catalogue.table import ROWS
 from funcprop.cli.errors import FailedRun, UsageError
 from funcprop.cli.job.progress import counting
 from funcprop.cli.markers import Positional, UseAppendAction
 from funcprop.cli.target import Subject, subject
-from funcprop.comparison.catalogue import ROWS
-from funcprop.comparison.costs import Costs
-from funcprop.comparison.profile import profile_rows
-from funcprop.comparison.row import Row
-from funcprop.comparison.table import (
-    HEADINGS,
-    Table,
-    cells,
-    chosen,
-    compare_row,
-    comparisons,
-    effort,
-)
+from funcprop.costs.cost import Costs
 from funcprop.extras import require
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import traceback
 
+from funcprop.catalogue.discovery import TargetError
 from funcprop.cli.job.checks import RecipeError
-from funcprop.comparison.discovery import TargetError
 from funcprop.data import DataError
 from funcprop.layer import LayerError
 from funcprop.training.checkpoint import CheckpointError

@@ -11,15 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcprop.catalogue.comparisons import compare_row, effort
+from funcprop.catalogue.discovery import attribute
+from funcprop.catalogue.inputs import Spec, draw
+from funcprop.catalogue.row import Row
 from funcprop.cli.errors import UsageError
-from funcprop.comparison.discovery import attribute
 from funcprop.comparison.front import compare
-from funcprop.comparison.inputs import Spec, draw
 from funcprop.comparison.programs import generator
-from funcprop.comparison.report import Comparison
-from funcprop.comparison.row import Row
-from funcprop.comparison.table import compare_row, effort
-from funcprop.comparison.targets import adapted
+from funcprop.comparison.report.comparison import Comparison
+from funcprop.comparison.subject.targets import adapted
 from funcprop.layer import Context, Layer, spell
 
 WORD = re.compile(r"(?:(?P<dtype>[a-z]+\d*):)?(?P<shape>[1-9]\d*(?:x[1-9]\d*)*)(?:<(?P<high>\d+))?")

@@ -10,13 +10,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from funcprop.comparison.gradients import compare_gradients, nearby
-from funcprop.comparison.profile import profile_functions, profile_layer
 from funcprop.comparison.programs import is_key
-from funcprop.comparison.report import Comparison
-from funcprop.comparison.targets import adapted, has_no_rule, layer_arguments, surrogate_of
-from funcprop.comparison.trial import Case, compare_case
-from funcprop.comparison.verdict import FLOOR
+from funcprop.comparison.report.comparison import Comparison
+from funcprop.comparison.subject.gradients import compare_gradients, nearby
+from funcprop.comparison.subject.subject import Subject
+from funcprop.comparison.subject.targets import adapted, has_no_rule, layer_arguments, surrogate_of
+from funcprop.comparison.trial import compare_subject
+from funcprop.comparison.verdict.rules import FLOOR
+from funcprop.costs.measuring import profile_functions, profile_layer
 from funcprop.gradient import Backprop
 from funcprop.layer import Array, Context, Layer, Params, describe, spell, two
 
@@ -97,7 +98,9 @@ def compare(
             raise TypeError("context is for layers and gradient functions: leave it out")
         with of_one_call(_called(target)):
             layer, x, peer = adapted(target, args, against)
-        found = _of_case(Case(layer, (), x, Context(), key, peer), probes, floor, quick, profile)
+        found = _of_subject(
+            Subject(layer, (), x, Context(), key, peer), probes, floor, quick, profile
+        )
         if against is None and has_no_rule(layer, x):
             note = ("no jax.custom_vjp or jax.custom_jvp is in it: JAX's own rules were compared "
                     "with finite differences, and with themselves")  # fmt: skip
@@ -112,8 +115,8 @@ def compare(
             )
         moved = jax.tree.map(lambda leaf: leaf[1], nearby(params, 2, key))
         peer = target if against is None else surrogate_of(target, against, moved, x, context)
-        case = Case(target, moved, x, context, key, peer)
-        return _of_case(case, probes, floor, quick, profile)
+        subject = Subject(target, moved, x, context, key, peer)
+        return _of_subject(subject, probes, floor, quick, profile)
     if against is None:
         has_aux = target.objective.has_aux
         against = jax.value_and_grad(target.objective, has_aux=has_aux)
@@ -140,18 +143,20 @@ def of_one_call(name: str) -> Iterator[None]:
         ) from error
 
 
-def _of_case(case: Case, probes: int, floor: float, quick: bool, profile: bool) -> Comparison:
-    layer = case.layer
+def _of_subject(
+    subject: Subject, probes: int, floor: float, quick: bool, profile: bool
+) -> Comparison:
+    layer = subject.layer
     try:
         with of_one_call(describe(layer)):
-            jax.eval_shape(lambda *a: two(layer, "forward", layer.forward(*a))[0], *case.given)
-            found = compare_case(case, probes, floor, quick)
+            jax.eval_shape(lambda *a: two(layer, "forward", layer.forward(*a))[0], *subject.given)
+            found = compare_subject(subject, probes, floor, quick)
     except Exception as error:
-        _check_order(layer, *case.given[:2], error)
+        _check_order(layer, *subject.given[:2], error)
         raise
     if not profile or not found.ok:  # the cost of a wrong gradient would prove nothing
         return found
-    costs = profile_layer(found.target, case.layer, *case.given, peer=case.peer)
+    costs = profile_layer(found.target, subject.layer, *subject.given, peer=subject.peer)
     return replace(found, costs=costs)
 
 

@@ -14,6 +14,8 @@ import numpy as np
 from funcprop.layer import Array, is_float
 
 SMALL = 100_000  # numbers: above, an unoptimized program costs more than its compilation saves
+
+
 QUICK: dict[str, Any] = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,

@@ -26,7 +26,7 @@ import numpy as np
 import optax
 
 import funcprop as fp
-from funcprop.comparison.costs import machine
+from funcprop.costs.cost import machine
 from funcprop.data import load
 from funcprop.initializers import HeNormal
 

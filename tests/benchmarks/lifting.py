@@ -39,7 +39,7 @@ from models import CHANNELS, CLASSES, EPS, FLAT, assigned, cross_entropy
 
 import funcprop as fp
 from funcprop.collectors import clipped, collect, squared_norms, total
-from funcprop.comparison.costs import machine
+from funcprop.costs.cost import machine
 
 BATCH, MICRO, GROUPS = 64, 8, 8
 TEXTS = {"VOCABULARY": 4096, "WIDTH": 128, "LENGTH": 128}  # 64 texts as models.py has two are hours

@@ -41,8 +41,8 @@ import optax
 from jax import lax
 
 import funcprop as fp
-from funcprop.comparison.costs import machine
-from funcprop.comparison.profile import cost_of, timed
+from funcprop.costs.cost import machine
+from funcprop.costs.measuring import cost_of, timed
 from funcprop.models import gpt, gpt_objective, lstm_classifier, mlp
 
 RATE, MOMENTUM = 0.05, 0.9

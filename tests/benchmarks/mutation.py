@@ -31,11 +31,13 @@ import jax
 import numpy as np
 from jax.test_util import check_grads
 
-from funcprop.comparison.costs import machine
-from funcprop.comparison.mutants import LEAVES, mutation_score
+from funcprop.catalogue.comparisons import chosen, compare_row, drawn
+from funcprop.catalogue.mutants import LEAVES
+from funcprop.catalogue.row import Row
+from funcprop.catalogue.score import mutation_score
+from funcprop.catalogue.table import ROWS
 from funcprop.comparison.programs import Programs
-from funcprop.comparison.row import Row
-from funcprop.comparison.table import ROWS, chosen, compare_row, drawn
+from funcprop.costs.cost import machine
 from funcprop.gradient import combine, partition, zeros_where_frozen
 
 DTYPES = ("float32", "bfloat16")  # float64 is judged with each of them

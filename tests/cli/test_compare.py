@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 
 import funcprop as fp
-from funcprop.comparison.inputs import Normal
-from funcprop.comparison.row import Row
+from funcprop.catalogue.inputs import Normal
+from funcprop.catalogue.row import Row
 
 
 @dataclass(frozen=True)
@@ -250,8 +250,8 @@ def test_inputs_are_read_from_words():
 def test_piped_lines_come_as_soon_as_they_are_known(tmp_path):
     (tmp_path / "own.py").write_text(
         "import funcprop as fp\n"
-        "from funcprop.comparison.inputs import Normal\n"
-        "from funcprop.comparison.row import Row\n\n"
+        "from funcprop.catalogue.inputs import Normal\n"
+        "from funcprop.catalogue.row import Row\n\n"
         "class Slow(fp.Tanh):\n"
         "    def forward(self, params, z, context=fp.Context()):\n"
         "        input()\n"

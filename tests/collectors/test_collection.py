@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import funcprop as fp
+from funcprop.catalogue.table import ROWS
 from funcprop.collectors import (
     Form,
     Full,
@@ -32,7 +33,6 @@ from funcprop.collectors import (
     weighted_sum,
 )
 from funcprop.collectors.rule import Together
-from funcprop.comparison.catalogue import ROWS
 from funcprop.layer import Array, Context, Layer, LayerError, is_float
 from funcprop.pipelines import StageTimes, simulate_pipeline
 from funcprop.training import init_update_state, update_step

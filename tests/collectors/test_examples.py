@@ -13,6 +13,7 @@ import optax
 import pytest
 
 import funcprop as fp
+from funcprop.catalogue.table import ROWS
 from funcprop.collectors import (
     book_keeping,
     collect,
@@ -29,7 +30,6 @@ from funcprop.collectors import (
 )
 from funcprop.collectors.held import without_held
 from funcprop.collectors.record import is_record
-from funcprop.comparison.catalogue import ROWS
 from funcprop.comparison.programs import cast, measured
 from funcprop.composites import RewiredParams
 from funcprop.layer import LayerError, is_float

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import funcprop as fp
-from funcprop.comparison.catalogue import ROWS
-from funcprop.comparison.inputs import Normal
+from funcprop.catalogue.comparisons import drawn
+from funcprop.catalogue.inputs import Normal
+from funcprop.catalogue.row import Row
+from funcprop.catalogue.table import ROWS
 from funcprop.comparison.programs import cast, measured
-from funcprop.comparison.row import Row
-from funcprop.comparison.table import drawn
 from funcprop.composites.sharing import Sum
 from funcprop.gradient import partition
 from funcprop.models.transformer import transformer_block

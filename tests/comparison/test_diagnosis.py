@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 import funcprop as fp
-from funcprop.comparison.catalogue import ROWS, diagonal_softmax, sigma_prime_of_activation
-from funcprop.comparison.diagnosis import NO_PATTERN, diagnose, diagnose_shape
-from funcprop.comparison.inputs import Classes, Fixed, Normal
-from funcprop.comparison.mutants import Mutated, noisy, one_wrong_element
+from funcprop.catalogue.inputs import Classes, Fixed, Normal
+from funcprop.catalogue.mutants import Mutated, noisy, one_wrong_element
+from funcprop.catalogue.row import Mutant, Row
+from funcprop.catalogue.table import ROWS, diagonal_softmax, sigma_prime_of_activation
+from funcprop.comparison.explanation.diagnosis import diagnose, diagnose_shape
+from funcprop.comparison.leaf import NO_PATTERN
 from funcprop.comparison.programs import cast, measured, named_leaves
-from funcprop.comparison.row import Mutant, Row
-from funcprop.comparison.truth import cotangents, differentiable, gradients, numerical
+from funcprop.comparison.witnesses.gradients import differentiable, gradients, numerical
+from funcprop.comparison.witnesses.points import cotangents
 
 KEY = jax.random.key(5)
 ROW = {row.name: row for row in ROWS}

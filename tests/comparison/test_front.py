@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import funcprop as fp
-from funcprop.comparison.table import Table, chosen, compare_catalogue, compare_rows
+from funcprop.catalogue.comparisons import CatalogueComparison as Table
+from funcprop.catalogue.comparisons import chosen, compare_catalogue, compare_rows
 
 
 class WrongSigmoid(fp.Sigmoid):

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 import funcprop as fp
-from funcprop.comparison.localization import localize
-from funcprop.comparison.records import recording
+from funcprop.comparison.verdict.inside import localize
+from funcprop.comparison.witnesses.records import recording
 from funcprop.models import gpt, gpt_objective
 from funcprop.models.transformer import transformer_block
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import funcprop as fp
-from funcprop.comparison.overflow import enlarged, overflows
 from funcprop.comparison.programs import Programs, cast
-from funcprop.comparison.truth import cotangents
+from funcprop.comparison.witnesses.overflow import enlarged, overflows
+from funcprop.comparison.witnesses.points import cotangents
 
 KEY = jax.random.key(0)
 X = jax.random.normal(KEY, (5, 4))

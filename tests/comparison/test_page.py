@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import pytest
 
 import funcprop as fp
-from funcprop.comparison.profile import profile_rows
-from funcprop.comparison.report import HEADINGS, Comparison
-from funcprop.comparison.table import Table, chosen, compare_rows
+from funcprop.catalogue.comparisons import CatalogueComparison as Table
+from funcprop.catalogue.comparisons import chosen, compare_rows
+from funcprop.catalogue.costs import profile_rows
+from funcprop.comparison.report.comparison import HEADINGS, Comparison
 
 
 @dataclass(frozen=True)

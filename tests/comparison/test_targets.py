@@ -10,11 +10,14 @@ import pytest
 from jax import lax
 
 import funcprop as fp
+from funcprop.comparison.leaf import broken
 from funcprop.comparison.programs import cast, measured
-from funcprop.comparison.targets import Function, Pair, adapted
-from funcprop.comparison.truth import cotangents, gradients
-from funcprop.comparison.verdict import broken, judge_exact
-from funcprop.comparison.without_rules import count_rules
+from funcprop.comparison.subject.functions import Function, Pair
+from funcprop.comparison.subject.targets import adapted
+from funcprop.comparison.subject.without_rules import count_rules
+from funcprop.comparison.verdict.rules import judge_exact
+from funcprop.comparison.witnesses.gradients import gradients
+from funcprop.comparison.witnesses.points import cotangents
 from funcprop.gradient import autodiff
 from funcprop.layer import Context, LayerError, describe
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from funcprop.comparison.without_rules import count_rules, narrowest, without_rules
+from funcprop.comparison.subject.without_rules import count_rules, narrowest, without_rules
 
 
 def plain(x):

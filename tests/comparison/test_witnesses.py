@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import pytest
 
 import funcprop as fp
-from funcprop.comparison.slopes import Slope
-from funcprop.comparison.table import ROWS, compare_row
-from funcprop.comparison.verdict import judge_rounded, judge_slopes
+from funcprop.catalogue.comparisons import compare_row
+from funcprop.catalogue.table import ROWS
+from funcprop.comparison.verdict.rules import judge_rounded, judge_slopes
+from funcprop.comparison.witnesses.slopes import Slope
 
 X = jax.random.normal(jax.random.key(0), (5, 4))
 

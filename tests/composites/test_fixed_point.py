@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 import funcprop as fp
-from funcprop.comparison.rows.composites import Cell
+from funcprop.catalogue.rows.composites import Cell
 from funcprop.layer import Layer
 
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 import funcprop as fp
+from funcprop.catalogue.mutants import Mutated
+from funcprop.catalogue.row import Mutant
 from funcprop.collectors.collecting import Collecting, Finishing
 from funcprop.collectors.protocol import Checked, Marking, Seeing
 from funcprop.collectors.rule import Gradient
 from funcprop.collectors.split import Deferred
-from funcprop.comparison.mutants import Mutated
-from funcprop.comparison.records import Recorder
-from funcprop.comparison.row import Mutant
-from funcprop.comparison.slopes import Surrogate
+from funcprop.comparison.subject.subject import Surrogate
+from funcprop.comparison.witnesses.records import Recorder
 from funcprop.composites import Wrapper
 
 X = jax.random.normal(jax.random.key(1), (6, 3))

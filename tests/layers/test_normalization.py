@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import funcprop as fp
+from funcprop.catalogue.row import off_zero
 from funcprop.comparison.programs import generator
-from funcprop.comparison.row import off_zero
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (4, 5, 6, 8)) * 2 + 1

@@ -1,0 +1,207 @@
+"""What a comparison found, as a value."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from html import escape
+from typing import Any
+
+from funcprop.comparison.leaf import NO_PATTERN, Leaf
+from funcprop.costs.cost import Costs
+from funcprop.sheets import Line, Sheet, html
+
+HEADINGS = (
+    "where", "shape", "dtype", "max error", "relative", "ulps", "cosine",
+    "worst at", "by hand", "automatic", "verdict", "rule",
+)  # fmt: skip
+
+
+ESSENTIAL = ("where", "relative", "by hand", "automatic", "verdict", "rule")
+
+
+MEANINGS = {
+    "where": "the layer, by its place in the model, and the leaf: dx is the gradient of the cost "
+    "with respect to its input, dw and db those with respect to its parameters w and b",
+    "max error": "the largest |by hand − automatic| among the elements",
+    "relative": "‖by hand − automatic‖ / ‖automatic‖: 1e-16 is rounding in float64, 1 is all wrong",
+    "ulps": "max error in units in the last place: how many floating-point numbers lie between",
+    "cosine": "of the angle between both gradients: 1 is the same direction, −1 the opposite one",
+    "worst at": "the index of the element with the largest error",
+    "by hand": "what the hand-written backward says there",
+    "automatic": "what automatic differentiation says there",
+    "verdict": "ok, or WRONG",
+    "rule": "what had to hold",
+}
+
+
+class GradientError(AssertionError):
+    """A hand-written gradient is wrong. The text is the report's. An AssertionError.
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> class Half(fp.Tanh):
+    ...     def backward(self, params, a, da):
+    ...         return 0.5 * da * (1 - a * a), ()
+    >>> try:
+    ...     fp.assert_gradients(Half(), (), jnp.arange(8.0).reshape(4, 2), quick=True)
+    ... except fp.GradientError as error:
+    ...     print(str(error).splitlines()[0])
+    Half(): wrong gradient in Half: dx (a factor of 1/2)
+    """
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Gradients by hand and by automatic differentiation, compared. It prints itself as a table.
+
+    target  what was compared, in words
+    rows    a row per leaf and dtype, the layers inside a composite first: its name, shape, dtype,
+            errors as numbers of Python, and whether it is `ok`
+    notes   what the other witnesses say, what could not be looked at, and why, and what is not
+            finite at large inputs though its value would fit the dtype
+    kept    bytes that the backward pass reads beside parameters and dy, in float64
+    costs   what it costs, where that was asked for and every row is right
+
+    raises  `raise_if_wrong`, GradientError
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> found = fp.compare(fp.Tanh(), (), jnp.arange(8.0).reshape(4, 2), quick=True)
+    >>> found.ok, found.wrong
+    (True, ())
+    >>> [(row.name, row.shape, row.dtype) for row in found.rows]
+    [('Tanh: dx', (4, 2), 'float64'), ('Tanh: dx', (4, 2), 'float32')]
+    """
+
+    target: str
+    rows: tuple[Leaf, ...]
+    notes: tuple[str, ...] = ()
+    kept: int | None = None
+    costs: Costs | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether every row is right."""
+        return all(row.ok for row in self.rows)
+
+    @property
+    def wrong(self) -> tuple[Leaf, ...]:
+        """The rows that are wrong; the first ones name the deepest wrong layers."""
+        return tuple(row for row in self.rows if not row.ok)
+
+    def raise_if_wrong(self) -> None:
+        """Raise GradientError, with the wrong rows in its text, unless all is right."""
+        if not self.ok:
+            raise GradientError(
+                "\n".join((self.headline, "", *replace(self, rows=self.wrong).sheet.table))
+            )
+
+    @property
+    def headline(self) -> str:
+        """One line: what is wrong, or that nothing is."""
+        if self.ok:
+            exact = [row for row in self.rows if row.dtype == "float64"]
+            worst = max(
+                (row.relative for row in exact if row.rule.startswith("relative norm")), default=0.0
+            )
+            return (
+                f"{self.target}: {len(self.rows)} gradients agree with automatic differentiation"
+                f" (float64: {worst:.0e})"
+            )
+        if "raised NotImplementedError" in self.wrong[0].rule and self.wrong[0].name.endswith(
+            "backward"
+        ):
+            return (
+                f"{self.target}: {self._culprit()} does not define backward: write one, or "
+                "fp.autodiff(layer) for JAX's"
+            )
+        names: dict[str, str] = {}
+        for row in self.wrong:
+            if row.place == self._culprit():
+                names[row.name] = names.get(row.name) or row.words
+        told = [
+            f"{name} ({words})" if words and words != NO_PATTERN else name
+            for name, words in names.items()
+        ]
+        return f"{self.target}: wrong gradient in {', '.join(told)}"
+
+    def _culprit(self) -> str:
+        """The place of the first wrong row: layers inside a composite come before it."""
+        return self.wrong[0].place
+
+    @property
+    def sheet(self) -> Sheet:
+        """Every row in words."""
+        lines = tuple(Line(cells(row), row.ok) for row in self.rows)
+        return Sheet(self.headline, HEADINGS, lines, self.notes, ESSENTIAL, MEANINGS)
+
+    def __str__(self) -> str:
+        text = str(self.sheet)
+        return text if self.costs is None else f"{text}\n\n{self.costs}"
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        """A rich table; in a narrow terminal only the columns that say what to correct."""
+        yield self.sheet.as_rich(options.max_width)
+        if self.costs is not None:
+            yield str(self.costs)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values only: target, ok, rows, notes, kept, and the cost where it was measured.
+
+        Numbers of rows that are not finite are words.
+        """
+        rows = [{"name": row.name} | dataclasses.asdict(row) for row in self.rows]
+        rows = [{name: _plain(value) for name, value in row.items()} for row in rows]
+        given = {} if self.costs is None else self.costs.as_dict()[self.target]
+        return {"target": self.target, "ok": self.ok, "rows": rows, "notes": list(self.notes),
+                "kept": self.kept} | given  # fmt: skip
+
+    def to_json(self) -> str:
+        """The same as JSON text."""
+        return json.dumps(self.as_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+
+    def to_html(self) -> str:
+        """A page of its own: the headline, every row with the wrong ones first, and the notes."""
+        title = f"<h1>{escape(self.headline)}</h1>"
+        return html.document(self.headline, [title, self.as_html(), html.legend(MEANINGS)])
+
+    def as_html(self) -> str:
+        """The rows, the wrong ones first, the notes and the costs: part of a page."""
+        costs = "" if self.costs is None else html.preformatted(str(self.costs))
+        return html.rows_and_notes(self.sheet) + costs
+
+    def _repr_html_(self) -> str:
+        """The headline and the table, for notebooks."""
+        return html.part([f"<p><strong>{escape(self.headline)}</strong></p>", self.as_html()])
+
+
+def cells(row: Leaf) -> tuple[str, ...]:
+    """A row in words, one a heading."""
+    if row.rule.startswith("contract"):  # nothing was measured
+        shape = f"[{', '.join(map(str, row.shape))}]" if row.dtype else "-"
+        rule = f"{row.rule} ({row.words})" if row.words else row.rule
+        return row.name, shape, row.dtype or "-", *["-"] * 7, "WRONG", rule
+    return (
+        row.name,
+        f"[{', '.join(map(str, row.shape))}]",
+        row.dtype,
+        f"{row.error:.1e}",
+        f"{row.relative:.1e}",
+        f"{row.ulps:.2g}",
+        f"{row.cosine:.6g}",
+        str(list(row.index)) + (f" of {row.at}" if row.at else ""),
+        f"{row.by_hand:.6g}",
+        f"{row.expected:.6g}",
+        "ok" if row.ok else "WRONG",
+        f"{row.words}: wanted {row.rule}" if row.words else row.rule,
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value

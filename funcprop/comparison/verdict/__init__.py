@@ -1,0 +1,1 @@
+"""Which gradients are right, by which rule."""

@@ -1,0 +1,166 @@
+"""What the contract asks of a layer, before any number is looked at.
+
+Trees, shapes and dtypes of the gradients, in the working dtype and in float64; that forward and
+backward are pure; that the residuals hold no parameters. Nothing is computed: all of it shows in
+what JAX traces.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcprop.comparison.leaf import Broken, Leaf, broke, broken, place_name, with_reason
+from funcprop.comparison.programs import Programs, cast, dtypes
+from funcprop.comparison.witnesses.records import recording
+from funcprop.composites import Composite
+from funcprop.layer import Context, Layer, Params, two
+
+
+def check_contract(
+    layer: Layer, params: Params, x: Any, context: Context, dy: Any, run: Programs | None = None
+) -> tuple[list[Leaf], list[str]]:
+    """-> rows for what breaks the contract; notes where a model cannot be looked into.
+
+    `run` knows what was found before: of the same dtypes, and whether the layer is pure, which is
+    asked in the first of them.
+    """
+    run, name = Programs() if run is None else run, place_name(layer, ())
+
+    def plain(params: Params, x: Any, context: Context, dy: Any) -> None:
+        _, residuals = layer.forward(params, x, context)
+        dx, dparams = with_reason(
+            name, lambda: two(layer, "backward", layer.backward(params, residuals, dy))
+        )
+        if rows := broken(name, {"dx": dx, "dparams": dparams}, {"dx": x, "dparams": params}):
+            raise Broken(rows)
+
+    given = params, x, context, dy
+    rows, notes = check_trees(layer, plain, *given, run=run)
+    return list(rows or run.once("purity", check_purity, layer, *given)), list(notes)
+
+
+def check_trees(
+    layer: Layer,
+    plain: Any,
+    params: Params,
+    x: Any,
+    context: Context,
+    dy: Any,
+    *,
+    run: Programs | None = None,
+) -> tuple[list[Leaf], list[str]]:
+    """-> rows for broken trees, shapes and dtypes, inside and outside.
+
+    plain  traces the layer as it is; None where the layer records already
+    run    knows what was found in which dtypes
+    """
+    run = Programs() if run is None else run
+    notes: list[str] = []
+    for wide in (False, True):
+        with jax.enable_x64(wide or jax.config.jax_enable_x64):  # type: ignore[attr-defined]
+            given = (params, x, context, dy)
+            if wide:
+                given = tuple(cast(tree, jnp.float64) for tree in given)
+            name = f"trees in {dtypes(given[:3])}"
+            rows, said = run.once(name, check_trees_in, layer, plain, *given)
+        if rows:
+            return rows, []
+        notes = said or notes
+    return [], notes
+
+
+def check_trees_in(
+    layer: Layer, plain: Any, params: Params, x: Any, context: Context, dy: Any
+) -> tuple[list[Leaf], list[str]]:
+    """The same in the dtypes of what is given."""
+
+    def inside(params: Params, x: Any, context: Context, dy: Any) -> None:
+        model = recording(layer) if plain is not None else layer
+        _, residuals = model.forward(params, x, context)
+        model.backward(params, residuals, dy)
+
+    notes: list[str] = []
+    try:
+        jax.eval_shape(inside, params, x, context, dy)
+        if not isinstance(layer, Composite):
+            return [], []
+    except Broken as error:
+        return error.rows, []
+    except Exception as error:  # a composite that looks at the second slot, or a bug
+        notes = [f"could not look inside: {type(error).__name__}: {error}"]
+    try:
+        if plain is not None:
+            jax.eval_shape(plain, params, x, context, dy)
+    except Broken as error:
+        return error.rows, []
+    return [], notes
+
+
+def check_purity(layer: Layer, params: Params, x: Any, context: Context, dy: Any) -> list[Leaf]:
+    """Rows where two traces differ, forward keeps parameters, or backward reads what it leaked."""
+    name = place_name(layer, ())
+    traced = [jax.make_jaxpr(layer.forward, return_shape=True)(params, x, context) for _ in "12"]
+    (forward, (_, residuals)), (again, (_, others)) = traced
+    if differ(forward, again):
+        return [broke(name, "forward", "forward is not pure: traced twice, it is two functions")]
+    if jax.tree.structure(residuals) != jax.tree.structure(others):
+        rule = "two forward passes give residuals of different structure: every step would compile"
+        return [broke(name, "residuals", rule)]
+    if kept := held_params(forward, params, residuals):
+        rule = f"residuals hold {kept}: backward is given params, keep nothing of them"
+        return [broke(name, "residuals", rule)]
+    try:
+        back = [
+            with_reason(name, lambda: jax.make_jaxpr(layer.backward)(params, residuals, dy))
+            for _ in "12"
+        ]
+    except Broken as error:
+        return error.rows
+    if any(map(leaked, back[0].consts)):
+        rule = "backward reads a value that forward left behind: put it into the residuals"
+        return [broke(name, "backward", rule)]
+    if differ(*back):
+        return [broke(name, "backward", "backward is not pure: traced twice, it is two functions")]
+    return []
+
+
+def differ(one: Any, other: Any) -> bool:
+    """Whether two traces are different programs, or the same with different constants in them."""
+    texts = [re.sub(r"0x[0-9a-f]+", "", str(trace)) for trace in (one, other)]
+    if texts[0] != texts[1] or len(one.consts) != len(other.consts):
+        return True
+    return any(
+        _is_number(a) and not np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True)
+        for a, b in zip(one.consts, other.consts, strict=True)
+    )
+
+
+def held_params(forward: Any, params: Params, residuals: Any) -> str:
+    """Where in params a leaf stands that forward hands on untouched as a residual; or ''."""
+    inputs = dict(
+        zip(map(id, forward.jaxpr.invars), jax.tree.leaves_with_path(params), strict=False)
+    )
+    outputs = forward.jaxpr.outvars[len(forward.jaxpr.outvars) - len(jax.tree.leaves(residuals)) :]
+    for variable in outputs:
+        if id(variable) in inputs:
+            return f"params{jax.tree_util.keystr(inputs[id(variable)][0])}"
+    return ""
+
+
+def leaked(constant: Any) -> bool:
+    """Whether a constant of a trace is a value of another one."""
+    try:
+        np.asarray(constant) if _is_number(constant) else None
+    except jax.errors.TracerArrayConversionError:
+        return True
+    return False
+
+
+def _is_number(value: Any) -> bool:
+    dtype = getattr(value, "dtype", None)
+    return dtype is not None and not jnp.issubdtype(dtype, jax.dtypes.extended)

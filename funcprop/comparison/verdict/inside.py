@@ -1,0 +1,60 @@
+"""Which layer inside a model is wrong: every one is checked at the values of the actual pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from funcprop.comparison.leaf import Leaf
+from funcprop.comparison.programs import Programs
+from funcprop.comparison.verdict.rules import judge_exact
+from funcprop.comparison.witnesses.gradients import Grads
+from funcprop.comparison.witnesses.records import FAILURES, Name, Pass, checked, recorded, recording
+from funcprop.layer import Context, Layer, Params
+
+
+def localize(
+    model: Layer,
+    params: Params,
+    x: Any,
+    context: Context,
+    dy: Any,
+    *,
+    programs: Programs | None = None,
+) -> tuple[list[Leaf], list[str]]:
+    """Rows for every recorded layer of `recording(...)`, in float64; notes where that fails."""
+
+    def run(records: list[Pass]) -> list[tuple[Name, Grads, Grads]]:
+        return [checked(record) for record in records]
+
+    try:
+        found = recorded(run, model, params, x, context, dy, programs=programs)
+    except FAILURES as error:
+        return [], [f"could not look inside: {type(error).__name__}: {error}"]
+    rows = []
+    for name, given, wanted in found:
+        probe = jax.tree.map(lambda leaf: leaf[None], (given, wanted))
+        rows += judge_exact(name.place, *probe)
+    return rows, []
+
+
+def inside(
+    layer: Layer,
+    good: bool,
+    params: Params,
+    x: Any,
+    context: Context,
+    dy: Any,
+    *,
+    programs: Programs | None = None,
+) -> tuple[list[Leaf], list[str]]:
+    """Rows for the leaves of a composite; and, where they are right and the whole is not, for the
+    composite itself that is wrong, the deepest one.
+    """
+    rows, notes = localize(recording(layer), params, x, context, dy, programs=programs)
+    if not good and all(row.ok for row in rows) and not notes:
+        every, notes = localize(recording(layer, composites=True), params, x, context, dy)
+        wrong = [row for row in every if not row.ok]
+        rows += [row for row in wrong if row.place == wrong[0].place]
+    return rows, notes

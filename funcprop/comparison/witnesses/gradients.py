@@ -1,0 +1,142 @@
+"""Gradients by hand, by JAX, and by finite differences."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+
+from funcprop.comparison.programs import Programs, dtypes, named_leaves
+from funcprop.gradient import autodiff, combine, partition, zeros_where_frozen
+from funcprop.layer import Array, Context, Layer, Params, is_float
+
+Grads = dict[str, Any]  # {"dx": ..., "dparams": ...}; leaves [probes, ...] where there are probes
+
+
+COORDINATES = 4096  # finite differences visit every coordinate: more would take too long
+
+
+def pulled(layer: Layer, params: Params, residuals: Any, dys: Any) -> Grads:
+    """The layer's own backward of every cotangent, with zeros for what it freezes."""
+
+    def back(dy: Any) -> Grads:
+        dx, dparams = layer.backward(params, residuals, dy)
+        return {"dx": dx, "dparams": zeros_where_frozen(dparams, params)}
+
+    return jax.vmap(back)(dys)
+
+
+def frozen_by(layer: Layer, params: Params, residuals: Any, dy: Any) -> frozenset[str]:
+    """The names of the leaves that a layer freezes; by tracing."""
+    return frozen_leaves(jax.eval_shape(layer.backward, params, residuals, dy)[1], params)
+
+
+def frozen_leaves(dparams: Any, params: Params) -> frozenset[str]:
+    """The names of the leaves, as `named_leaves` has them, that have no gradient but None."""
+    names = [
+        {name for name, _ in named_leaves({"dparams": tree})}
+        for tree in (zeros_where_frozen(dparams, params), dparams)
+    ]
+    return frozenset(names[0] - names[1])
+
+
+def gradients(layer: Layer, params: Params, x: Any, context: Context, dys: Any) -> Grads:
+    """One forward, and the layer's own backward of every cotangent."""
+    _, residuals = layer.forward(params, x, context)
+    return pulled(layer, params, residuals, dys)
+
+
+def numerical(layer: Layer, params: Params, x: Any, context: Context, dys: Any) -> Grads:
+    """The same by central differences of fourth order, coordinate by coordinate, in float64."""
+    floats, rest = partition((params, x))
+    start, unravel = jax.flatten_util.ravel_pytree(floats)
+
+    size = jnp.sqrt(jnp.mean(jnp.square(start)))
+    usual = jnp.where(size > 0, 0.1 * size, 1.0)  # steps fit the numbers: 0.01 is not moved by 1
+
+    def value(v: Array) -> Array:  # ⟨dy, y⟩ for every probe
+        moved_params, moved_x = combine(unravel(v), rest)
+        y = layer.forward(moved_params, moved_x, context)[0]
+        pairs = zip(jax.tree.leaves(dys), jax.tree.leaves(partition(y)[0]), strict=True)
+        return sum(jnp.tensordot(dy, leaf, leaf.ndim) for dy, leaf in pairs)  # type: ignore
+
+    def slope(i: Array) -> Array:
+        h = 1e-3 * jnp.maximum(usual, jnp.abs(start[i]))
+        one, two = start.at[i].add(h), start.at[i].add(2 * h)
+        minus_one, minus_two = start.at[i].add(-h), start.at[i].add(-2 * h)
+        near, far = value(one) - value(minus_one), value(two) - value(minus_two)
+        return (8 * near - far) / (12 * h)
+
+    slopes = jax.lax.map(slope, jnp.arange(start.size), batch_size=64)
+    dparams, dx = jax.vmap(unravel)(slopes.T)
+    return {"dx": dx, "dparams": dparams}
+
+
+def differentiable(
+    layer: Layer,
+    params: Params,
+    x: Any,
+    context: Context,
+    attempt: Callable[[], Any] | None = None,
+) -> bool:
+    """Whether `jax.vjp` can differentiate the forward: it cannot through `lax.while_loop`.
+
+    `attempt` tries it, where that is wanted for more than to know; else it is traced.
+    Raises ValueError where it cannot and there are too many numbers for finite differences.
+    """
+
+    def reverse(params: Params, x: Any, context: Context) -> Any:
+        y, residuals = autodiff(layer).forward(params, x, context)
+        return autodiff(layer).backward(params, residuals, partition(y)[0])
+
+    try:
+        attempt() if attempt else jax.eval_shape(reverse, params, x, context)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        size = sum(leaf.size for leaf in jax.tree.leaves(partition((params, x))[0]))
+        if size > COORDINATES:
+            raise ValueError(
+                f"jax.vjp cannot differentiate {type(layer).__name__}.forward, and finite "
+                f"differences of {size} numbers take too long: compare at a smaller x "
+                f"(at most {COORDINATES} numbers in params and x)"
+            ) from error
+        return False
+    return True
+
+
+def truth_of(peer: Layer, by_jax: bool) -> Callable[..., Grads]:
+    """(params, x, context, dys) -> gradients by `jax.vjp`, or by finite differences."""
+    return (
+        functools.partial(gradients, autodiff(peer))
+        if by_jax
+        else functools.partial(numerical, peer)
+    )
+
+
+def in_working_dtype(
+    layer: Layer, peer: Layer, by_jax: bool, given: tuple[Any, ...], run: Programs, quick: bool
+) -> tuple[Grads, Grads | None]:
+    """(params, x, context, dys) -> gradients by hand, and automatically where JAX can."""
+    return working_pass(layer, peer, by_jax, given, run, quick)[1:]
+
+
+def working_pass(
+    layer: Layer, peer: Layer, by_jax: bool, given: tuple[Any, ...], run: Programs, quick: bool
+) -> tuple[Any, Grads, Grads | None]:
+    """-> the floats of the output, and those gradients: by one program, as they are."""
+
+    def both(params: Params, x: Any, context: Context, dys: Any) -> Any:
+        y, residuals = layer.forward(params, x, context)
+        by_hand = pulled(layer, params, residuals, dys)
+        automatic = truth_of(peer, True)(params, x, context, dys) if by_jax else None
+        return partition(y)[0], by_hand, automatic
+
+    return run(f"both in {dtypes(given[:2])}", both, *given, quick=quick)
+
+
+def all_finite(tree: Any) -> bool:
+    """Whether every float in it is finite."""
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree) if is_float(leaf))
