@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from funcprop.composites import StochasticDepth as StochasticDepth
     from funcprop.composites import Tied as Tied
     from funcprop.composites import WeightStandardized as WeightStandardized
+    from funcprop.costs import measure as measure
     from funcprop.gradient import Aux as Aux
     from funcprop.gradient import as_function as as_function
     from funcprop.gradient import autodiff as autodiff

@@ -10,10 +10,10 @@ import pytest
 HOUSE = Path(__file__).parent.parent / "funcprop"
 
 FLOORS = {
-    "cli": 9,
-    "testing": 8,
-    "catalogue": 7,
-    "costs": 6,
+    "cli": 10,
+    "testing": 9,
+    "catalogue": 8,
+    "costs": 7,
     "comparison": 6,
     "training": 5,
     "pipelines": 5,
@@ -90,6 +90,32 @@ def test_imports_come_from_below(path):
         if other != own and not FLOORS.get(other, 99) < FLOORS[own]
     ]
     assert wrong == [], f"{path.relative_to(HOUSE)} is on floor {FLOORS[own]}"
+
+
+# A comparison is a way: what is compared, who is asked, what they say, what it proves, and why.
+STAGES = [
+    "programs",
+    "leaf",
+    "subject",
+    "witnesses",
+    "evidence",
+    "verdict",
+    "explanation",
+    "report",
+    "trial",
+    "front",
+]
+
+
+def test_the_stages_of_a_comparison_import_those_before_them():
+    def stage(name):
+        return STAGES.index(name.split(".")[1])
+
+    for path in FILES:
+        if room(path) == "comparison" and module(path) != "comparison":
+            names = {name for _, name in imported(path) if name.startswith("comparison.")}
+            later = {name for name in names if stage(name) > stage(module(path))}
+            assert later == set(), f"{module(path)} is {STAGES[stage(module(path))]}"
 
 
 @pytest.mark.parametrize("own", sorted(set(map(room, FILES))))

@@ -12,7 +12,8 @@ import numpy as np
 
 from funcprop.catalogue.inputs import draw
 from funcprop.comparison.programs import generator
-from funcprop.comparison.subject.subject import Surrogate
+from funcprop.comparison.subject.door import of_layer
+from funcprop.comparison.subject.subject import Subject
 from funcprop.costs.cost import Promise
 from funcprop.layer import Array, Context, Layer, Params, is_float
 
@@ -66,7 +67,11 @@ class Row:
     @property
     def peer(self) -> Layer:
         """The layer whose forward JAX differentiates for the truth."""
-        return self.layer if self.surrogate is None else Surrogate(self.surrogate)
+        return self.layer if self.surrogate is None else self.surrogate
+
+    def subject(self, arguments: tuple[Params, Any, Context], key: Array) -> Subject:
+        """What is compared, at such arguments."""
+        return of_layer(self.layer, *arguments, key, self.surrogate)
 
     def inputs(self, key: Array, dtype: Any = jnp.float32) -> tuple[Any, Context]:
         """x and a context with a key, drawn from `key`."""

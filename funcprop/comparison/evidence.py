@@ -10,6 +10,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 
 from funcprop.comparison.programs import Programs, cast, shapes
+from funcprop.comparison.subject.subject import Subject
 from funcprop.comparison.witnesses.gradients import (
     Grads,
     all_finite,
@@ -22,7 +23,7 @@ from funcprop.comparison.witnesses.gradients import (
 from funcprop.comparison.witnesses.points import SCALES, Point, points, spread, times
 from funcprop.comparison.witnesses.slopes import Slope, along
 from funcprop.gradient import partition
-from funcprop.layer import Array, Context, Layer, Params
+from funcprop.layer import Context, Params
 
 
 @dataclass(frozen=True)
@@ -61,27 +62,17 @@ class Evidence:
     residuals: Any
 
 
-def observe(
-    layer: Layer,
-    peer: Layer,
-    params: Params,
-    x: Any,
-    context: Context,
-    dys: Any,
-    key: Array,
-    quick: bool = False,
-    programs: Programs | None = None,
-) -> Evidence:
+def observe(subject: Subject, dys: Any, programs: Programs | None = None) -> Evidence:
     """Both rules under all cotangents and at all points, and the slopes of the forward.
 
     In float64 forward and backward are programs of their own, as they are in use: a backward that
     reads what a forward pass left behind has nothing to read there. `dys` [probes, ...] are in the
-    working dtype; in float64 there are one-hot and scaled ones besides. `quick` leaves the
-    compiler's optimizations out in the working dtype too. `programs` serve again where they fit.
+    working dtype; in float64 there are one-hot and scaled ones besides. `programs` serve again
+    where they fit.
     """
     run = Programs() if programs is None else programs
-    floats = jax.tree.leaves(partition((params, x))[0])
-    places, more = points(x, context), spread(dys, key)
+    layer, peer = subject.layer, subject.peer
+    places, more = points(subject.x, subject.context), spread(dys, subject.key)
 
     def forward(params: Params, x: Any, context: Context) -> Any:
         return layer.forward(params, x, context)
@@ -90,52 +81,45 @@ def observe(
         return pulled(layer, params, residuals, dys)
 
     with jax.enable_x64(True):
-        wide_params, more = cast(params, jnp.float64), cast(more, jnp.float64)
-        wide = [cast((p.x, p.context), jnp.float64) for p in places]
-        first = wide_params, *wide[0]
+        more = cast(more, jnp.float64)
+        wide = [subject.at(place.x, place.context).in_float64() for place in places]
+        first = wide[0]
 
         def attempt() -> None:
-            run.prepare("truth", truth_of(peer, True), *first, more, quick=True)
+            run.prepare("truth", truth_of(peer, True), *first.given, more)
 
-        by_jax = run.once("differentiable", differentiable, peer, *first, attempt)
+        by_jax = run.once("differentiable", differentiable, peer, *first.given, attempt)
         truth = truth_of(peer, by_jax)
         if not by_jax:  # finite differences visit every coordinate: once is enough
             places, wide = places[:1], wide[:1]
-        passes = [run("forward", forward, wide_params, *each, quick=True) for each in wide]
+        passes = [run("forward", forward, *each.given) for each in wide]
         kept = [residuals for _, residuals in passes]
         # an input that was changed may be none that the layer takes: it says so by NaN
         taken = [i for i, (y, _) in enumerate(passes) if i == 0 or all_finite(y)]
 
         def by_hand(residuals: Any, dys: Any) -> Grads:
-            return run("backward", backward, wide_params, residuals, dys, quick=True)
+            return run("backward", backward, first.params, residuals, dys)
 
         exact = tuple(
-            Found(
-                places[i],
-                by_hand(kept[i], more),
-                run("truth", truth, wide_params, *wide[i], more, quick=True),
-            )
+            Found(places[i], by_hand(kept[i], more), run("truth", truth, *wide[i].given, more))
             for i in taken
         )
         scaled = tuple(
             Found(
-                Point(f"{scale:g} dy", x, context),
+                Point(f"{scale:g} dy", subject.x, subject.context),
                 by_hand(kept[0], times(scale, more)),
                 times(scale, exact[0].truth),
             )
             for scale in SCALES
         )
         one = jax.tree.map(lambda dy: dy[0], more)
-        slopes, moves = along(
-            layer, peer, wide_params, *wide[0], dys=more, by_hand=exact[0].given, key=key, run=run,
-            frozen=run.once("frozen", frozen_by, layer, wide_params, kept[0], one),
-        )  # fmt: skip
+        frozen = run.once("frozen", frozen_by, layer, first.params, kept[0], one)
+        slopes, moves = along(first, more, exact[0].given, frozen=frozen, run=run)
     found = Evidence(exact, scaled, None, None, slopes, moves, more, not by_jax, shapes(kept[0]))
+    floats = jax.tree.leaves(partition((subject.params, subject.x))[0])
     if all(leaf.dtype == jnp.float64 for leaf in floats):
         return found
-
-    given = params, x, context, dys
-    rounded, automatic = in_working_dtype(layer, peer, by_jax, given, run, quick)
+    rounded, automatic = in_working_dtype(subject, by_jax, dys, run)
     return replace(found, rounded=rounded, automatic=automatic)
 
 

@@ -35,7 +35,7 @@ def generator(key: Array) -> np.random.Generator:
     return np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
 
-def program(function: Callable[..., Any], *arguments: Any, quick: bool = False) -> Any:
+def program(function: Callable[..., Any], *arguments: Any, quick: bool = True) -> Any:
     """The function compiled afresh for such arguments.
 
     Never from a cache: a backward that was edited in place would go unseen. `quick` leaves out
@@ -54,9 +54,12 @@ class Programs:
     Beside them what is found out of shapes and dtypes alone, by tracing: `once`.
 
     A comparison makes its own, so that a backward edited in place is never met in its old form.
+
+    thorough  whether those in the working dtype are compiled as a training step is
     """
 
-    def __init__(self) -> None:
+    def __init__(self, thorough: bool = False) -> None:
+        self.thorough = thorough
         self.made: dict[str, Any] = {}
         self.known: dict[str, Any] = {}
 
@@ -67,29 +70,29 @@ class Programs:
         return self.known[name]
 
     def __call__(
-        self, name: str, function: Callable[..., Any], *arguments: Any, quick: bool = False
+        self, name: str, function: Callable[..., Any], *arguments: Any, quick: bool = True
     ) -> Any:
         """`function(*arguments)` by the program of that name, as NumPy arrays."""
-        return arrays(self.on_device(name, function, *arguments, quick=quick))
+        return arrays(self.on_device(name, function, *arguments))
 
     def on_device(
-        self, name: str, function: Callable[..., Any], *arguments: Any, quick: bool = False
+        self, name: str, function: Callable[..., Any], *arguments: Any, quick: bool = True
     ) -> Any:
         """The same as JAX arrays."""
-        self.prepare(name, function, *arguments, quick=quick)
+        self.prepare(name, function, *arguments)
         return self.made[name](*arguments)
 
     def prepare(
-        self, name: str, function: Callable[..., Any], *arguments: Any, quick: bool = False
+        self, name: str, function: Callable[..., Any], *arguments: Any, quick: bool = True
     ) -> None:
         """Compiles the program of that name, if there is none."""
         if name not in self.made:
-            self.made[name] = program(function, *arguments, quick=quick)
+            self.made[name] = program(function, *arguments)
 
 
-def compiled(function: Callable[..., Any], *arguments: Any, quick: bool = False) -> Any:
+def on_device(function: Callable[..., Any], *arguments: Any) -> Any:
     """The results of `program`."""
-    return program(function, *arguments, quick=quick)(*arguments)
+    return program(function, *arguments)(*arguments)
 
 
 @functools.cache
@@ -103,9 +106,9 @@ def quick_options() -> dict[str, Any]:
     return known
 
 
-def measured(function: Callable[..., Any], *arguments: Any, quick: bool = False) -> Any:
-    """The results of `compiled` as NumPy arrays."""
-    return arrays(compiled(function, *arguments, quick=quick))
+def computed(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The same as NumPy arrays."""
+    return arrays(on_device(function, *arguments))
 
 
 def arrays(tree: Any) -> Any:

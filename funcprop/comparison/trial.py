@@ -1,10 +1,12 @@
-"""A comparison, stage by stage."""
+"""A comparison, stage by stage: contract, witnesses, verdict, what stands inside, words."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 
-from funcprop.comparison.evidence import bytes_of, observe
+from funcprop.comparison.evidence import Evidence, bytes_of, observe
 from funcprop.comparison.explanation.explanation import (
     explained,
     explained_inside,
@@ -13,76 +15,81 @@ from funcprop.comparison.explanation.explanation import (
 from funcprop.comparison.leaf import Broken, Leaf
 from funcprop.comparison.programs import Programs
 from funcprop.comparison.report.comparison import Comparison
-from funcprop.comparison.subject.subject import Subject, Surrogate
+from funcprop.comparison.subject.subject import Subject
 from funcprop.comparison.verdict.contract import check_contract
-from funcprop.comparison.verdict.inside import inside
-from funcprop.comparison.verdict.verdict import (
-    excused_inside,
-    judged,
-    lenient,
-    other_values,
-    rounded_to,
-)
+from funcprop.comparison.verdict.excuses import excused_inside
+from funcprop.comparison.verdict.inside import judged_inside
+from funcprop.comparison.verdict.rules import FLOOR
+from funcprop.comparison.verdict.values import other_values
+from funcprop.comparison.verdict.verdict import judged, rounded_to
 from funcprop.comparison.witnesses.overflow import overflows
 from funcprop.comparison.witnesses.points import cotangents
-from funcprop.composites import Composite
 from funcprop.gradient import partition
-from funcprop.layer import describe
+
+NOTHING = "no float goes in, or none comes out: only the gradients' trees were checked"
 
 
 def compare_subject(
-    subject: Subject,
-    probes: int,
-    floor: float,
-    quick: bool = False,
-    programs: Programs | None = None,
+    subject: Subject, probes: int = 5, floor: float = FLOOR, programs: Programs | None = None
 ) -> Comparison:
-    """What the witnesses say of a layer under `probes` random cotangents, and more in float64."""
-    layer = subject.layer
+    """What the witnesses say of a subject under `probes` random cotangents, and more in float64."""
     run = Programs() if programs is None else programs
-    dys = cotangents(layer, *subject.given, probes, subject.key)
-    dy = jax.tree.map(lambda leaf: leaf[0], dys)
-
-    def report(rows: list[Leaf], notes: list[str], kept: int | None = None) -> Comparison:
-        return Comparison(describe(layer), tuple(rows), tuple(notes), kept)
-
-    rows, notes = check_contract(layer, *subject.given, dy, run)
-    if rows:
-        return report(shapes_explained(rows, subject, dys), notes)
-    if not jax.tree.leaves(partition((subject.params, subject.x))[0]) or not jax.tree.leaves(dys):
-        notes.append("no float goes in, or none comes out: only the gradients' trees were checked")
-        return report(rows, notes)
     try:
-        evidence = observe(
-            layer, subject.peer, *subject.given, dys=dys, key=subject.key, quick=quick, programs=run
-        )
+        dys = cotangents(subject, probes)
+    except Broken as error:  # a gradient function raises where it is called
+        return Comparison(subject.words, tuple(error.rows))
+    rows, notes = check_contract(subject, first(dys), run)
+    if rows:
+        return Comparison(subject.words, tuple(shapes_explained(rows, subject, dys)), tuple(notes))
+    if not jax.tree.leaves(partition((subject.params, subject.x))[0]) or not jax.tree.leaves(dys):
+        return Comparison(subject.words, (), (*notes, NOTHING))
+    try:
+        evidence = observe(subject, dys, run)
     except Broken as error:
-        return report(error.rows, notes)
-    others = other_values(subject)
-    rows, said = judged(subject, evidence, floor, run, quick)
-    if not all(row.ok for row in (*others, *rows)) and (
-        narrow := rounded_to(subject, evidence.dys)
-    ):
-        others = other_values(subject, narrow)
-        rows, said = judged(subject, evidence, floor, run, quick, narrow)
-    if others:  # excuses speak of the target's own forward
-        return report([*others, *rows], [], bytes_of(evidence.residuals))
+        return Comparison(subject.words, tuple(error.rows), tuple(notes))
+    others, rows, said = verdict(subject, evidence, floor, run)
+    kept = bytes_of(evidence.residuals)
+    if others:
+        return Comparison(subject.words, (*others, *rows), (), kept)
     if evidence.rounded is not None:
-        by_jax = not evidence.numerical
-        said += overflows(
-            layer, subject.peer, by_jax, (*subject.given, dys), evidence.dys, run, quick
-        )
+        said += overflows(subject, not evidence.numerical, dys, evidence.dys, run)
     # a surrogate speaks of the whole: what inside it is no derivative on purpose is not known
-    if isinstance(layer, Composite) and not isinstance(subject.peer, Surrogate) and not notes:
-        inner, notes = inside(
-            layer, all(row.ok for row in rows), *subject.given, dy=dy, programs=programs
-        )
-        inner, excused = excused_inside(inner, subject, dy)
+    if subject.inner is not None and not subject.surrogate and not notes:
+        right = all(row.ok for row in rows)
+        inner, notes = judged_inside(subject.inner, right, first(dys), run)
+        inner, excused = excused_inside(inner, subject.inner, first(dys), subject.key)
         rows = [row for row in inner if row.place != subject.name] + rows
         said += excused
-    if wrong := [row for row in rows if not row.ok]:
-        if isinstance(layer, Composite) and wrong[0].place != subject.name:
-            rows = explained_inside(rows, lenient(layer), *subject.given, dy, subject.key)
-        else:
-            rows = explained(rows, subject, evidence.dys, evidence.exact[0])
-    return report(rows, notes + said, bytes_of(evidence.residuals))
+    rows = in_words(rows, subject, evidence, dys)
+    return Comparison(subject.words, tuple(rows), (*notes, *said), kept)
+
+
+def verdict(
+    subject: Subject, evidence: Evidence, floor: float, run: Programs
+) -> tuple[list[Leaf], list[Leaf], list[str]]:
+    """-> rows of values that are others, rows of gradients, and notes.
+
+    Where something is wrong in a target that rounds inside, all is judged by that dtype.
+    """
+    others = other_values(subject)
+    rows, said = judged(subject, evidence, floor, run)
+    right = all(row.ok for row in (*others, *rows))
+    if not right and (narrow := rounded_to(subject, evidence.dys)):
+        others = other_values(subject, narrow)
+        rows, said = judged(subject, evidence, floor, run, narrow)
+    return others, rows, said
+
+
+def in_words(rows: list[Leaf], subject: Subject, evidence: Evidence, dys: Any) -> list[Leaf]:
+    """The rows, those of the first wrong place with what is wrong."""
+    wrong = [row for row in rows if not row.ok]
+    if not wrong:
+        return rows
+    if subject.inner is not None and wrong[0].place != subject.name:
+        return explained_inside(rows, subject.inner, first(dys), subject.key)
+    return explained(rows, subject, evidence.dys, evidence.exact[0])
+
+
+def first(dys: Any) -> Any:
+    """One of the cotangents."""
+    return jax.tree.map(lambda leaf: leaf[0], dys)

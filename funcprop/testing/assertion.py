@@ -29,7 +29,7 @@ def assert_gradients(target: Any, *arguments: Any, **options: Any) -> Comparison
     >>> import jax.numpy as jnp
     >>> import funcprop as fp
     >>> def test_tanh():
-    ...     fp.assert_gradients(fp.Tanh(), (), jnp.arange(8.0).reshape(4, 2), quick=True)
+    ...     fp.assert_gradients(fp.Tanh(), (), jnp.arange(8.0).reshape(4, 2))
     >>> test_tanh()
     """
     __tracebackhide__ = True

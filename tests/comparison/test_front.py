@@ -223,6 +223,21 @@ def test_a_gradient_function_names_the_wrong_layer_and_leaf():
     assert "dparams[2].w" not in {row.name for row in found.wrong}
 
 
+def test_a_gradient_function_is_told_what_is_wrong_with_it():
+    def double(params, batch, context=fp.Context()):
+        value, grads = jax.value_and_grad(loss)(params, batch)
+        return value, {"w": 2 * grads["w"], "b": grads["b"]}
+
+    def loss(params, batch, context=fp.Context()):
+        return jnp.sum((batch @ params["w"] + params["b"]) ** 2)
+
+    params = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
+    found = fp.compare(
+        double, params, jnp.arange(6.0).reshape(2, 3), against=jax.value_and_grad(loss)
+    )
+    assert found.headline == "double: wrong gradient in dparams['w'] (a factor of 2)"
+
+
 def test_two_gradient_functions_against_each_other():
     def half(params, batch, context=fp.Context()):
         return jnp.sum(params["w"] ** 2), {"w": params["w"]}
@@ -403,14 +418,14 @@ def test_the_cost_is_measured_on_request(kind):
             (x, jnp.ones((5, 3))),
         ),
     }[kind]
-    found = fp.compare(*given, profile=True)
-    assert fp.compare(*given).costs is None
-    (profile,) = found.costs.profiles
+    costs = fp.measure(*given, seconds=0.01)
+    (profile,) = costs.profiles
+    assert profile.name == fp.compare(*given).target
     for cost in (profile.by_hand, profile.automatic):
         assert cost.seconds > 0 and cost.compiling > 0 and cost.bytes > 0 and cost.accessed > 0
-    written = json.loads(found.to_json())
+    written = costs.as_dict()[profile.name]
     assert written["cost"]["by_hand"]["compiling"] == profile.by_hand.compiling
-    assert written["machine"] in str(found) and "compiling s" in found.to_html()
+    assert written["machine"] in str(costs) and "compiling s" in str(costs)
 
 
 def test_the_cost_of_a_wrong_gradient_is_not_measured():
@@ -419,4 +434,5 @@ def test_the_cost_of_a_wrong_gradient_is_not_measured():
         def backward(self, params, a, da):
             return da, ()
 
-    assert fp.compare(Wrong(), (), jnp.ones((2, 3)), profile=True).costs is None
+    with pytest.raises(ValueError, match=r"differs by .* they must be one function"):
+        fp.measure(Wrong(), (), jnp.ones((2, 3)))

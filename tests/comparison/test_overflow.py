@@ -9,6 +9,7 @@ import pytest
 
 import funcprop as fp
 from funcprop.comparison.programs import Programs, cast
+from funcprop.comparison.subject.door import of_layer
 from funcprop.comparison.witnesses.overflow import enlarged, overflows
 from funcprop.comparison.witnesses.points import cotangents
 
@@ -66,15 +67,15 @@ class NaiveLength(fp.Layer):
 
 def notes(layer, x=X, dtype="float32"):
     x = cast(x, dtype)
-    given = (), x, fp.Context()
-    dys = cotangents(layer, *given, 2, KEY)
+    subject = of_layer(layer, (), x, fp.Context(), KEY)
+    dys = cotangents(subject, 2)
     with jax.enable_x64(True):
         wide = cast(dys, "float64")
-    return overflows(layer, layer, False, (*given, dys), wide, Programs(), quick=True)
+    return overflows(subject, False, dys, wide, Programs())
 
 
 def test_compare_notes_an_overflow_and_does_not_fail_for_it():
-    found = fp.compare(Naive(), (), X, quick=True)
+    found = fp.compare(Naive(), (), X)
     assert found.ok and found.notes[-1] == (
         "forward is not finite at |x| = 100 in float32, where float64's value would fit"
     )

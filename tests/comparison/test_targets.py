@@ -11,8 +11,9 @@ from jax import lax
 
 import funcprop as fp
 from funcprop.comparison.leaf import broken
-from funcprop.comparison.programs import cast, measured
+from funcprop.comparison.programs import cast, computed
 from funcprop.comparison.subject.functions import Function, Pair
+from funcprop.comparison.subject.subject import Subject
 from funcprop.comparison.subject.targets import adapted
 from funcprop.comparison.subject.without_rules import count_rules
 from funcprop.comparison.verdict.rules import judge_exact
@@ -25,14 +26,14 @@ from funcprop.layer import Context, LayerError, describe
 def wrong(target, *args, against=None):
     """The names of the wrong leaves, in float64 under three random cotangents."""
     layer, x, peer = adapted(target, args, against)
-    dys = cotangents(layer, (), x, Context(), 3, jax.random.key(0))
+    dys = cotangents(Subject(layer, (), x, Context(), jax.random.key(0), peer), 3)
 
     def both(x, dys):
         given = gradients(layer, (), x, Context(), dys)
         return given, gradients(autodiff(peer), (), x, Context(), dys)
 
     with jax.enable_x64(True):
-        given, truth = measured(both, *(cast(tree, jnp.float64) for tree in (x, dys)), quick=True)
+        given, truth = computed(both, *(cast(tree, jnp.float64) for tree in (x, dys)))
     one = [jax.tree.map(lambda leaf: leaf[0], given["dx"]), cast(x, jnp.float64)]
     rows = broken("", {"dx": one[0]}, {"dx": one[1]}) or judge_exact("", given, truth)
     assert rows

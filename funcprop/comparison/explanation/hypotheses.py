@@ -57,7 +57,7 @@ def mask_ignored(problem: Problem) -> Iterator[Guess]:
 
     x, mask = jax.tree.map(all_seen, (problem.x, problem.context.mask))
     if any(leaf.dtype == bool for leaf in jax.tree.leaves((x, mask))):
-        context = Context(problem.context.key, mask)
+        context = dataclasses.replace(problem.context, mask=mask)
         yield "the mask is ignored", problem.at(x=x, context=context)
 
 
@@ -133,13 +133,13 @@ def weights_updated(problem: Problem) -> Iterator[Guess]:
 
 
 def another_key(problem: Problem) -> Iterator[Guess]:
-    key, mask, dy = problem.context.key, problem.context.mask, problem.dy
+    key, dy = problem.context.key, problem.dy
     if key is None:
         return
     usual = [*jax.random.split(key), *(jax.random.fold_in(key, data) for data in (0, 1))]
     draws = False
     for other in (*usual, jax.random.key(0), jax.random.key(1)):
-        leaves = problem.at(context=Context(other, mask))
+        leaves = problem.at(context=dataclasses.replace(problem.context, key=other))
         draws |= any(not np.array_equal(leaf, problem.truth[n]) for n, leaf in leaves.items())
         yield "drawn from another key", leaves
     for name in problem.truth if draws else ():

@@ -11,7 +11,6 @@ from html import escape
 from typing import Any
 
 from funcprop.comparison.leaf import NO_PATTERN, Leaf
-from funcprop.costs.cost import Costs
 from funcprop.sheets import Line, Sheet, html
 
 HEADINGS = (
@@ -47,7 +46,7 @@ class GradientError(AssertionError):
     ...     def backward(self, params, a, da):
     ...         return 0.5 * da * (1 - a * a), ()
     >>> try:
-    ...     fp.assert_gradients(Half(), (), jnp.arange(8.0).reshape(4, 2), quick=True)
+    ...     fp.assert_gradients(Half(), (), jnp.arange(8.0).reshape(4, 2))
     ... except fp.GradientError as error:
     ...     print(str(error).splitlines()[0])
     Half(): wrong gradient in Half: dx (a factor of 1/2)
@@ -64,13 +63,12 @@ class Comparison:
     notes   what the other witnesses say, what could not be looked at, and why, and what is not
             finite at large inputs though its value would fit the dtype
     kept    bytes that the backward pass reads beside parameters and dy, in float64
-    costs   what it costs, where that was asked for and every row is right
 
     raises  `raise_if_wrong`, GradientError
 
     >>> import jax.numpy as jnp
     >>> import funcprop as fp
-    >>> found = fp.compare(fp.Tanh(), (), jnp.arange(8.0).reshape(4, 2), quick=True)
+    >>> found = fp.compare(fp.Tanh(), (), jnp.arange(8.0).reshape(4, 2))
     >>> found.ok, found.wrong
     (True, ())
     >>> [(row.name, row.shape, row.dtype) for row in found.rows]
@@ -81,7 +79,6 @@ class Comparison:
     rows: tuple[Leaf, ...]
     notes: tuple[str, ...] = ()
     kept: int | None = None
-    costs: Costs | None = None
 
     @property
     def ok(self) -> bool:
@@ -140,25 +137,21 @@ class Comparison:
         return Sheet(self.headline, HEADINGS, lines, self.notes, ESSENTIAL, MEANINGS)
 
     def __str__(self) -> str:
-        text = str(self.sheet)
-        return text if self.costs is None else f"{text}\n\n{self.costs}"
+        return str(self.sheet)
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
         """A rich table; in a narrow terminal only the columns that say what to correct."""
         yield self.sheet.as_rich(options.max_width)
-        if self.costs is not None:
-            yield str(self.costs)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values only: target, ok, rows, notes, kept, and the cost where it was measured.
+        """Plain values only: target, ok, rows, notes and kept.
 
         Numbers of rows that are not finite are words.
         """
         rows = [{"name": row.name} | dataclasses.asdict(row) for row in self.rows]
         rows = [{name: _plain(value) for name, value in row.items()} for row in rows]
-        given = {} if self.costs is None else self.costs.as_dict()[self.target]
         return {"target": self.target, "ok": self.ok, "rows": rows, "notes": list(self.notes),
-                "kept": self.kept} | given  # fmt: skip
+                "kept": self.kept}  # fmt: skip
 
     def to_json(self) -> str:
         """The same as JSON text."""
@@ -170,9 +163,8 @@ class Comparison:
         return html.document(self.headline, [title, self.as_html(), html.legend(MEANINGS)])
 
     def as_html(self) -> str:
-        """The rows, the wrong ones first, the notes and the costs: part of a page."""
-        costs = "" if self.costs is None else html.preformatted(str(self.costs))
-        return html.rows_and_notes(self.sheet) + costs
+        """The rows, the wrong ones first, and the notes: part of a page."""
+        return html.rows_and_notes(self.sheet)
 
     def _repr_html_(self) -> str:
         """The headline and the table, for notebooks."""

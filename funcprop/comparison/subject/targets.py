@@ -20,7 +20,6 @@ import numpy as np
 
 from funcprop.arguments import native
 from funcprop.comparison.subject.functions import Function, Pair, name_of
-from funcprop.comparison.subject.subject import Surrogate
 from funcprop.comparison.subject.without_rules import count_rules, without_rules
 from funcprop.gradient import partition
 from funcprop.layer import Context, Layer, Params, describe, spell, two
@@ -101,10 +100,10 @@ def layer_arguments(
     return params, x, replace(context, mask=mask)
 
 
-def surrogate_of(
+def check_same_output(
     layer: Layer, against: Layer, params: Params, x: Any, context: Context
-) -> Surrogate:
-    """The peer of a layer whose backward is the derivative of another: of the same output."""
+) -> None:
+    """Raises TypeError where another layer has an output of another tree, shape or dtype."""
     outputs = [
         jax.eval_shape(lambda *given, one=one: two(one, "forward", one.forward(*given))[0],
                        params, x, context)
@@ -115,7 +114,6 @@ def surrogate_of(
             f"{describe(layer)} returns {spell(outputs[0])} and `against`, {describe(against)}, "
             f"{spell(outputs[1])}: they must agree in shape and dtype"
         )
-    return Surrogate(against)
 
 
 def arrays(args: Sequence[Any]) -> tuple[Any, ...]:

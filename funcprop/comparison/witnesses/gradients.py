@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcprop.comparison.programs import Programs, dtypes, named_leaves
+from funcprop.comparison.subject.subject import Subject
 from funcprop.gradient import autodiff, combine, partition, zeros_where_frozen
 from funcprop.layer import Array, Context, Layer, Params, is_float
 
@@ -117,16 +118,17 @@ def truth_of(peer: Layer, by_jax: bool) -> Callable[..., Grads]:
 
 
 def in_working_dtype(
-    layer: Layer, peer: Layer, by_jax: bool, given: tuple[Any, ...], run: Programs, quick: bool
+    subject: Subject, by_jax: bool, dys: Any, run: Programs
 ) -> tuple[Grads, Grads | None]:
-    """(params, x, context, dys) -> gradients by hand, and automatically where JAX can."""
-    return working_pass(layer, peer, by_jax, given, run, quick)[1:]
+    """Gradients by hand, and automatically where JAX can."""
+    return working_pass(subject, by_jax, dys, run)[1:]
 
 
 def working_pass(
-    layer: Layer, peer: Layer, by_jax: bool, given: tuple[Any, ...], run: Programs, quick: bool
+    subject: Subject, by_jax: bool, dys: Any, run: Programs
 ) -> tuple[Any, Grads, Grads | None]:
     """-> the floats of the output, and those gradients: by one program, as they are."""
+    layer, peer = subject.layer, subject.peer
 
     def both(params: Params, x: Any, context: Context, dys: Any) -> Any:
         y, residuals = layer.forward(params, x, context)
@@ -134,7 +136,8 @@ def working_pass(
         automatic = truth_of(peer, True)(params, x, context, dys) if by_jax else None
         return partition(y)[0], by_hand, automatic
 
-    return run(f"both in {dtypes(given[:2])}", both, *given, quick=quick)
+    name = f"both in {dtypes((subject.params, subject.x))}"
+    return run(name, both, *subject.given, dys, quick=not run.thorough)
 
 
 def all_finite(tree: Any) -> bool:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax.flatten_util
 import numpy as np
 
 from funcprop.comparison.programs import generator
+from funcprop.comparison.subject.subject import Subject
 from funcprop.gradient import partition
-from funcprop.layer import Array, Context, Layer, Params, is_float, is_integer
+from funcprop.layer import Array, Context, is_float, is_integer
 
 SCALES = (1e6, 1e-6)  # of cotangents: backward is linear in dy
 
@@ -24,14 +26,12 @@ class Point(NamedTuple):
     context: Context
 
 
-def cotangents(
-    layer: Layer, params: Params, x: Any, context: Context, probes: int, key: Array
-) -> Any:
+def cotangents(subject: Subject, probes: int) -> Any:
     """Random cotangents of the output, [probes, ...]: N(0, 1) in the output's dtype."""
-    y = jax.eval_shape(lambda p, v, c: layer.forward(p, v, c)[0], params, x, context)
-    draw = generator(key).normal
+    draw = generator(subject.key).normal
     return jax.tree.map(
-        lambda leaf: draw(size=(probes, *leaf.shape)).astype(leaf.dtype), partition(y)[0]
+        lambda leaf: draw(size=(probes, *leaf.shape)).astype(leaf.dtype),
+        partition(subject.output())[0],
     )
 
 
@@ -80,7 +80,7 @@ def points(x: Any, context: Context) -> list[Point]:
             return pattern(np.sum(np.indices(leaf.shape), axis=0))  # another one in every row
 
         mask = None if context.mask is None else changed(np.asarray(context.mask))
-        return jax.tree.map(changed, x), Context(context.key, mask)
+        return jax.tree.map(changed, x), replace(context, mask=mask)
 
     found = [Point("", x, context)]
     if any(is_float(leaf) for leaf in jax.tree.leaves(x)):
@@ -96,7 +96,7 @@ def points(x: Any, context: Context) -> list[Point]:
         )
         found.append(Point("integers moved", moved, context))
     if context.key is not None:
-        other = Context(jax.random.fold_in(context.key, 1), context.mask)
+        other = replace(context, key=jax.random.fold_in(context.key, 1))
         found.append(Point("another key", x, other))
     masks = [context.mask, *jax.tree.leaves(x)]
     if any(map(is_mask, masks)):
