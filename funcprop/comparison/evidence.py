@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -49,6 +49,7 @@ class Evidence:
     numerical  the truth comes from finite differences, since JAX cannot differentiate the forward;
                `automatic` is then None
     residuals  what the backward pass reads, as shapes: its size is what a layer keeps
+    left_out   changed inputs at which the forward raises, or is not finite
     """
 
     exact: tuple[Found, ...]
@@ -60,6 +61,7 @@ class Evidence:
     dys: Any
     numerical: bool
     residuals: Any
+    left_out: tuple[str, ...] = ()
 
 
 def observe(subject: Subject, dys: Any, programs: Programs | None = None) -> Evidence:
@@ -72,7 +74,7 @@ def observe(subject: Subject, dys: Any, programs: Programs | None = None) -> Evi
     """
     run = Programs() if programs is None else programs
     layer, peer = subject.layer, subject.peer
-    places, more = points(subject.x, subject.context), spread(dys, subject.key)
+    places, more = points(subject), spread(dys, subject.key)
 
     def forward(params: Params, x: Any, context: Context) -> Any:
         return layer.forward(params, x, context)
@@ -82,45 +84,54 @@ def observe(subject: Subject, dys: Any, programs: Programs | None = None) -> Evi
 
     with jax.enable_x64(True):
         more = cast(more, jnp.float64)
-        wide = [subject.at(place.x, place.context).in_float64() for place in places]
-        first = wide[0]
+        first = subject.in_float64()
 
         def attempt() -> None:
             run.prepare("truth", truth_of(peer, True), *first.given, more)
 
         by_jax = run.once("differentiable", differentiable, peer, *first.given, attempt)
         truth = truth_of(peer, by_jax)
-        if not by_jax:  # finite differences visit every coordinate: once is enough
-            places, wide = places[:1], wide[:1]
-        passes = [run("forward", forward, *each.given) for each in wide]
-        kept = [residuals for _, residuals in passes]
-        # an input that was changed may be none that the layer takes: it says so by NaN
-        taken = [i for i, (y, _) in enumerate(passes) if i == 0 or all_finite(y)]
 
-        def by_hand(residuals: Any, dys: Any) -> Grads:
-            return run("backward", backward, first.params, residuals, dys)
+        def found_at(place: Point) -> tuple[Found, Any] | None:
+            """None where the input is none that the forward takes: it raises, or it says NaN."""
+            there = subject.at(place.x, place.context).in_float64()
+            y, kept = run("forward", forward, *there.given)
+            if place.name and not all_finite(y):
+                return None
+            by_hand = run("backward", backward, first.params, kept, more)
+            return Found(place, by_hand, run("truth", truth, *there.given, more)), kept
 
-        exact = tuple(
-            Found(places[i], by_hand(kept[i], more), run("truth", truth, *wide[i].given, more))
-            for i in taken
-        )
+        here = found_at(places[0])
+        assert here is not None
+        exact, left_out, kept = [here[0]], [], here[1]
+        for place in places[1:] if by_jax else ():  # finite differences visit every coordinate
+            try:
+                found = found_at(place)
+            except Exception:  # of an input that nobody gave
+                found = None
+            if found is None:
+                left_out.append(place.name)
+            else:
+                exact.append(found[0])
         scaled = tuple(
             Found(
                 Point(f"{scale:g} dy", subject.x, subject.context),
-                by_hand(kept[0], times(scale, more)),
+                run("backward", backward, first.params, kept, times(scale, more)),
                 times(scale, exact[0].truth),
             )
             for scale in SCALES
         )
         one = jax.tree.map(lambda dy: dy[0], more)
-        frozen = run.once("frozen", frozen_by, layer, first.params, kept[0], one)
+        frozen = run.once("frozen", frozen_by, layer, first.params, kept, one)
         slopes, moves = along(first, more, exact[0].given, frozen=frozen, run=run)
-    found = Evidence(exact, scaled, None, None, slopes, moves, more, not by_jax, shapes(kept[0]))
+    rounded = automatic = None
     floats = jax.tree.leaves(partition((subject.params, subject.x))[0])
-    if all(leaf.dtype == jnp.float64 for leaf in floats):
-        return found
-    rounded, automatic = in_working_dtype(subject, by_jax, dys, run)
-    return replace(found, rounded=rounded, automatic=automatic)
+    if not all(leaf.dtype == jnp.float64 for leaf in floats):
+        rounded, automatic = in_working_dtype(subject, by_jax, dys, run)
+    return Evidence(
+        tuple(exact), scaled, rounded, automatic, slopes, moves, more, not by_jax, shapes(kept),
+        tuple(left_out),
+    )  # fmt: skip
 
 
 def bytes_of(tree: Any) -> int:

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from funcprop.comparison.report.comparison import Comparison
 from funcprop.comparison.subject.door import of_one_call, subject_of
-from funcprop.comparison.subject.targets import has_no_rule
 from funcprop.comparison.trial import compare_subject
 from funcprop.comparison.verdict.rules import FLOOR
 from funcprop.layer import Array, Context
-
-NO_RULE = (
-    "no jax.custom_vjp or jax.custom_jvp is in it: JAX's own rules were compared with finite "
-    "differences, and with themselves"
-)
 
 
 def compare(
@@ -26,6 +19,9 @@ def compare(
     key: Array | None = None,
     against: Any = None,
     floor: float = FLOOR,
+    inputs: Any = None,
+    changed: bool | None = None,
+    **kwargs: Any,
 ) -> Comparison:
     """A hand-written gradient against three witnesses, leaf by leaf.
 
@@ -49,6 +45,12 @@ def compare(
     probes   random cotangents, N(0, 1). In float64 one-hot, uneven and scaled ones are added, and
              inputs that are scaled, zero and tied
     key      draws the probes; jax.random.key(0) by default
+    inputs   where arguments of a function are drawn: a function of a key that returns a tuple of
+             them, or a list of such tuples, all of the same shapes; instead of args or beside them
+    changed  whether the input may be changed too: scaled, zeroed, rounded, jittered. False keeps
+             to what was given, for arguments that must stay positive, sorted or definite; so it is
+             where `inputs` says what there is
+    kwargs   further arguments of a function by name
     floor    errors below this many eps of a leaf's largest gradient count as rounding
 
     In float64 every leaf must agree with `jax.vjp` to a relative norm of 1e-10, and with finite
@@ -76,9 +78,6 @@ def compare(
         raise ValueError(f"probes is {probes!r}, wanted a whole number of at least 1")
     if isinstance(floor, bool) or not isinstance(floor, (int, float)) or not 0 <= floor < 1e6:
         raise ValueError(f"floor is {floor!r}, wanted a number of eps, 8 unless given")
-    subject = subject_of(target, args, context, key, against)
+    subject = subject_of(target, args, context, key, against, kwargs, inputs, changed)
     with of_one_call(subject.words):
-        found = compare_subject(subject, probes, floor)
-    if against is None and has_no_rule(subject.layer, subject.x):
-        found = replace(found, notes=(*found.notes, NO_RULE))
-    return found
+        return compare_subject(subject, probes, floor)

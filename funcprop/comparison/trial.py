@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -54,14 +55,20 @@ def compare_subject(
     if evidence.rounded is not None:
         said += overflows(subject, not evidence.numerical, dys, evidence.dys, run)
     # a surrogate speaks of the whole: what inside it is no derivative on purpose is not known
-    if subject.inner is not None and not subject.surrogate and not notes:
-        right = all(row.ok for row in rows)
-        inner, notes = judged_inside(subject.inner, right, first(dys), run)
-        inner, excused = excused_inside(inner, subject.inner, first(dys), subject.key)
+    right = all(row.ok for row in rows)
+    inside = subject.inner if not subject.surrogate and not notes else None
+    if inside is not None and (inside.always or not right):
+        inner, notes = judged_inside(inside, right, first(dys), run)
+        inner, excused = excused_inside(inner, inside, first(dys), subject.key)
+        if inside.words is not None:
+            said.append(told_inside(inside.words, inner))
+            inner = [row for row in inner if not row.ok and row.place in inside.words]
         rows = [row for row in inner if row.place != subject.name] + rows
         said += excused
     rows = in_words(rows, subject, evidence, dys)
-    return Comparison(subject.words, tuple(rows), (*notes, *said), kept)
+    if inside is not None and inside.words is not None:
+        rows = [replace(row, place=inside.words.get(row.place, row.place)) for row in rows]
+    return Comparison(subject.words, tuple(rows), (*notes, *said, *subject.notes), kept)
 
 
 def verdict(
@@ -88,6 +95,15 @@ def in_words(rows: list[Leaf], subject: Subject, evidence: Evidence, dys: Any) -
     if subject.inner is not None and wrong[0].place != subject.name:
         return explained_inside(rows, subject.inner, first(dys), subject.key)
     return explained(rows, subject, evidence.dys, evidence.exact[0])
+
+
+def told_inside(words: dict[str, str], rows: list[Leaf]) -> str:
+    """How many calls of rules inside are right by themselves, at the values of the pass."""
+    wrong = {row.place for row in rows if not row.ok} & words.keys()
+    right = sorted({words[place] for place in words.keys() - wrong})
+    if not right:
+        return "every rule inside is wrong by itself"
+    return f"right by themselves, at the values of this pass: {'; '.join(right)}"
 
 
 def first(dys: Any) -> Any:

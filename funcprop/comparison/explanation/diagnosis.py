@@ -85,6 +85,7 @@ def diagnose(
                 tuple(dy for dy in cotangents if dy.shape == wanted.shape),
                 {word: v[None] for word, v, _ in places(x, "x") if v.shape == wanted.shape[1:]},
                 numbers,
+                name.endswith(".imag"),
                 alone=wanted[0].size < 2 and all(dy[0].size < 2 for dy in cotangents),
             )
     found |= {name: words for name, case in cases.items() if (words := first(case, SIMPLE))}
@@ -92,12 +93,19 @@ def diagnose(
     problem = Problem(layer, peer or layer, params, x, context, dys, returned, right)
     for words, predicted in hypotheses(problem) if waiting else ():
         explained = [n for n in waiting if n in predicted and waiting[n].explained(predicted[n])]
+        explained = [n for n in explained if other_part(n) not in set(waiting) - set(explained)]
         found |= dict.fromkeys(explained, words)
         waiting = {name: case for name, case in waiting.items() if name not in explained}
         if not waiting:
             break
     found |= {name: first(case, LAST) or NO_PATTERN for name, case in waiting.items()}
     return {name: found[name] for name in right if name in found}
+
+
+def other_part(name: str) -> str:
+    """The imaginary part of a complex leaf for its real one, and the other way round."""
+    stem, _, part = name.rpartition(".")
+    return {"real": f"{stem}.imag", "imag": f"{stem}.real"}.get(part, "")
 
 
 def wrong_leaves(given: Leaves, truth: Leaves) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

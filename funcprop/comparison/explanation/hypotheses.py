@@ -94,6 +94,17 @@ def left_out(problem: Problem) -> Iterator[Guess]:
         yield f"as if {name} were 1", problem.at(params=params)
 
 
+def conjugated(problem: Problem) -> Iterator[Guess]:
+    """Complex arrays go through a comparison as two real ones."""
+    for name, leaf, put in places(problem.x, "x"):
+        if name.endswith(".imag"):
+            yield f"as if {name[:-5]} were conjugated", problem.at(x=put(-leaf))
+    for name, leaf, put in places(problem.dys, "dy"):
+        if name == "imag" or name.endswith(".imag"):
+            words = f"as if {name[:-5] or 'dy'} were conjugated"
+            yield words, problem.at(dys=put(-leaf))
+
+
 def another_dy(problem: Problem) -> Iterator[Guess]:
     dy = problem.dy
     if dy is None:
@@ -208,6 +219,7 @@ TABLE: tuple[Callable[[Problem], Iterator[Guess]], ...] = (
     mask_ignored,
     diagonal_alone,
     not_transposed,
+    conjugated,
     left_out,
     another_dy,
     weights_updated,

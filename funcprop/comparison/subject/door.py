@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -12,12 +13,26 @@ import numpy as np
 
 from funcprop.comparison.leaf import Broken
 from funcprop.comparison.programs import generator, is_key
+from funcprop.comparison.subject.arguments import arguments_of
+from funcprop.comparison.subject.functions import Function
 from funcprop.comparison.subject.gradients import called, gradient_subject
+from funcprop.comparison.subject.rules import rules_inside
 from funcprop.comparison.subject.subject import Inner, Subject
-from funcprop.comparison.subject.targets import adapted, check_same_output, layer_arguments
+from funcprop.comparison.subject.targets import (
+    adapted,
+    check_same_output,
+    has_no_rule,
+    layer_arguments,
+)
 from funcprop.composites import Composite
 from funcprop.gradient import Backprop
 from funcprop.layer import Array, Context, Layer, Params, is_float, spell, two
+
+NO_RULE = (
+    "no jax.custom_vjp or jax.custom_jvp is in it: JAX's own rules were compared with finite "
+    "differences, and with themselves"
+)
+RULES = (jax.custom_vjp, jax.custom_jvp)
 
 
 def subject_of(
@@ -26,6 +41,9 @@ def subject_of(
     context: Context | None = None,
     key: Array | None = None,
     against: Any = None,
+    kwargs: dict[str, Any] | None = None,
+    inputs: Any = None,
+    changed: bool | None = None,
 ) -> Subject:
     """What `compare` and its like are given, as the value that they work on.
 
@@ -37,6 +55,9 @@ def subject_of(
         raise TypeError(f"key is {spell(key)}, wanted one key: write key=jax.random.key(0)")
     if isinstance(target, type) and issubclass(target, Layer):
         raise TypeError(f"{target.__name__} is a class, wanted a layer: write {target.__name__}()")
+    if (isinstance(target, (Layer, Backprop))) and (kwargs or inputs is not None):
+        given = f"{next(iter(kwargs))}=" if kwargs else "inputs="
+        raise TypeError(f"{given} is for functions and pairs: leave it out")
     if isinstance(target, Layer):
         subject = layer_subject(target, *layer_arguments(target, args, context), key, against)
     elif isinstance(target, Backprop) or (against and is_gradient(target, args, context)):
@@ -45,11 +66,47 @@ def subject_of(
     else:
         if context is not None:
             raise TypeError("context is for layers and gradient functions: leave it out")
-        with of_one_call(called(target)):
-            layer, x, peer = adapted(target, args, against)
-        subject = Subject(layer, (), x, Context(), key, peer)
+        subject = function_subject(target, args, kwargs or {}, key, against, inputs)
     check_forward(subject)
-    return subject
+    if changed is None:
+        changed = inputs is None
+    return replace(subject, changed=changed)
+
+
+def function_subject(
+    target: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    key: Array,
+    against: Any,
+    inputs: Any,
+) -> Subject:
+    """A function or a pair; `inputs` draws its arguments, or lists them, where args do not."""
+    if inputs is not None:
+        drawn = [inputs(each) for each in jax.random.split(key, 5)] if callable(inputs) else inputs
+        several = [one if isinstance(one, tuple) else (one,) for one in drawn]
+        args, several = (args, several) if args else (several[0], several[1:])
+    else:
+        several = []
+    with of_one_call(called(target)):
+        found = adapted(target, args, against, kwargs)
+    others = tuple(arguments_of(one, kwargs, found.fixed, found.numbers)[1] for one in several)
+    for other in others:
+        if spell(other) != spell(found.x):
+            raise TypeError(
+                f"inputs has {spell(other)} and {spell(found.x)}, wanted the same trees, shapes "
+                "and dtypes: compare them one by one"
+            )
+    notes = found.notes
+    if against is None and has_no_rule(found.layer, found.x):
+        notes = (*notes, NO_RULE)
+    inner = None
+    if isinstance(found.layer, Function) and not isinstance(target, RULES):
+        inner = rules_inside(found.layer.function, found.x)
+    return Subject(
+        found.layer, (), found.x, Context(), key, found.peer, inner=inner, notes=notes,
+        others=others,
+    )  # fmt: skip
 
 
 def layer_subject(

@@ -23,10 +23,13 @@ class Inner(NamedTuple):
     x: Any
     context: Context
     dy: Any = None  # None: the first cotangent of the subject
+    words: dict[str, str] | None = None  # of places, where they are calls of rules in a function
+    always: bool = True  # whether it is looked at where the whole is right
 
     def in_float64(self) -> Inner:
         """The same with every float in float64."""
-        return Inner(self.model, *(cast(tree, jnp.float64) for tree in self[1:]))
+        params, x, context, dy = (cast(tree, jnp.float64) for tree in self[1:5])
+        return self._replace(params=params, x=x, context=context, dy=dy)
 
 
 Wrap = Callable[[Layer, tuple[str, ...]], Layer]
@@ -39,6 +42,9 @@ class Subject:
     surrogate  whether the peer has other values than the layer, and lends it its derivative
     title      what is compared, in words; the layer's own where it is empty
     inner      the model that is looked into; None where there is nothing inside
+    notes      what was found out at the door
+    others     further inputs of the same shapes and dtypes, beside x
+    changed    whether x may be changed: scaled, zeroed, rounded
     """
 
     layer: Layer
@@ -50,6 +56,9 @@ class Subject:
     surrogate: bool = False
     title: str = ""
     inner: Inner | None = None
+    notes: tuple[str, ...] = ()
+    others: tuple[Any, ...] = ()
+    changed: bool = True
 
     @property
     def by_rule(self) -> bool:

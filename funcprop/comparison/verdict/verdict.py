@@ -85,6 +85,9 @@ def judged(
     if excused_here:  # where jax.vjp errs, so does jax.jvp
         slopes = [slope._replace(forward=None) for slope in slopes]
     disagreeing, said = judge_slopes(subject.name, slopes, evidence.numerical)
+    if evidence.left_out:
+        places = ", ".join(evidence.left_out)
+        said.append(f"left out, since the forward raises or is not finite there: {places}")
     if evidence.numerical:
         said.append("jax.vjp cannot differentiate the forward: finite differences are the truth")
     if all(row.ok for row in rows):  # else those rows say more

@@ -28,7 +28,15 @@ def pulled(layer: Layer, params: Params, residuals: Any, dys: Any) -> Grads:
         dx, dparams = layer.backward(params, residuals, dy)
         return {"dx": dx, "dparams": zeros_where_frozen(dparams, params)}
 
-    return jax.vmap(back)(dys)
+    return each(back, dys)
+
+
+def each(function: Callable[..., Any], stacked: Any) -> Any:
+    """The function of every entry [n, ...], as a batch; one by one where it takes none."""
+    try:
+        return jax.vmap(function)(stacked)
+    except (ValueError, TypeError, NotImplementedError):  # a primitive without a batching rule
+        return jax.lax.map(function, stacked)
 
 
 def frozen_by(layer: Layer, params: Params, residuals: Any, dy: Any) -> frozenset[str]:
@@ -72,7 +80,11 @@ def numerical(layer: Layer, params: Params, x: Any, context: Context, dys: Any) 
         near, far = value(one) - value(minus_one), value(two) - value(minus_two)
         return (8 * near - far) / (12 * h)
 
-    slopes = jax.lax.map(slope, jnp.arange(start.size), batch_size=64)
+    places = jnp.arange(start.size)
+    try:
+        slopes = jax.lax.map(slope, places, batch_size=64)
+    except (ValueError, TypeError, NotImplementedError):
+        slopes = jax.lax.map(slope, places)
     dparams, dx = jax.vmap(unravel)(slopes.T)
     return {"dx": dx, "dparams": dparams}
 
