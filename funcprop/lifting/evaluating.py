@@ -225,13 +225,13 @@ def run(
         elif site.uses:
             (use,), (at, _) = site.uses, site.first
             given = [operands[i] for i in use.data]
-            weight = lax.stop_gradient(operands[use.position]) if use.position >= 0 else ()
+            weight = operands[use.position] if use.position >= 0 else ()
             found = closed_use(use, weight, given, sent.operands[at])
             if sent.operands[at] is None:
-                kept[at] = [lax.stop_gradient(x) if is_float(x) else x for x in given]
+                kept[at] = given
         else:
             own = [taps[eqn.invars[i]] for i in site.generic]
-            spread = calls(eqn)
+            spread = calls(eqn) or len(eqn.outvars) > 1
             found = generic_use(equation(jaxpr, eqn), site.generic, operands, own, spread)
         values |= zip(bound, found, strict=True)
         for var in bound:
@@ -310,7 +310,7 @@ def enter(
     for own, at in zip(kept, there, strict=True):
         for i, position in at.items() if own else ():
             x = operands[position]
-            own[i] = lax.stop_gradient(x) if is_float(x) else x
+            own[i] = x
     return [*state, *ys], kept
 
 
