@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import Literal
 
 from funcprop.layer import is_float
+from funcprop.lifting.again import ASKED, is_cheap
 from funcprop.lifting.jaxprs import REMAT, aval, calls, equation, outputs, scan_parts
 from funcprop.lifting.uses import DATA, PARAMETER, Plan, Site, Use
 
@@ -236,7 +238,7 @@ def run(
         values |= zip(bound, found, strict=True)
         for var in bound:
             if var in deltas:
-                values[var] = passed(values[var], deltas[var])
+                values[var] = checkpoint_name(passed(values[var], deltas[var]), ASKED)
 
     def output(atom: Any) -> Any:
         value = read(atom)
@@ -299,6 +301,9 @@ def enter(
                 for k, at in zip(kept, there, strict=True)]  # fmt: skip
         return new, (found[carry:], kept)
 
+    if sent is not None and is_cheap(inner):  # of all that JAX would keep, what its uses make
+        policy = jax.checkpoint_policies.save_only_these_names(ASKED)
+        step = jax.checkpoint(step, policy=policy, prevent_cse=False)
     state, (ys, kept) = lax.scan(
         step,
         operands[consts:first],

@@ -15,7 +15,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
 from jax.extend.core import primitives as p
 
-from funcprop.lifting.jaxprs import equation, holds, inlined, is_float_type, outputs
+from funcprop.lifting.jaxprs import aval, equation, holds, inlined, is_float_type, outputs
 
 CUSTOM = p.custom_vjp_call_p.name
 # Linear in all of their operands together, in one of them alone, and in the first.
@@ -35,9 +35,9 @@ def sends_linearly(jaxpr: ClosedJaxpr, eqn: JaxprEqn) -> bool:
     if eqn.primitive.name != CUSTOM and not holds(eqn, {CUSTOM}):
         return True
     function = equation(jaxpr, eqn)
-    types = [atom.aval for atom in eqn.invars]
-    floats = [i for i, aval in enumerate(types) if is_float_type(aval)]
-    given = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in types]
+    types = [aval(atom) for atom in eqn.invars]
+    floats = [i for i, a in enumerate(types) if is_float_type(a)]
+    given = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in types]
     bound = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype)
              for v in outputs(eqn) if is_float_type(v.aval)]  # fmt: skip
 
