@@ -151,6 +151,11 @@ def is_float_type(aval: Any) -> bool:
     return hasattr(aval, "dtype") and jnp.issubdtype(aval.dtype, jnp.inexact)
 
 
+def is_key(value: Any) -> bool:
+    """Whether a value is a key of `jax.random`."""
+    return jnp.issubdtype(jnp.result_type(value), jax.dtypes.prng_key)
+
+
 def over_examples(function: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
     """`jax.vmap` of a function, also where an equation of it has no rule but one that is written
     out: see `grouped_product`."""

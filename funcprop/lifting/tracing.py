@@ -70,6 +70,12 @@ def lift(
                 f"params{jax.tree_util.keystr(path)} is {spell(leaf)}, wanted real numbers",
                 "keep the real and the imaginary part as two parameters: lax.complex(re, im)",
             )
+        if isinstance(leaf, float):
+            raise LayerError(
+                empty,
+                f"params{jax.tree_util.keystr(path)} is the Python number {leaf}, wanted an array",
+                f"write jnp.asarray({leaf}), or keep what is not trained outside of params",
+            )
     if not names:
         problem = f"params is {spell(params)}: it holds no array of floats"
         raise LayerError(empty, problem, "give the parameters first: fp.lift(apply, params, x)")
