@@ -27,6 +27,7 @@ class Leaf:
     rule         which rule decided, in words
     at           the input, where it was changed: "30 x"
     words        what is wrong, where its pattern is known: "sign flipped"
+    judged       whether some witness could tell: nowhere can it on a kink, as all of a bisection is
     """
 
     place: str
@@ -44,6 +45,7 @@ class Leaf:
     cosine: float = 1.0
     at: str = ""
     words: str = ""
+    judged: bool = True
 
     @property
     def name(self) -> str:

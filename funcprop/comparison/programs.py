@@ -1,9 +1,10 @@
-"""How a comparison runs what it compares: small programs, compiled afresh."""
+"""How a comparison runs what it compares: small programs, each compiled once."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,9 @@ from funcprop.layer import Array, is_float
 SMALL = 100_000  # numbers: above, an unoptimized program costs more than its compilation saves
 
 
+REMEMBERED = 256  # compiled programs
+LONGEST = 2_000_000  # characters of a program that is remembered
+compiled: OrderedDict[Any, Any] = OrderedDict()
 QUICK: dict[str, Any] = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
@@ -36,16 +40,39 @@ def generator(key: Array) -> np.random.Generator:
 
 
 def program(function: Callable[..., Any], *arguments: Any, quick: bool = True) -> Any:
-    """The function compiled afresh for such arguments.
+    """The function compiled for such arguments.
 
-    Never from a cache: a backward that was edited in place would go unseen. `quick` leaves out
-    the optimizations that take most of the compile time: for small float64 truths.
+    Traced anew every time, so that a backward that was edited in place is seen; what comes out is
+    compiled once. `quick` leaves out the optimizations that take most of the compile time: for
+    small float64 truths.
     """
-    lowered = jax.jit(lambda *given: function(*given)).lower(*arguments)
+    traced = jax.jit(lambda *given: function(*given)).trace(*arguments)
     size = sum(np.size(leaf) for leaf in jax.tree.leaves(arguments))
-    if quick and size <= SMALL and jax.default_backend() == "cpu":
-        return lowered.compile(compiler_options=quick_options())
-    return lowered.compile()
+    small = quick and size <= SMALL and jax.default_backend() == "cpu"
+    options = quick_options() if small else None
+    lowered = traced.lower()
+    key = fingerprint(traced, lowered, small)
+    if key is None:
+        return lowered.compile(compiler_options=options)
+    if key not in compiled:
+        compiled[key] = lowered.compile(compiler_options=options)
+        while len(compiled) > REMEMBERED:
+            compiled.popitem(last=False)
+    compiled.move_to_end(key)
+    return compiled[key]
+
+
+def fingerprint(traced: Any, lowered: Any, small: bool) -> Any:
+    """What tells a program from any other; None where that takes too long, or cannot be told: a
+    callback is another one in the same place."""
+    constants = traced.jaxpr.consts
+    if any(is_key(leaf) or np.size(leaf) > SMALL for leaf in constants):
+        return None
+    text = lowered.as_text()
+    if "callback" in text or len(text) > LONGEST:
+        return None
+    values = tuple(np.asarray(leaf).tobytes() for leaf in constants)
+    return hash(text), len(text), values, small, str((lowered.in_tree, lowered.out_tree))
 
 
 class Programs:

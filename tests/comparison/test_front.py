@@ -436,3 +436,26 @@ def test_the_cost_of_a_wrong_gradient_is_not_measured():
 
     with pytest.raises(ValueError, match=r"differs by .* they must be one function"):
         fp.measure(Wrong(), (), jnp.ones((2, 3)))
+
+
+def test_a_second_comparison_compiles_nothing():
+    """What is compared is traced anew; the same program is compiled once."""
+    compiled = []
+
+    def listener(name, seconds, **options):
+        if name.endswith("backend_compile_duration"):
+            compiled.append(name)
+
+    def f(x):
+        return jnp.tanh(x) ** 3
+
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        fp.compare(f, jnp.linspace(-1.0, 1.0, 7))
+        first = len(compiled)
+        fp.compare(lambda x: jnp.tanh(x) ** 3, jnp.linspace(-1.0, 1.0, 7))
+        again = len(compiled) - first
+        fp.compare(lambda x: jnp.tanh(x) ** 5, jnp.linspace(-1.0, 1.0, 7))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    assert first >= 4 and again == 0 and len(compiled) >= first + 4

@@ -10,7 +10,7 @@ import pytest
 import funcprop as fp
 from funcprop.comparison.subject.rules import rules_inside
 
-X = np.linspace(-1.0, 1.0, 6, dtype=np.float32).reshape(2, 3)
+X = np.linspace(-1.0, 1.0, 10, dtype=np.float32).reshape(2, 5)
 
 
 @jax.custom_vjp

@@ -82,24 +82,35 @@ class Comparison:
 
     @property
     def ok(self) -> bool:
-        """Whether every row is right."""
-        return all(row.ok for row in self.rows)
+        """Whether every row is right, and was judged: what no witness can judge is not right."""
+        return all(row.ok and row.judged for row in self.rows)
+
+    @property
+    def unjudged(self) -> tuple[Leaf, ...]:
+        """The rows that no witness could judge, at any input."""
+        return tuple(row for row in self.rows if row.ok and not row.judged)
 
     @property
     def wrong(self) -> tuple[Leaf, ...]:
         """The rows that are wrong; the first ones name the deepest wrong layers."""
         return tuple(row for row in self.rows if not row.ok)
 
-    def raise_if_wrong(self) -> None:
-        """Raise GradientError, with the wrong rows in its text, unless all is right."""
-        if not self.ok:
-            raise GradientError(
-                "\n".join((self.headline, "", *replace(self, rows=self.wrong).sheet.table))
-            )
+    def raise_if_wrong(self, allow_unjudged: bool = False) -> None:
+        """Raise GradientError, with the rows concerned in its text, unless all is right.
+
+        allow_unjudged  whether what no witness could judge may pass
+        """
+        rows = self.wrong or (() if allow_unjudged else self.unjudged)
+        if rows:
+            table = replace(self, rows=rows).sheet.table
+            raise GradientError("\n".join((self.headline, "", *table)))
 
     @property
     def headline(self) -> str:
-        """One line: what is wrong, or that nothing is."""
+        """One line: what is wrong, what cannot be judged, or that all agree."""
+        if not self.wrong and self.unjudged:
+            names = ", ".join(dict.fromkeys(row.name for row in self.unjudged))
+            return f"{self.target}: cannot be judged: {names}, at no input that was tried"
         if self.ok:
             exact = [row for row in self.rows if row.dtype == "float64"]
             worst = max(
@@ -133,7 +144,7 @@ class Comparison:
     @property
     def sheet(self) -> Sheet:
         """Every row in words."""
-        lines = tuple(Line(cells(row), row.ok) for row in self.rows)
+        lines = tuple(Line(cells(row), row.ok and row.judged) for row in self.rows)
         return Sheet(self.headline, HEADINGS, lines, self.notes, ESSENTIAL, MEANINGS)
 
     def __str__(self) -> str:
@@ -188,7 +199,7 @@ def cells(row: Leaf) -> tuple[str, ...]:
         str(list(row.index)) + (f" of {row.at}" if row.at else ""),
         f"{row.by_hand:.6g}",
         f"{row.expected:.6g}",
-        "ok" if row.ok else "WRONG",
+        ("ok" if row.judged else "not judged") if row.ok else "WRONG",
         f"{row.words}: wanted {row.rule}" if row.words else row.rule,
     )
 

@@ -20,6 +20,8 @@ from funcprop.comparison.witnesses.records import values_at
 from funcprop.comparison.witnesses.slopes import Slope, along
 from funcprop.layer import Array
 
+NOT_JUDGED = "not judged there"
+
 
 def excuses(wrong: set[str], slopes: Sequence[Slope], at: str) -> dict[str, str]:
     """Leaves that differ from `jax.vjp` and are not wrong for it, with the reason.
@@ -35,7 +37,7 @@ def excuses(wrong: set[str], slopes: Sequence[Slope], at: str) -> dict[str, str]
         kinks = [slope for slope in along_it if slope.kink]
         if kinks:
             if all(slope.plausible for slope in kinks):
-                found[path] = f"{path} lies on a kink{where}: not judged there"
+                found[path] = f"{path} lies on a kink{where}: {NOT_JUDGED}"
             continue
         bare = [slope._replace(forward=None) for slope in along_it]
         known = bare and all(np.isfinite(slope.near) or np.isfinite(slope.far) for slope in bare)

@@ -9,10 +9,10 @@ import jax
 
 from funcprop.comparison.evidence import Evidence
 from funcprop.comparison.leaf import Leaf
-from funcprop.comparison.programs import Programs
+from funcprop.comparison.programs import Programs, named_leaves
 from funcprop.comparison.subject.subject import Subject
 from funcprop.comparison.subject.without_rules import count_rules, narrowest
-from funcprop.comparison.verdict.excuses import excuses, slopes_at
+from funcprop.comparison.verdict.excuses import NOT_JUDGED, excuses, slopes_at
 from funcprop.comparison.verdict.rounding import judged_again
 from funcprop.comparison.verdict.rules import (
     UNKNOWN,
@@ -40,6 +40,7 @@ def judged(
     """
     rows, notes = [], []
     excused_here: dict[str, Leaf] = {}
+    elsewhere: set[str] = set()  # leaves that are judged at another input
     for found in (*evidence.exact, *evidence.scaled):
         at = found.point.name
         changed = at and found in evidence.exact
@@ -69,8 +70,17 @@ def judged(
             again = judge_exact(subject.name, found.given, own, evidence.numerical, at)
             every = [row for row in every if row.path not in excused_here]
             every += [row for row in again if row.path in excused_here]
+        if changed:
+            elsewhere |= {row.path for row in every}
         rows += every
-    rows = worst(rows)
+    on_kink = {path for path, row in excused_here.items() if row.rule.endswith(NOT_JUDGED)}
+    stairs = on_kink & flat(evidence)  # where it is no stair, it may stand on one
+    elsewhere -= stairs
+    rows = worst([row for row in rows if row.path not in stairs])
+    excused_here = {
+        path: replace(row, judged=path in elsewhere or path not in on_kink)
+        for path, row in excused_here.items()
+    }
     if evidence.rounded is not None:
         working = judged_in_working_dtype(subject, evidence, floor, run)
         rows += [row for row in working if row.path not in excused_here]
@@ -81,7 +91,7 @@ def judged(
     rows = [*excused_here.values(), *rows]
     if narrow is not None:  # whose steps finite differences would take for slopes
         return rows, notes
-    slopes = evidence.slopes
+    slopes = [slope for slope in evidence.slopes if not stairs or slope.leaf not in {*stairs, ""}]
     if excused_here:  # where jax.vjp errs, so does jax.jvp
         slopes = [slope._replace(forward=None) for slope in slopes]
     disagreeing, said = judge_slopes(subject.name, slopes, evidence.numerical)
@@ -108,6 +118,12 @@ def judged_in_working_dtype(
     truth = jax.tree.map(lambda leaf: leaf[:count], evidence.exact[0].truth)
     rows = judge_rounded(subject.name, evidence.rounded or {}, evidence.automatic, truth, floor)
     return judged_again(rows, subject, evidence, run)
+
+
+def flat(evidence: Evidence) -> set[str]:
+    """The leaves whose gradient `jax.vjp` finds zero at every input, as that of a bisection."""
+    found = [dict(named_leaves(each.truth)) for each in evidence.exact]
+    return {path for path in found[0] if not any(each[path].any() for each in found)}
 
 
 def is_stopped(subject: Subject) -> bool:

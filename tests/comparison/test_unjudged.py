@@ -1,0 +1,59 @@
+"""What no witness can judge is neither right nor wrong, and does not pass unseen."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import funcprop as fp
+
+X = np.float32([1.0, 2.0, 3.0])
+
+
+def root(factor):
+    """y with y³ + y = x, by bisection: a staircase, whose slope is in no difference of it."""
+
+    @jax.custom_vjp
+    def f(x):
+        def halve(_, ends):
+            low, high = ends
+            middle = (low + high) / 2
+            above = middle**3 + middle > x
+            return jnp.where(above, low, middle), jnp.where(above, middle, high)
+
+        return jax.lax.fori_loop(0, 30, halve, (jnp.zeros_like(x), jnp.full_like(x, 10)))[0]
+
+    f.defvjp(lambda x: (f(x), f(x)), lambda y, dy: (factor * dy / (3 * y**2 + 1),))
+    return f
+
+
+@pytest.mark.parametrize("factor", [1, -1, 2])
+def test_the_gradient_of_a_bisection_cannot_be_judged(factor):
+    found = fp.compare(root(factor), X)
+    assert not found.ok and found.wrong == ()
+    assert found.headline == "f: cannot be judged: dx[0], at no input that was tried"
+    assert "not judged" in str(found)
+    with pytest.raises(fp.GradientError, match="cannot be judged"):
+        fp.assert_gradients(root(factor), X)
+    assert fp.assert_gradients(root(factor), X, allow_unjudged=True).unjudged == found.unjudged
+
+
+def test_it_is_judged_against_a_reference():
+    def smooth(x):  # Cardano's
+        root = jnp.sqrt(x**2 / 4 + 1 / 27)
+        return jnp.cbrt(x / 2 + root) + jnp.cbrt(x / 2 - root)
+
+    assert fp.compare(smooth, X).ok
+
+
+def test_on_a_kink_the_other_inputs_judge():
+    zeros = np.zeros(3, np.float32)
+    found = fp.compare(jax.nn.relu, zeros)
+    assert found.ok and found.unjudged == ()
+
+    @jax.custom_vjp
+    def wrong(x):
+        return jnp.abs(x)
+
+    wrong.defvjp(lambda x: (jnp.abs(x), x), lambda x, dy: (dy * (jnp.sign(x) + 0.5),))
+    assert fp.compare(wrong, zeros).wrong
