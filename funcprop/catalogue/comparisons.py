@@ -25,8 +25,6 @@ from funcprop.layer import Context, Params
 from funcprop.sheets import Line, Sheet, html
 
 MANY = 16  # rows, from which on further processes pay for starting
-
-
 HEADINGS = ("layer", "gradients", "float64", "float32", "verdict")
 
 

@@ -85,7 +85,6 @@ def broken(place: str, grads: dict[str, Any], like: dict[str, Any]) -> list[Leaf
 
 
 NO_PATTERN = "no pattern recognized"
-
 Place = tuple[str, ...]
 
 

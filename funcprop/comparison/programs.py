@@ -15,8 +15,6 @@ import numpy as np
 from funcprop.layer import Array, is_float
 
 SMALL = 100_000  # numbers: above, an unoptimized program costs more than its compilation saves
-
-
 REMEMBERED = 256  # compiled programs
 LONGEST = 2_000_000  # characters of a program that is remembered
 compiled: OrderedDict[Any, Any] = OrderedDict()

@@ -16,6 +16,8 @@ from funcprop.comparison.explanation.explanation import (
 from funcprop.comparison.leaf import Broken, Leaf
 from funcprop.comparison.programs import Programs
 from funcprop.comparison.report.comparison import Comparison
+from funcprop.comparison.subject.functions import Function
+from funcprop.comparison.subject.sampling import is_sampler
 from funcprop.comparison.subject.subject import Subject
 from funcprop.comparison.verdict.contract import check_contract
 from funcprop.comparison.verdict.excuses import excused_inside
@@ -27,6 +29,10 @@ from funcprop.comparison.witnesses.overflow import overflows
 from funcprop.comparison.witnesses.points import cotangents
 from funcprop.gradient import partition
 
+SAMPLE = (
+    "a sample that is accepted or rejected by an argument jumps at a fixed key: no witness can "
+    "judge the derivative of its distribution"
+)
 NOTHING = "no float goes in, or none comes out: only the gradients' trees were checked"
 
 
@@ -56,6 +62,9 @@ def compare_subject(
         said += overflows(subject, not evidence.numerical, dys, evidence.dys, run)
     # a surrogate speaks of the whole: what inside it is no derivative on purpose is not known
     right = all(row.ok for row in rows)
+    if not right and drawn_by_chance(subject):
+        rows = [row if row.ok else replace(row, ok=True, judged=False, rule=SAMPLE) for row in rows]
+        return Comparison(subject.words, tuple(rows), (*notes, *said, *subject.notes), kept)
     inside = subject.inner if not subject.surrogate and not notes else None
     if inside is not None and (inside.always or not right):
         inner, notes = judged_inside(inside, right, first(dys), run)
@@ -95,6 +104,13 @@ def in_words(rows: list[Leaf], subject: Subject, evidence: Evidence, dys: Any) -
     if subject.inner is not None and wrong[0].place != subject.name:
         return explained_inside(rows, subject.inner, first(dys), subject.key)
     return explained(rows, subject, evidence.dys, evidence.exact[0])
+
+
+def drawn_by_chance(subject: Subject) -> bool:
+    """Whether a function accepts or rejects at random what depends on its arguments."""
+    if not isinstance(subject.layer, Function) or subject.by_reference:
+        return False
+    return is_sampler(subject.layer.function, subject.x)
 
 
 def told_inside(words: dict[str, str], rows: list[Leaf]) -> str:

@@ -15,15 +15,9 @@ import jax
 from funcprop.sheets import aligned
 
 SLOWER = 1.15  # identical programs differ by more than 1.10 in one run of ten to twenty
-
-
 LARGER = 1.10
-
-
 HEADINGS = ("layer", "promise", "ms", "time / plain", "/ vjp", "MB", "memory / plain", "/ vjp",
             "flops / plain")  # fmt: skip
-
-
 WAYS = {"by_hand": "by hand", "automatic": "automatic", "plain": "plain form"}
 
 

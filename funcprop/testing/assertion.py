@@ -9,8 +9,6 @@ from funcprop.comparison.front import compare
 from funcprop.comparison.report.comparison import Comparison, GradientError
 
 Listener = Callable[[Comparison], None]
-
-
 listeners: list[Listener] = []  # told of every comparison, right or wrong: pytest's report is one
 
 

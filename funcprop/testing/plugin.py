@@ -27,11 +27,7 @@ from funcprop.testing.assertion import Listener, agreed, listeners
 from funcprop.testing.assertion import assert_gradients as assert_gradients
 
 Found = list[dict[str, Any]]  # the test and what Comparison.as_dict says, one a comparison
-
-
 FOUND = pytest.StashKey[Found]()
-
-
 LISTENER = pytest.StashKey[Listener]()
 
 

@@ -57,3 +57,26 @@ def test_on_a_kink_the_other_inputs_judge():
 
     wrong.defvjp(lambda x: (jnp.abs(x), x), lambda x, dy: (dy * (jnp.sign(x) + 0.5),))
     assert fp.compare(wrong, zeros).wrong
+
+
+@pytest.mark.parametrize(
+    "draw", [lambda key, a: jax.random.gamma(key, a), lambda key, a: jax.random.beta(key, a, a)]
+)
+def test_a_sampler_cannot_be_judged(draw):
+    found = fp.compare(draw, jax.random.key(1), X)
+    assert not found.ok and found.wrong == () and "cannot be judged" in found.headline
+    assert any("accepted or rejected" in row.rule for row in found.unjudged)
+
+
+def test_chance_that_decides_nothing_excuses_nothing():
+    @jax.custom_vjp
+    def dropped(key, x):
+        return jnp.where(jax.random.bernoulli(key, 0.5, x.shape), x, 0)
+
+    def backward(mask, dy):
+        return None, jnp.where(mask, 2 * dy, 0)
+
+    dropped.defvjp(
+        lambda key, x: (dropped(key, x), jax.random.bernoulli(key, 0.5, x.shape)), backward
+    )
+    assert fp.compare(dropped, jax.random.key(1), X).wrong

@@ -26,13 +26,8 @@ from funcprop.comparison.explanation.arrays import (
 from funcprop.comparison.explanation.factors import EXPLAINED, spelled
 
 WRONG = 1e-8  # relative norm: below, a leaf is right
-
-
 ROUNDING = 1e-12  # of the leaf: two right computations in float64 differ by less
-
 Guess = tuple[str, np.ndarray]  # words, and the leaf that they predict
-
-
 Leaves = dict[str, np.ndarray]
 
 

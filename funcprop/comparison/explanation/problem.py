@@ -17,8 +17,6 @@ from funcprop.gradient import autodiff
 from funcprop.layer import Context, Layer, Params
 
 Leaves = dict[str, np.ndarray]  # [probes, ...] by name
-
-
 Guess = tuple[str, Leaves]  # words, and the leaves that they predict
 
 

@@ -17,11 +17,7 @@ HEADINGS = (
     "where", "shape", "dtype", "max error", "relative", "ulps", "cosine",
     "worst at", "by hand", "automatic", "verdict", "rule",
 )  # fmt: skip
-
-
 ESSENTIAL = ("where", "relative", "by hand", "automatic", "verdict", "rule")
-
-
 MEANINGS = {
     "where": "the layer, by its place in the model, and the leaf: dx is the gradient of the cost "
     "with respect to its input, dw and db those with respect to its parameters w and b",
@@ -109,8 +105,8 @@ class Comparison:
     def headline(self) -> str:
         """One line: what is wrong, what cannot be judged, or that all agree."""
         if not self.wrong and self.unjudged:
-            names = ", ".join(dict.fromkeys(row.name for row in self.unjudged))
-            return f"{self.target}: cannot be judged: {names}, at no input that was tried"
+            told = ", ".join(dict.fromkeys(row.name for row in self.unjudged))
+            return f"{self.target}: cannot be judged: {told}, at no input that was tried"
         if self.ok:
             exact = [row for row in self.rows if row.dtype == "float64"]
             worst = max(
@@ -131,11 +127,21 @@ class Comparison:
         for row in self.wrong:
             if row.place == self._culprit():
                 names[row.name] = names.get(row.name) or row.words
-        told = [
+        wrong = ", ".join(
             f"{name} ({words})" if words and words != NO_PATTERN else name
             for name, words in names.items()
-        ]
-        return f"{self.target}: wrong gradient in {', '.join(told)}"
+        )
+        if self.less_accurate:
+            dtype = self.wrong[0].dtype
+            return f"{self.target}: right in float64, and too inexact in {dtype}: {wrong}"
+        return f"{self.target}: wrong gradient in {wrong}"
+
+    @property
+    def less_accurate(self) -> bool:
+        """Whether all that is wrong is rounding: float64 agrees, the working dtype does not."""
+        wrong = self.wrong
+        finite = all(math.isfinite(row.error) and row.dtype != "float64" for row in wrong)
+        return bool(wrong) and finite and not any(row.rule.startswith("contract") for row in wrong)
 
     def _culprit(self) -> str:
         """The place of the first wrong row: layers inside a composite come before it."""

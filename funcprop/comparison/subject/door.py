@@ -105,7 +105,7 @@ def function_subject(
         inner = rules_inside(found.layer.function, found.x)
     return Subject(
         found.layer, (), found.x, Context(), key, found.peer, inner=inner, notes=notes,
-        others=others,
+        others=others, by_reference=against is not None,
     )  # fmt: skip
 
 

@@ -45,6 +45,7 @@ class Subject:
     notes      what was found out at the door
     others     further inputs of the same shapes and dtypes, beside x
     changed    whether x may be changed: scaled, zeroed, rounded
+    by_reference  whether the truth is another function, given for it
     """
 
     layer: Layer
@@ -59,6 +60,7 @@ class Subject:
     notes: tuple[str, ...] = ()
     others: tuple[Any, ...] = ()
     changed: bool = True
+    by_reference: bool = False
 
     @property
     def by_rule(self) -> bool:

@@ -23,8 +23,6 @@ from funcprop.comparison.witnesses.gradients import in_working_dtype, truth_of
 from funcprop.layer import is_float
 
 INPUTS = 16
-
-
 AWAY = 0.1  # of every number: in bfloat16 less would meet the same roundings
 
 

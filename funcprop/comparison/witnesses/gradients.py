@@ -16,8 +16,6 @@ from funcprop.gradient import autodiff, combine, partition, zeros_where_frozen
 from funcprop.layer import Array, Context, Layer, Params, is_float
 
 Grads = dict[str, Any]  # {"dx": ..., "dparams": ...}; leaves [probes, ...] where there are probes
-
-
 COORDINATES = 4096  # finite differences visit every coordinate: more would take too long
 
 

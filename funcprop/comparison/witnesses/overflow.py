@@ -22,8 +22,6 @@ from funcprop.gradient import partition
 from funcprop.layer import is_float
 
 LARGE = 100.0  # e¹⁰⁰ is beyond float32 and bfloat16
-
-
 LARGER = 1e4  # 10⁴ · 10⁴ is beyond float16, and e¹⁰⁰ has long been
 
 
