@@ -23,7 +23,9 @@ from funcprop.layer import Array
 NOT_JUDGED = "not judged there"
 
 
-def excuses(wrong: set[str], slopes: Sequence[Slope], at: str) -> dict[str, str]:
+def excuses(
+    wrong: set[str], slopes: Sequence[Slope], at: str, by_reference: bool = False
+) -> dict[str, str]:
     """Leaves that differ from `jax.vjp` and are not wrong for it, with the reason.
 
     On a kink conventions differ. And where finite differences are those of the hand-written
@@ -31,6 +33,7 @@ def excuses(wrong: set[str], slopes: Sequence[Slope], at: str) -> dict[str, str]
     and its parts are not.
     """
     where = f" at {at}" if at else ""
+    truth = "the reference" if by_reference else "jax.vjp"
     found = {}
     for path in sorted(wrong):
         along_it = [slope for slope in slopes if slope.leaf == path]
@@ -42,7 +45,7 @@ def excuses(wrong: set[str], slopes: Sequence[Slope], at: str) -> dict[str, str]
         bare = [slope._replace(forward=None) for slope in along_it]
         known = bare and all(np.isfinite(slope.near) or np.isfinite(slope.far) for slope in bare)
         if known and not judge_slopes("", bare)[0]:
-            found[path] = f"{path}{where}: finite differences agree, and jax.vjp does not"
+            found[path] = f"{path}{where}: finite differences agree, and {truth} does not"
     return found
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from funcprop.comparison.evidence import Evidence
 from funcprop.comparison.leaf import Leaf
@@ -41,7 +42,9 @@ def judged(
     rows, notes = [], []
     excused_here: dict[str, Leaf] = {}
     elsewhere: set[str] = set()  # leaves that are judged at another input
-    for found in (*evidence.exact, *evidence.scaled):
+    # in float16 a million is no number
+    scaled = () if narrow is not None and jnp.finfo(narrow).max < max(SCALES) else evidence.scaled
+    for found in (*evidence.exact, *scaled):
         at = found.point.name
         changed = at and found in evidence.exact
         usual = evidence.exact[0].truth if changed else None
@@ -55,7 +58,7 @@ def judged(
             if not at and (rounds := rounded_to(subject, evidence.dys)):
                 return judged(subject, evidence, floor, run, rounds)
             slopes = slopes_at(subject, found, evidence.dys, run) if at else evidence.slopes
-            excused = excuses(wrong, slopes, at)
+            excused = excuses(wrong, slopes, at, subject.by_reference)
             if not at:
                 excused_here = {
                     row.path: replace(row, ok=True, rule=excused[row.path])
