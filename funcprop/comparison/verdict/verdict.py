@@ -43,7 +43,9 @@ def judged(
     excused_here: dict[str, Leaf] = {}
     elsewhere: set[str] = set()  # leaves that are judged at another input
     # in float16 a million is no number
-    scaled = () if narrow is not None and jnp.finfo(narrow).max < max(SCALES) else evidence.scaled
+    scaled = (
+        () if narrow is not None and float(jnp.finfo(narrow).max) < max(SCALES) else evidence.scaled
+    )
     for found in (*evidence.exact, *scaled):
         at = found.point.name
         changed = at and found in evidence.exact
