@@ -27,6 +27,8 @@ class Leaf:
     rule         which rule decided, in words
     at           the input, where it was changed: "30 x"
     words        what is wrong, where its pattern is known: "sign flipped"
+    x, dy        what stands there in x and dy where the row is wrong and each element of dx has its
+                 own: numbers to redo it with
     """
 
     place: str
@@ -44,6 +46,8 @@ class Leaf:
     cosine: float = 1.0
     at: str = ""
     words: str = ""
+    x: float | None = None
+    dy: float | None = None
 
     @property
     def name(self) -> str:

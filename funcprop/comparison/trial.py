@@ -8,10 +8,12 @@ import jax
 
 from funcprop.comparison.evidence import Evidence, bytes_of, observe
 from funcprop.comparison.explanation.explanation import (
+    Explained,
     explained,
     explained_inside,
     shapes_explained,
 )
+from funcprop.comparison.explanation.worst import with_origin
 from funcprop.comparison.leaf import Broken, Leaf
 from funcprop.comparison.programs import Programs
 from funcprop.comparison.report.comparison import Comparison
@@ -60,8 +62,8 @@ def compare_subject(
         inner, excused = excused_inside(inner, subject.inner, first(dys), subject.key)
         rows = [row for row in inner if row.place != subject.name] + rows
         said += excused
-    rows = in_words(rows, subject, evidence, dys)
-    return Comparison(subject.words, tuple(rows), (*notes, *said), kept)
+    rows, curve = in_words(rows, subject, evidence, dys)
+    return Comparison(subject.words, tuple(rows), (*notes, *said), kept, curve)
 
 
 def verdict(
@@ -80,11 +82,12 @@ def verdict(
     return others, rows, said
 
 
-def in_words(rows: list[Leaf], subject: Subject, evidence: Evidence, dys: Any) -> list[Leaf]:
-    """The rows, those of the first wrong place with what is wrong."""
+def in_words(rows: list[Leaf], subject: Subject, evidence: Evidence, dys: Any) -> Explained:
+    """The rows, those of the first wrong place with what is wrong, and its curve."""
     wrong = [row for row in rows if not row.ok]
     if not wrong:
-        return rows
+        return Explained(rows)
+    rows = with_origin(rows, subject, evidence)
     if subject.inner is not None and wrong[0].place != subject.name:
         return explained_inside(rows, subject.inner, first(dys), subject.key)
     return explained(rows, subject, evidence.dys, evidence.exact[0])
