@@ -47,7 +47,7 @@ def explained(rows: list[Leaf], subject: Subject, dys: Any, found: Found) -> Exp
         )
         rule_of = functools.cache(lambda: elementwise_rule(problem))
         words = diagnosed(problem, rule_of)
-        rule = rule_of()
+        rule = rule_of() if words else None
         curve = None if rule is None else curve_of(rule, place)
     words |= dict.fromkeys(words.keys() & frozen_in(subject, dys), FROZEN)
     told = [

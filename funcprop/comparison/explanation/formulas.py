@@ -60,6 +60,8 @@ def plain(z: np.ndarray, a: np.ndarray) -> Iterator[Formula]:
         yield f"(1 − |{v}|)²", (1 - size) ** 2
         yield f"(1 + |{v}|)²", (1 + size) ** 2
         yield f"(1 − {v}²)²", (1 - b * b) ** 2
+    for v, b in both:
+        size = np.abs(b)
         yield f"1/{v}", 1 / b
         yield f"1/{v}²", 1 / b**2
         yield f"1/(1 + {v})", 1 / (1 + b)

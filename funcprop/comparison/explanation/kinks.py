@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
@@ -13,11 +12,14 @@ from funcprop.comparison.explanation.formulas import Constants
 from funcprop.comparison.explanation.samples import SAME, Samples
 from funcprop.layers.activations import SELU_ALPHA, SELU_SCALE
 
-SIDES: tuple[tuple[str, Callable[[np.ndarray], np.ndarray]], ...] = (
-    ("z < 0", lambda z: z < 0),
-    ("z > 0", lambda z: z > 0),
-    ("|z| < 1", lambda z: np.abs(z) < 1),
-    ("|z| > 1", lambda z: np.abs(z) > 1),
+Side = Callable[[np.ndarray], np.ndarray]
+
+
+SIDES: tuple[tuple[str, float, Side], ...] = (  # words, where |z| is the kink's, and what is inside
+    ("z < 0", 0, lambda z: z < 0),
+    ("z > 0", 0, lambda z: z > 0),
+    ("|z| < 1", 1, lambda z: np.abs(z) < 1),
+    ("|z| > 1", 1, lambda z: np.abs(z) > 1),
 )
 
 
@@ -27,16 +29,17 @@ def on_one_side(
     explain: Callable[[Case], Iterator[Guess]],
 ) -> Iterator[Guess]:
     """Right on the other side of a kink. At the kink itself either side's slope may stand."""
-    kinks = np.isin(np.abs(seen.z), (0, 1))
-    for where, side in SIDES:
+    for where, kink, side in SIDES:
         inside = side(seen.z)
-        if not seen.right[~inside & ~kinks].all():
+        if not seen.right[~inside & (np.abs(seen.z) != kink)].all():
             continue
-        case = screened(seen.at(inside & ~kinks), constants)
+        case = screened(seen.at(inside), constants)
         for words, predict in explain(case) if case is not None else ():
 
-            def both(s: Samples, side: Any = side, predict: Slopes = predict) -> np.ndarray:
-                here = (side(s.z) | np.isin(np.abs(s.z), (0, 1))) & ~s.right
+            def both(
+                s: Samples, side: Side = side, kink: float = kink, predict: Slopes = predict
+            ) -> np.ndarray:
+                here = side(s.z) | ((np.abs(s.z) == kink) & ~s.right)
                 predicted = s.slope * s.dy
                 predicted[here] = predict(s.at(here))
                 return predicted
