@@ -28,6 +28,8 @@ class Leaf:
     at           the input, where it was changed: "30 x"
     words        what is wrong, where its pattern is known: "sign flipped"
     judged       whether some witness could tell: nowhere can it on a kink, as all of a bisection is
+    x, dy        what stands there in x and dy where the row is wrong and each element of dx has its
+                 own: numbers to redo it with
     """
 
     place: str
@@ -46,6 +48,8 @@ class Leaf:
     at: str = ""
     words: str = ""
     judged: bool = True
+    x: float | None = None
+    dy: float | None = None
 
     @property
     def name(self) -> str:

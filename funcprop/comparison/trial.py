@@ -9,10 +9,12 @@ import jax
 
 from funcprop.comparison.evidence import Evidence, bytes_of, observe
 from funcprop.comparison.explanation.explanation import (
+    Explained,
     explained,
     explained_inside,
     shapes_explained,
 )
+from funcprop.comparison.explanation.worst import with_origin
 from funcprop.comparison.leaf import Broken, Leaf
 from funcprop.comparison.programs import Programs
 from funcprop.comparison.report.comparison import Comparison
@@ -74,10 +76,10 @@ def compare_subject(
             inner = [row for row in inner if not row.ok and row.place in inside.words]
         rows = [row for row in inner if row.place != subject.name] + rows
         said += excused
-    rows = in_words(rows, subject, evidence, dys)
+    rows, curve = in_words(rows, subject, evidence, dys)
     if inside is not None and inside.words is not None:
         rows = [replace(row, place=inside.words.get(row.place, row.place)) for row in rows]
-    return Comparison(subject.words, tuple(rows), (*notes, *said, *subject.notes), kept)
+    return Comparison(subject.words, tuple(rows), (*notes, *said, *subject.notes), kept, curve)
 
 
 def verdict(
@@ -96,11 +98,12 @@ def verdict(
     return others, rows, said
 
 
-def in_words(rows: list[Leaf], subject: Subject, evidence: Evidence, dys: Any) -> list[Leaf]:
-    """The rows, those of the first wrong place with what is wrong."""
+def in_words(rows: list[Leaf], subject: Subject, evidence: Evidence, dys: Any) -> Explained:
+    """The rows, those of the first wrong place with what is wrong, and its curve."""
     wrong = [row for row in rows if not row.ok]
     if not wrong:
-        return rows
+        return Explained(rows)
+    rows = with_origin(rows, subject, evidence)
     if subject.inner is not None and wrong[0].place != subject.name:
         return explained_inside(rows, subject.inner, first(dys), subject.key)
     return explained(rows, subject, evidence.dys, evidence.exact[0])

@@ -248,7 +248,7 @@ SLIPS = [
     slip("· for matrix product", fp.Dense(4), Normal((4, 4)),
          of_dx(lambda dx, p, x, dz: dz * p.w), {"dx": "each element from its own dy alone"}),
     slip("a for a(1 − a)", fp.Sigmoid(), Normal((5, 7)), lambda layer, p, a, da: (da * a, ()),
-         {"dx": "a for"}),
+         {"dx": "the activation itself in the place of its derivative a(1 − a)"}),
 ]  # fmt: skip
 
 

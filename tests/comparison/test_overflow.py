@@ -100,6 +100,43 @@ def test_what_is_safe_or_beyond_the_dtype_by_definition(layer, dtype):
     assert notes(layer, dtype=dtype) == []
 
 
+@pytest.mark.parametrize(
+    ("function", "lost"),
+    [
+        (lambda z: jnp.log(1 + jnp.exp(z)), "forward"),
+        (lambda z: 1 / (1 + jnp.exp(-z)), "dx[0]"),  # 1 / (1 + inf) is right, its derivative is NaN
+        (lambda z: (jnp.exp(z) - jnp.exp(-z)) / (jnp.exp(z) + jnp.exp(-z)), "forward"),
+        (lambda z: z * jnp.exp(z) / (1 + jnp.exp(z)), "forward"),
+    ],
+    ids=["softplus", "logistic", "tanh", "silu"],
+)
+def test_plain_functions_overflow_on_the_way_too(function, lost):
+    found = fp.compare(function, X, probes=2)
+    told = f"{lost} is not finite at |x| = 100 in float32, where float64's value would fit"
+    assert found.ok and told in found.notes
+
+
+@pytest.mark.parametrize("function", [jnp.exp, jnp.tanh, jax.nn.softplus, jax.nn.sigmoid])
+def test_plain_functions_that_are_safe_or_beyond_the_dtype(function):
+    found = fp.compare(lambda z: function(z), X, probes=2)
+    assert found.ok and not any("not finite" in note for note in found.notes)
+
+
+def test_a_rule_of_a_function_that_overflows_is_named():
+    """The forward is safe; e^z in the rule is not."""
+
+    @jax.custom_vjp
+    def softplus(z):
+        return jax.nn.softplus(z)
+
+    softplus.defvjp(
+        lambda z: (jax.nn.softplus(z), z),
+        lambda z, dy: (dy * jnp.exp(z) / (1 + jnp.exp(z)),),
+    )
+    found = fp.compare(softplus, X, probes=2)
+    assert found.ok and found.notes[-1].startswith("dx[0] is not finite at |x| = 100 in float32")
+
+
 def test_a_target_that_may_not_be_scaled_hides_nothing():
     """Targets beyond 1 are NaN in float64 too: the logits are enlarged alone as well."""
 

@@ -43,7 +43,7 @@ class Problem:
         leaves = jax.tree.leaves(self.dys)
         return leaves[0] if len(leaves) == 1 else None
 
-    def dys_from(self, dy: np.ndarray) -> Any:
+    def dys_from(self, dy: Any) -> Any:
         """That cotangent in place of the only one."""
         return jax.tree.unflatten(jax.tree.structure(self.dys), [dy])
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
+from funcprop.comparison.explanation.curve import Curve
 from funcprop.comparison.leaf import NO_PATTERN, Leaf
 from funcprop.sheets import Line, Sheet, html
 
@@ -59,6 +60,8 @@ class Comparison:
     notes   what the other witnesses say, what could not be looked at, and why, and what is not
             finite at large inputs though its value would fit the dtype
     kept    bytes that the backward pass reads beside parameters and dy, in float64
+    curve   where a rule that acts element by element is wrong: z, a and the derivative by hand and
+            automatic at nine points, as tuples of numbers; else None
 
     raises  `raise_if_wrong`, GradientError
 
@@ -75,6 +78,7 @@ class Comparison:
     rows: tuple[Leaf, ...]
     notes: tuple[str, ...] = ()
     kept: int | None = None
+    curve: Curve | None = None
 
     @property
     def ok(self) -> bool:
@@ -99,7 +103,7 @@ class Comparison:
         rows = self.wrong or (() if allow_unjudged else self.unjudged)
         if rows:
             table = replace(self, rows=rows).sheet.table
-            raise GradientError("\n".join((self.headline, "", *table)))
+            raise GradientError("\n".join((self.headline, "", *table, *self._points)))
 
     @property
     def headline(self) -> str:
@@ -154,21 +158,31 @@ class Comparison:
         return Sheet(self.headline, HEADINGS, lines, self.notes, ESSENTIAL, MEANINGS)
 
     def __str__(self) -> str:
-        return str(self.sheet)
+        return "\n".join((str(self.sheet), *self._points))
+
+    @property
+    def _points(self) -> tuple[str, ...]:
+        """The curve as lines of text."""
+        return () if self.curve is None else ("", *self.curve.table)
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
         """A rich table; in a narrow terminal only the columns that say what to correct."""
         yield self.sheet.as_rich(options.max_width)
+        yield from self._points
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values only: target, ok, rows, notes and kept.
+        """Plain values only: target, ok, rows, notes, kept and curve.
 
         Numbers of rows that are not finite are words.
         """
         rows = [{"name": row.name} | dataclasses.asdict(row) for row in self.rows]
         rows = [{name: _plain(value) for name, value in row.items()} for row in rows]
+        curve = None
+        if self.curve is not None:
+            columns = dataclasses.asdict(self.curve)
+            curve = {name: _plain(value) for name, value in columns.items()}
         return {"target": self.target, "ok": self.ok, "rows": rows, "notes": list(self.notes),
-                "kept": self.kept}  # fmt: skip
+                "kept": self.kept, "curve": curve}  # fmt: skip
 
     def to_json(self) -> str:
         """The same as JSON text."""
@@ -180,8 +194,9 @@ class Comparison:
         return html.document(self.headline, [title, self.as_html(), html.legend(MEANINGS)])
 
     def as_html(self) -> str:
-        """The rows, the wrong ones first, and the notes: part of a page."""
-        return html.rows_and_notes(self.sheet)
+        """The rows, the wrong ones first, the notes and the curve: part of a page."""
+        drawn = "" if self.curve is None else f"<figure>{self.curve.as_svg()}</figure>"
+        return html.rows_and_notes(self.sheet) + drawn
 
     def _repr_html_(self) -> str:
         """The headline and the table, for notebooks."""
@@ -206,11 +221,16 @@ def cells(row: Leaf) -> tuple[str, ...]:
         f"{row.by_hand:.6g}",
         f"{row.expected:.6g}",
         ("ok" if row.judged else "not judged") if row.ok else "WRONG",
-        f"{row.words}: wanted {row.rule}" if row.words else row.rule,
+        (f"{row.words}: wanted {row.rule}" if row.words else row.rule) + redone(row),
     )
+
+
+def redone(row: Leaf) -> str:
+    """`, at x = 0.731, dy = -1.2`, where they are known."""
+    return "" if row.x is None or row.dy is None else f", at x = {row.x:.6g}, dy = {row.dy:.6g}"
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    return list(value) if isinstance(value, tuple) else value
+    return list(map(_plain, value)) if isinstance(value, tuple) else value
