@@ -22,6 +22,10 @@ HEADINGS = (
 ESSENTIAL = ("where", "relative", "by hand", "automatic", "verdict", "rule")
 
 
+# How places begin that are a transformation and no layer: "under vmap over argument 1: dx[0]".
+TRANSFORMED = ("under ", "with only ", "with integers ", "in the gradient of ", "run a second time")
+
+
 MEANINGS = {
     "where": "the layer, by its place in the model, and the leaf: dx is the gradient of the cost "
     "with respect to its input, dw and db those with respect to its parameters w and b",
@@ -124,7 +128,8 @@ class Comparison:
             f"{name} ({words})" if words and words != NO_PATTERN else name
             for name, words in names.items()
         ]
-        return f"{self.target}: wrong gradient in {', '.join(told)}"
+        where = "" if told[0].startswith(TRANSFORMED) else "in "
+        return f"{self.target}: wrong gradient {where}{', '.join(told)}"
 
     def _culprit(self) -> str:
         """The place of the first wrong row: layers inside a composite come before it."""
