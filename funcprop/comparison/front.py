@@ -63,8 +63,8 @@ def compare(
     the values of the actual pass, so that the report names the deepest wrong one.
 
     raises  TypeError for targets, keys and contexts that it cannot compare, ValueError for probes,
-            a floor or an order out of range, and whatever `forward` raises. A wrong gradient raises nothing:
-            see `Comparison.ok` and `assert_gradients`
+            a floor or an order out of range, and whatever `forward` raises. A wrong gradient raises
+            nothing: see `Comparison.ok` and `assert_gradients`
 
     >>> import jax.numpy as jnp
     >>> import funcprop as fp

@@ -93,7 +93,9 @@ def beyond_first_order(
         with jax.enable_x64(True):
             twice, said = judged_twice(wide, second, narrow)
         under, told = judged_under(wide, trials, narrow)
-        return twice + under, said + told
+        rows = [*twice, *under]  # wrong numbers first, which say more than what raises
+        rows.sort(key=lambda row: not row.ok and row.rule.startswith("contract"))
+        return rows, said + told
 
     rows, notes = judged_by(None)
     if not all(row.ok for row in rows) and (narrow := rounded_to(subject, evidence.dys)):

@@ -93,7 +93,7 @@ def test_what_is_wrong_in_second_order_only(name):
     assert path in names(found)
     told = " and ".join(row.words for row in found.wrong)
     assert words in told
-    assert path in found.headline and not any("dx[0]" == row.name for row in found.wrong)
+    assert path in found.headline and not any(row.name == "dx[0]" for row in found.wrong)
 
 
 def test_a_pair_that_is_wrong_in_second_order_only():
@@ -163,8 +163,8 @@ def test_what_is_not_to_be_differentiated_twice_is_told_in_one_line():
     row = found.wrong[0]
     assert [each.name for each in found.wrong] == ["d²"]
     assert row.words == "not twice differentiable"
-    told = "forward-over-reverse raised ValueError: this gradient is not to be differentiated again"
-    assert row.rule == f"contract: {told}"
+    told = "raised ValueError: this gradient is not to be differentiated again"
+    assert row.rule == f"contract: forward-over-reverse {told}"
     assert "not twice differentiable" in found.headline
 
 
@@ -172,8 +172,9 @@ def test_a_mode_that_only_the_rule_cannot_do():
     """A loop of unknown length in backward has no reverse mode."""
 
     def backward(x, dy):
-        return (lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] + x * x), (0, 0 * x))[1]
-                * dy,)  # fmt: skip
+        start = 0, jnp.zeros_like(x)
+        total = lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] + x * x), start)[1]
+        return (total * dy,)
 
     f = vjp_rule(lambda x: x**3, lambda x: (x**3, x), backward)
     found = fp.compare(f, X, order=2)
@@ -186,13 +187,16 @@ def test_a_mode_that_only_the_rule_cannot_do():
 
 
 def forward_wrong(factor):
-    """sin, right in reverse mode: the transpose is written apart from what it transposes."""
+    """sin, right in reverse mode: the transpose is written apart from what it transposes.
+
+    Two ways to solve t / c = b for t.
+    """
 
     def rule(primals, tangents):
         (x,), (t,) = primals, tangents
         c = jnp.cos(x)
-        push = jax.custom_derivatives.linear_call(
-            lambda c, t: factor * c * t, lambda c, dy: c * dy, c, t
+        push = lax.custom_linear_solve(
+            lambda t: t / c, t, lambda _, t: factor * c * t, lambda _, dy: c * dy
         )
         return jnp.sin(x), push
 
@@ -236,7 +240,7 @@ def test_functions_without_forward_mode_are_told_so_and_pass():
     f = vjp_rule(jnp.sin, lambda x: (jnp.sin(x), x), lambda x, dy: (jnp.cos(x) * dy,))
     found = fp.compare(f, X, order=2)
     assert found.ok and any(note.startswith("no forward mode") for note in found.notes)
-    assert not any("jax.jvp agrees" == note for note in found.notes)
+    assert not any(note == "jax.jvp agrees" for note in found.notes)
 
 
 # --- right ones -----------------------------------------------------------------------------------
@@ -278,7 +282,7 @@ RIGHT = {
     "tfp": (tfp_like(), X),
     "matmul": (matmul(), normal(3, 2), normal(2, 4, seed=1)),
     "solve": (jnp.linalg.solve, normal(3, 3) + 3 * jnp.eye(3), normal(3, 2, seed=1)),
-    "relu squared": (lambda x: jax.nn.relu(x) ** 2, relu_at_its_kink()),
+    "relu squared": (lambda x: jax.nn.relu(x) ** 2, X),
     "linear": (lambda x: 3 * jnp.cumsum(x), X),
     "two outputs": (lambda x, i: (jnp.sin(x)[i], jnp.sum(x * x), i), X, jnp.asarray([1, 3])),
     "rounds inside": (
@@ -303,7 +307,7 @@ LAYERS = {
     "Dense": (fp.Dense(2), (4, 3)),
     "Tanh": (fp.Tanh(), (4, 3)),
     "LayerNorm": (fp.LayerNorm(), (4, 3)),
-    "SelfAttention": (fp.SelfAttention(2), (2, 3, 4)),
+    "SelfAttention": (fp.SelfAttention(4, 2), (2, 3, 4)),
     "model": (fp.Serial(fp.Dense(4), fp.ReLU(), fp.Dense(2)), (3, 5)),
     "Dropout": (fp.Dropout(0.5), (4, 3)),
 }
@@ -337,7 +341,7 @@ def test_a_surrogate_of_second_order():
 
 def test_the_order_is_checked():
     for order in (0, 3, True, "2", 1.5):
-        with pytest.raises(ValueError, match="order is .*, wanted 1, or 2"):
+        with pytest.raises(ValueError, match=r"order is .*, wanted 1, or 2"):
             fp.compare(jnp.sin, X, order=order)
     plain = [row.path for row in fp.compare(jnp.sin, X).rows]
     assert plain == ["dx[0]", "dx[0]"]
@@ -361,7 +365,7 @@ def test_second_derivatives_are_those_of_a_hessian():
         x = wide.x[0]
         dy = jax.tree.leaves(evidence.dys)[0][0]
         hessian = jax.hessian(lambda x: dy @ f(x))(x)
-        v = second.moves["dx"][0]
+        v = second.moves["dx"][0][0]
         for mode in ("forward-over-reverse", "reverse-over-reverse", "reverse-over-forward"):
-            np.testing.assert_allclose(second.modes[mode]["dx"][0], v @ hessian, rtol=1e-12)
-        np.testing.assert_allclose(second.steps.far["dx"][0], v @ hessian, rtol=1e-8, atol=1e-8)
+            np.testing.assert_allclose(second.modes[mode]["dx"][0][0], v @ hessian, rtol=1e-12)
+        np.testing.assert_allclose(second.steps.far["dx"][0][0], v @ hessian, rtol=1e-8, atol=1e-8)

@@ -71,7 +71,7 @@ def promoting(subject: Subject) -> contextlib.AbstractContextManager[Any]:
 
 
 def forward_mode(subject: Subject) -> Raised | None:
-    """What `jax.jvp` of the target raises where it is traced, or None."""
+    """What `jax.jvp` of the target raises, or None: that it has none shows where it is lowered."""
     if not subject.by_rule:
         return Raised("jax.custom_vjp functions have no forward mode")
     rule, context = with_rules(subject), subject.context
@@ -82,7 +82,7 @@ def forward_mode(subject: Subject) -> Raised | None:
             return jax.jvp(lambda f: rule(combine(f, rest), context), (floats,), (floats,))
 
     try:
-        jax.eval_shape(pushed, floats, rest, context)
+        jax.jit(pushed).lower(floats, rest, context)
     except Exception as error:  # of whatever kind: a rule raises what it likes
         return raised(error)
     return None
@@ -115,8 +115,6 @@ def float_units(subject: Subject) -> list[Unit]:
         kept = tuple(places[i] for i in own if i in places)
         found += [Unit(name, kept)] if kept else []
     return found
-
-
 
 
 def _rule(call: Callable[..., Any]) -> Rule:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from funcprop.comparison.leaf import Leaf
+from funcprop.comparison.leaf import Leaf, broke
 from funcprop.comparison.programs import Raised, named_leaves
 from funcprop.comparison.subject.subject import Subject
 from funcprop.comparison.verdict.rules import DIFFERENCES, EXACT, ZERO, judge_exact
@@ -115,15 +115,16 @@ def judged_leaf(
         notes.append(f"{path} lies on a kink: not judged there")
     if (excused & ~kink).any():
         notes.append(
-            f"{path}: finite differences of the first derivative agree, and JAX's second derivative "
-            "of the plain function does not"
+            f"{path}: finite differences of the first derivative agree, and the second derivative "
+            "that JAX makes of the plain function does not"
         )
     judged = known & ~excused
-    row = _row(place, path, *(np.where(judged, each, 0) for each in (given, wanted)), scale, narrow)
+    mine, right = (np.where(judged, each, 0) for each in (given, wanted))
+    row = _row(place, path, mine, right, scale, narrow)
     more = against & ~(known & stopped)
     if row.ok and more.any():
-        row = _row(place, path, *(np.where(more, each, 0) for each in (given, slope)), scale,
-                   numerical=True)  # fmt: skip
+        mine, right = (np.where(more, each, 0) for each in (given, slope))
+        row = _row(place, path, mine, right, scale, numerical=True)
         rule = f"finite differences of its own first derivative: {row.rule}"
         row = replace(row, ok=False, rule=rule)
     elif not (known | agrees).any() and given.size:
@@ -168,18 +169,17 @@ def raised_rows(subject: Subject, second: Second) -> tuple[list[Leaf], list[str]
     if told:
         both = {FORWARD_OVER_REVERSE, REVERSE_OVER_REVERSE} <= told.keys()
         mode, words = next(iter(told.items()))
-        rule = f"contract: {mode} raised {words}"
+        rule = f"{mode} raised {words}"
         what = "not twice differentiable" if both else f"no {' and no '.join(told)}"
-        rows.append(Leaf(subject.name, "d²", (), "", False, rule, np.inf, np.inf, words=what))
+        rows.append(replace(broke(subject.name, "d²", rule), words=what))
     if second.forward is not None:
         if "custom_vjp" in second.forward.words:
             notes.append(NO_FORWARD)
         elif isinstance(second.truth, Raised):
             notes.append(f"jax.jvp raised {second.forward.words}: no forward mode")
         else:
-            rule = f"contract: jax.jvp raised {second.forward.words}"
-            rows.append(Leaf(subject.name, "tangent", (), "", False, rule, np.inf, np.inf,
-                             words="no forward mode"))  # fmt: skip
+            row = broke(subject.name, "tangent", f"jax.jvp raised {second.forward.words}")
+            rows.append(replace(row, words="no forward mode"))
     if isinstance(second.truth, Raised):
         notes.append(
             f"JAX cannot differentiate the plain function twice ({second.truth.words}): finite "
@@ -229,13 +229,11 @@ def _row(
 ) -> Leaf:
     """The row of one leaf; the first derivative stands beside it, by which rounding is measured."""
     beside = np.full((len(given), 1), scale)
-    pair = ({path: each, "": beside} for each in (given, wanted))
-    return judge_exact(place, *pair, numerical=numerical, narrow=narrow)[0]
+    ours, theirs = ({path: each, "": beside} for each in (given, wanted))
+    return judge_exact(place, ours, theirs, numerical=numerical, narrow=narrow)[0]
 
 
 def _largest(tree: Any) -> float:
     """The largest finite number."""
     leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)]
     return max((float(np.abs(a[np.isfinite(a)]).max(initial=0)) for a in leaves), default=0.0)
-
-
