@@ -21,6 +21,7 @@ def compare(
     floor: float = FLOOR,
     inputs: Any = None,
     changed: bool | None = None,
+    order: int = 1,
     **kwargs: Any,
 ) -> Comparison:
     """A hand-written gradient against three witnesses, leaf by leaf.
@@ -52,6 +53,9 @@ def compare(
              where `inputs` says what there is
     kwargs   further arguments of a function by name
     floor    errors below this many eps of a leaf's largest gradient count as rounding
+    order    2: where the gradients are right, also the second derivatives in every mode (rows
+             d²x, d²w), forward mode, and what `vmap`, `checkpoint`, `scan`, `shard_map` and
+             differentiating by some arguments only make of the rule
 
     In float64 every leaf must agree with `jax.vjp` to a relative norm of 1e-10, and with finite
     differences and `jax.jvp` along random directions; where `jax.vjp` cannot differentiate the
@@ -60,9 +64,9 @@ def compare(
     purity must be those that the contract asks for. Inside composites every layer is checked at
     the values of the actual pass, so that the report names the deepest wrong one.
 
-    raises  TypeError for targets, keys and contexts that it cannot compare, ValueError for probes
-            or a floor out of range, and whatever `forward` raises. A wrong gradient raises nothing:
-            see `Comparison.ok` and `assert_gradients`
+    raises  TypeError for targets, keys and contexts that it cannot compare, ValueError for probes,
+            a floor or an order out of range, and whatever `forward` raises. A wrong gradient raises
+            nothing: see `Comparison.ok` and `assert_gradients`
 
     >>> import jax.numpy as jnp
     >>> import funcprop as fp
@@ -78,6 +82,8 @@ def compare(
         raise ValueError(f"probes is {probes!r}, wanted a whole number of at least 1")
     if isinstance(floor, bool) or not isinstance(floor, (int, float)) or not 0 <= floor < 1e6:
         raise ValueError(f"floor is {floor!r}, wanted a number of eps, 8 unless given")
+    if isinstance(order, bool) or order not in (1, 2):
+        raise ValueError(f"order is {order!r}, wanted 1, or 2 for second derivatives as well")
     subject = subject_of(target, args, context, key, against, kwargs, inputs, changed)
     with of_one_call(subject.words):
-        return compare_subject(subject, probes, floor)
+        return compare_subject(subject, probes, floor, order=order)

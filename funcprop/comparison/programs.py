@@ -6,7 +6,7 @@ import contextlib
 import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +73,18 @@ def fingerprint(traced: Any, lowered: Any, small: bool) -> Any:
     return hash(text), len(text), values, small, str((lowered.in_tree, lowered.out_tree))
 
 
+class Raised(NamedTuple):
+    """What stands for a result where the program of it raised, in one line."""
+
+    words: str
+
+
+def raised(error: Exception) -> Raised:
+    """`TypeError: the first line of what it says`."""
+    first = (str(error).strip() or "no words").splitlines()[0].strip()
+    return Raised(f"{type(error).__name__}: {first if len(first) <= 200 else first[:200] + '…'}")
+
+
 class Programs:
     """Programs by name, each compiled once: for other values of the same shapes and dtypes.
 
@@ -98,13 +110,34 @@ class Programs:
         self, name: str, function: Callable[..., Any], *arguments: Any, quick: bool = True
     ) -> Any:
         """`function(*arguments)` by the program of that name, as NumPy arrays."""
-        return arrays(self.on_device(name, function, *arguments))
+        return arrays(self.on_device(name, function, *arguments, quick=quick))
+
+    def each(
+        self, name: str, parts: dict[str, Callable[..., Any]], *arguments: Any
+    ) -> dict[str, Any]:
+        """Every part of the arguments, by one program; where that raises each by its own, and
+        `Raised` for those that do."""
+
+        def every(*arguments: Any) -> dict[str, Any]:
+            return {key: part(*arguments) for key, part in parts.items()}
+
+        try:
+            return self(name, every, *arguments)
+        except Exception:  # of whatever kind: a rule raises what it likes
+            self.made.pop(name, None)
+        found: dict[str, Any] = {}
+        for key, part in parts.items():
+            try:
+                found[key] = self(f"{name}: {key}", part, *arguments)
+            except Exception as error:
+                found[key] = raised(error)
+        return found
 
     def on_device(
         self, name: str, function: Callable[..., Any], *arguments: Any, quick: bool = True
     ) -> Any:
         """The same as JAX arrays."""
-        self.prepare(name, function, *arguments)
+        self.prepare(name, function, *arguments, quick=quick)
         return self.made[name](*arguments)
 
     def prepare(
@@ -112,7 +145,7 @@ class Programs:
     ) -> None:
         """Compiles the program of that name, if there is none."""
         if name not in self.made:
-            self.made[name] = program(function, *arguments)
+            self.made[name] = program(function, *arguments, quick=quick)
 
 
 def on_device(function: Callable[..., Any], *arguments: Any) -> Any:

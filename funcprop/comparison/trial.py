@@ -25,10 +25,14 @@ from funcprop.comparison.verdict.contract import check_contract
 from funcprop.comparison.verdict.excuses import excused_inside
 from funcprop.comparison.verdict.inside import judged_inside
 from funcprop.comparison.verdict.rules import FLOOR
+from funcprop.comparison.verdict.second_order import judged_twice
+from funcprop.comparison.verdict.transformations import judged_under
 from funcprop.comparison.verdict.values import other_values
 from funcprop.comparison.verdict.verdict import judged, rounded_to
 from funcprop.comparison.witnesses.overflow import overflows
 from funcprop.comparison.witnesses.points import cotangents
+from funcprop.comparison.witnesses.second_order import second_order
+from funcprop.comparison.witnesses.transformations import transformations
 from funcprop.gradient import partition
 
 SAMPLE = (
@@ -39,9 +43,17 @@ NOTHING = "no float goes in, or none comes out: only the gradients' trees were c
 
 
 def compare_subject(
-    subject: Subject, probes: int = 5, floor: float = FLOOR, programs: Programs | None = None
+    subject: Subject,
+    probes: int = 5,
+    floor: float = FLOOR,
+    programs: Programs | None = None,
+    order: int = 1,
 ) -> Comparison:
-    """What the witnesses say of a subject under `probes` random cotangents, and more in float64."""
+    """What the witnesses say of a subject under `probes` random cotangents, and more in float64.
+
+    `order=2` looks at second derivatives, forward mode and transformations too, where the first
+    ones are right.
+    """
     run = Programs() if programs is None else programs
     try:
         dys = cotangents(subject, probes)
@@ -79,7 +91,34 @@ def compare_subject(
     rows, curve = in_words(rows, subject, evidence, dys)
     if inside is not None and inside.words is not None:
         rows = [replace(row, place=inside.words.get(row.place, row.place)) for row in rows]
+    if order > 1 and all(row.ok for row in rows):
+        further, told = beyond_first_order(subject, evidence, run)
+        rows, said = rows + further, said + told
     return Comparison(subject.words, tuple(rows), (*notes, *said, *subject.notes), kept, curve)
+
+
+def beyond_first_order(
+    subject: Subject, evidence: Evidence, run: Programs
+) -> tuple[list[Leaf], list[str]]:
+    """-> rows of second derivatives and of transformations that change numbers; and notes."""
+    with jax.enable_x64(True):
+        wide = subject.in_float64()
+        frozen = run.known.get("frozen", frozenset())
+        second = second_order(wide, evidence.dys, frozen, run)
+        trials = transformations(wide, evidence.dys, second, run)
+
+    def judged_by(narrow: Any) -> tuple[list[Leaf], list[str]]:
+        with jax.enable_x64(True):
+            twice, said = judged_twice(wide, second, narrow)
+        under, told = judged_under(wide, trials, narrow)
+        rows = [*twice, *under]  # wrong numbers first, which say more than what raises
+        rows.sort(key=lambda row: not row.ok and row.rule.startswith("contract"))
+        return rows, said + told
+
+    rows, notes = judged_by(None)
+    if not all(row.ok for row in rows) and (narrow := rounded_to(subject, evidence.dys)):
+        return judged_by(narrow)
+    return rows, notes
 
 
 def verdict(

@@ -19,6 +19,8 @@ HEADINGS = (
     "worst at", "by hand", "automatic", "verdict", "rule",
 )  # fmt: skip
 ESSENTIAL = ("where", "relative", "by hand", "automatic", "verdict", "rule")
+# How places begin that are a transformation and no layer: "under vmap over argument 1: dx[0]".
+TRANSFORMED = ("under ", "with only ", "with integers ", "in the gradient of ", "run a second time")
 MEANINGS = {
     "where": "the layer, by its place in the model, and the leaf: dx is the gradient of the cost "
     "with respect to its input, dw and db those with respect to its parameters w and b",
@@ -138,7 +140,8 @@ class Comparison:
         if self.less_accurate:
             dtype = self.wrong[0].dtype
             return f"{self.target}: right in float64, and too inexact in {dtype}: {wrong}"
-        return f"{self.target}: wrong gradient in {wrong}"
+        where = "" if wrong.startswith(TRANSFORMED) else "in "
+        return f"{self.target}: wrong gradient {where}{wrong}"
 
     @property
     def less_accurate(self) -> bool:
