@@ -2,9 +2,10 @@
 
 JAX compiles a program for every operation outside of `jax.jit` and every shape that it meets: half
 of the programs of this suite, most of which run once. What moves or compares numbers, and
-arithmetic that is rounded once, NumPy does with the same result; a sum it takes in an order of its
-own, as every program does. Everything else is compiled, as are the functions of the library and of
-the tests that stand under `jax.jit`, and an operation that comes again and again.
+arithmetic that is rounded once, NumPy does with the same result; a sum or a product of matrices it
+takes in an order of its own, as every program does. Everything else is compiled, as are the
+functions of the library and of the tests that stand under `jax.jit`, and an operation that comes
+again and again.
 """
 
 import math
@@ -51,6 +52,22 @@ def select(which, *cases):
     return np.where(which, cases[1], cases[0])
 
 
+def padded(x, value, *, padding_config):
+    sides = [(low, high) for low, high, _ in padding_config]
+    return np.pad(x, sides, constant_values=value)
+
+
+def product(a, b, *, dimension_numbers, **_):
+    """Axes: those of the batch, those of `a` alone, those of `b` alone."""
+    (summed_a, summed_b), (batch_a, batch_b) = dimension_numbers
+    of_a, of_b = list(range(a.ndim)), list(range(a.ndim, a.ndim + b.ndim))
+    for i, j in zip((*summed_a, *batch_a), (*summed_b, *batch_b), strict=True):
+        of_b[j] = of_a[i]
+    batch, summed = [of_a[i] for i in batch_a], {of_a[i] for i in summed_a}
+    alone = [axis for axis in (*of_a, *of_b) if axis not in summed and axis not in batch]
+    return np.einsum(a, of_a, b, of_b, [*batch, *alone])
+
+
 MOVES = {
     "broadcast_in_dim": broadcast,
     "concatenate": lambda *xs, dimension: np.concatenate(xs, dimension),
@@ -59,10 +76,12 @@ MOVES = {
     "dynamic_slice": dynamic_slice,
     "iota": iota,
     "optimization_barrier": lambda *xs: xs,
+    "pad": padded,
     "reshape": lambda x, *, new_sizes, **_: x.reshape(new_sizes),
     "rev": lambda x, *, dimensions: np.flip(x, dimensions),
     "select_n": select,
     "slice": sliced,
+    "stack": lambda *xs, axis: np.stack(xs, axis),
     "squeeze": lambda x, *, dimensions: np.squeeze(x, dimensions),
     "tile": lambda x, *, reps: np.tile(x, reps),
     "transpose": lambda x, *, permutation: np.transpose(x, permutation),
@@ -71,6 +90,7 @@ MOVES = {
 COMPARES = {
     "eq": np.equal, "ge": np.greater_equal, "gt": np.greater, "is_finite": np.isfinite,
     "le": np.less_equal, "lt": np.less, "max": np.maximum, "min": np.minimum, "ne": np.not_equal,
+    "sign": np.sign,
 }  # fmt: skip
 LOGIC = {"and": np.bitwise_and, "not": np.bitwise_not, "or": np.bitwise_or}
 ARITHMETIC = {
@@ -82,7 +102,9 @@ REDUCTIONS = {
     "reduce_sum": np.sum,
 }  # fmt: skip
 ELEMENTWISE = COMPARES | LOGIC | ARITHMETIC
-KNOWN = MOVES | ELEMENTWISE | REDUCTIONS
+KNOWN = MOVES | ELEMENTWISE | REDUCTIONS | {"dot_general": product}
+ASKED = ("accuracy", "out_dtype", "out_sharding", "precision", "sharding")  # by none of those
+SUMS = {"dot_general", "reduce_sum"}
 
 
 def plain(dtype):
@@ -104,7 +126,7 @@ def inside(equation):
 
 def is_rounded(equation):
     """Whether an equation rounds floats."""
-    return equation.primitive.name in (*ARITHMETIC, "reduce_sum") and any(
+    return equation.primitive.name in ARITHMETIC.keys() | SUMS and any(
         jax.numpy.issubdtype(atom.aval.dtype, np.floating) for atom in equation.invars
     )
 
@@ -120,16 +142,23 @@ def is_known(equation):
     dtypes = [aval.dtype for aval in avals]
     if is_rounded(equation) and not ROUNDED.issuperset(dtypes):
         return False
-    if any(params.get(name) is not None for name in ("accuracy", "out_dtype", "sharding")):
+    if any(params.get(each) is not None for each in ASKED):
         return False
     if name == "reshape":
         return params.get("dimensions") is None
     if name == "div":  # of whole numbers it is another operation, and raises
-        return ROUNDED.issuperset(dtypes)
+        # XLA multiplies by the reciprocal of a number that it knows
+        known = isinstance(equation.invars[1], core.Literal)
+        return ROUNDED.issuperset(dtypes) and not known
     if name in ("reduce_and", "reduce_or"):
         return np.issubdtype(dtypes[0], np.bool_)
     if name in ("reduce_max", "reduce_min"):
         return avals[0].size > 0
+    if name == "pad":
+        sides = params["padding_config"]
+        return all(low >= 0 and high >= 0 and not between for low, high, between in sides)
+    if name == "dot_general":
+        return len(set(dtypes)) == 1 and math.prod((*avals[0].shape, *avals[1].shape)) <= SMALL
     if name == "integer_pow":
         return params["y"] == 2
     if name == "select_n":
