@@ -42,18 +42,24 @@ class Case:
     def __init__(self, name):
         self.row = ROW[name]
         self.layer = self.row.layer
-        self.programs, self.found = Programs(), {}
+        self.programs, self.found, self.drawn = Programs(), {}, {}
         self.peer = self.row.peer
-        self.arguments = drawn(self.row, KEY, programs=self.programs)
+        self.arguments, dys = self.given()
         floats = jax.tree.leaves(partition(self.arguments[:2])[0])
-        dys = cotangents(self.layer, *self.arguments, PROBES, KEY)
         if not floats or not jax.tree.leaves(dys):
             pytest.skip("no float goes in, or none comes out")
 
+    def given(self, dtype="float32"):
+        """-> the arguments, and cotangents of the output."""
+        if dtype not in self.drawn:
+            arguments = drawn(self.row, KEY, dtype, self.programs)
+            dys = cotangents(self.layer, *arguments, PROBES, KEY)
+            self.drawn[dtype] = arguments, dys
+        return self.drawn[dtype]
+
     def evidence(self, dtype="float32"):
         if dtype not in self.found:
-            given = drawn(self.row, KEY, dtype, self.programs)
-            dys = cotangents(self.layer, *given, PROBES, KEY)
+            given, dys = self.given(dtype)
             programs = self.programs
             found = observe(self.layer, self.peer, *given, dys, KEY, quick=True, programs=programs)
             self.found[dtype] = found
@@ -71,7 +77,7 @@ class Case:
         return {"dparams": first["dparams"], "dx": first["dx"], "y": y}  # as JAX sorts
 
     def rounded_rows(self, dtype):
-        given = drawn(self.row, KEY, dtype, self.programs)
+        given, _ = self.given(dtype)
         trial = Subject(self.layer, *given, key=KEY, peer=self.peer)
         return judged_in_working_dtype(
             trial, self.evidence(dtype), self.row.floor, self.programs, quick=True
