@@ -41,18 +41,25 @@ class Case:
     def __init__(self, name):
         self.row = ROW[name]
         self.layer = self.row.layer
-        self.programs, self.found = Programs(), {}
-        self.arguments = drawn(self.row, KEY, programs=self.programs)
+        self.programs, self.found, self.drawn = Programs(), {}, {}
+        self.arguments, dys = self.given()
         floats = jax.tree.leaves(partition(self.arguments[:2])[0])
-        dys = cotangents(self.row.subject(self.arguments, KEY), PROBES)
         if not floats or not jax.tree.leaves(dys):
             pytest.skip("no float goes in, or none comes out")
 
+    def given(self, dtype="float32"):
+        """-> the arguments, and cotangents of the output."""
+        if dtype not in self.drawn:
+            arguments = drawn(self.row, KEY, dtype, self.programs)
+            dys = cotangents(self.row.subject(arguments, KEY), PROBES)
+            self.drawn[dtype] = arguments, dys
+        return self.drawn[dtype]
+
     def evidence(self, dtype="float32"):
         if dtype not in self.found:
-            given = drawn(self.row, KEY, dtype, self.programs)
+            given, dys = self.given(dtype)
             subject = self.row.subject(given, KEY)
-            self.found[dtype] = observe(subject, cotangents(subject, PROBES), self.programs)
+            self.found[dtype] = observe(subject, dys, self.programs)
         return self.found[dtype]
 
     @property
@@ -67,8 +74,7 @@ class Case:
         return {"dparams": first["dparams"], "dx": first["dx"], "y": y}  # as JAX sorts
 
     def rounded_rows(self, dtype):
-        given = drawn(self.row, KEY, dtype, self.programs)
-        subject = self.row.subject(given, KEY)
+        subject = self.row.subject(self.given(dtype)[0], KEY)
         return judged_in_working_dtype(subject, self.evidence(dtype), self.row.floor, self.programs)
 
     def wide(self):

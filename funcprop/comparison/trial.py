@@ -19,6 +19,7 @@ from funcprop.comparison.leaf import Broken, Leaf
 from funcprop.comparison.programs import Programs
 from funcprop.comparison.report.comparison import Comparison
 from funcprop.comparison.subject.functions import Function
+from funcprop.comparison.subject.gradients import Gradient
 from funcprop.comparison.subject.sampling import is_sampler
 from funcprop.comparison.subject.subject import Subject
 from funcprop.comparison.verdict.contract import check_contract
@@ -27,7 +28,7 @@ from funcprop.comparison.verdict.inside import judged_inside
 from funcprop.comparison.verdict.rules import FLOOR
 from funcprop.comparison.verdict.second_order import judged_twice
 from funcprop.comparison.verdict.transformations import judged_under
-from funcprop.comparison.verdict.values import other_values
+from funcprop.comparison.verdict.values import judge_values
 from funcprop.comparison.verdict.verdict import judged, rounded_to
 from funcprop.comparison.witnesses.overflow import overflows
 from funcprop.comparison.witnesses.points import cotangents
@@ -68,10 +69,13 @@ def compare_subject(
         evidence = observe(subject, dys, run)
     except Broken as error:
         return Comparison(subject.words, tuple(error.rows), tuple(notes))
-    others, rows, said = verdict(subject, evidence, floor, run)
+    values, rows, said = verdict(subject, evidence, floor, run)
+    others = [row for row in values if not row.ok]
     kept = bytes_of(evidence.residuals)
     if others:
         return Comparison(subject.words, (*others, *rows), (), kept)
+    if isinstance(subject.layer, Gradient):
+        rows = [*values[:1], *rows]
     if evidence.rounded is not None:
         said += overflows(subject, not evidence.numerical, dys, evidence.dys, run)
     # a surrogate speaks of the whole: what inside it is no derivative on purpose is not known
@@ -124,17 +128,17 @@ def beyond_first_order(
 def verdict(
     subject: Subject, evidence: Evidence, floor: float, run: Programs
 ) -> tuple[list[Leaf], list[Leaf], list[str]]:
-    """-> rows of values that are others, rows of gradients, and notes.
+    """-> rows of values, rows of gradients, and notes.
 
     Where something is wrong in a target that rounds inside, all is judged by that dtype.
     """
-    others = other_values(subject)
+    values = judge_values(subject)
     rows, said = judged(subject, evidence, floor, run)
-    right = all(row.ok for row in (*others, *rows))
+    right = all(row.ok for row in (*values, *rows))
     if not right and (narrow := rounded_to(subject, evidence.dys)):
-        others = other_values(subject, narrow)
+        values = judge_values(subject, narrow)
         rows, said = judged(subject, evidence, floor, run, narrow)
-    return others, rows, said
+    return values, rows, said
 
 
 def in_words(rows: list[Leaf], subject: Subject, evidence: Evidence, dys: Any) -> Explained:

@@ -61,8 +61,8 @@ def subject_of(
     if isinstance(target, Layer):
         subject = layer_subject(target, *layer_arguments(target, args, context), key, against)
     elif isinstance(target, Backprop) or (against and is_gradient(target, args, context)):
-        given = layer_arguments(target, args, context)
-        subject = gradient_subject(target, against, *given, key)
+        params, batch, context = layer_arguments(target, args, context)
+        subject = gradient_subject(target, against, nearby(params, key), batch, context, key)
     else:
         if context is not None:
             raise TypeError("context is for layers and gradient functions: leave it out")

@@ -10,14 +10,15 @@ import jax
 
 from funcprop.comparison.leaf import Leaf
 from funcprop.comparison.programs import computed
+from funcprop.comparison.subject.gradients import Gradient
 from funcprop.comparison.subject.subject import Subject
 from funcprop.comparison.verdict.rules import judge_exact
 from funcprop.gradient import combine, partition
 from funcprop.layer import Context, Layer, Params
 
 
-def other_values(subject: Subject, narrow: Any = None) -> list[Leaf]:
-    """A wrong row for every output that is not the peer's, or another one under differentiation.
+def judge_values(subject: Subject, narrow: Any = None) -> list[Leaf]:
+    """A row for every output beside the peer's, and where it is differentiated beside its own.
 
     A derivative rule replaces the function's own values by those of its forward, and nothing in JAX
     holds the two together.
@@ -44,15 +45,15 @@ def other_values(subject: Subject, narrow: Any = None) -> list[Leaf]:
         )
         passed = computed(differentiated, *given) if subject.by_rule else ours
     rows = []
+    name = "value" if isinstance(subject.layer, Gradient) else "y"
     for told, found, truth in (
         ("is not that of the function it is compared with", ours, wanted),
         ("is another one where it is differentiated: its rule's forward differs", passed, ours),
     ):
         for row in judge_exact(
-            subject.name, *one_probe(({"y": found}, {"y": truth})), narrow=narrow
+            subject.name, *one_probe(({name: found}, {name: truth})), narrow=narrow
         ):
-            if not row.ok:
-                rows.append(replace(row, words=f"the value {told}"))
+            rows.append(row if row.ok else replace(row, words=f"the value {told}"))
     return rows
 
 
