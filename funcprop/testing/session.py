@@ -51,7 +51,9 @@ def add_options(group: Any) -> None:
 def wanted(config: pytest.Config) -> bool:
     """Whether rules are to be compared. Raises UsageError for options that make no sense."""
     if not seconds_of(config) > 0:
-        raise pytest.UsageError("--rules-seconds: wanted more than 0, 20 unless given")
+        raise pytest.UsageError(
+            f"--rules-seconds is {seconds_of(config)}, wanted more than 0: 20 unless given"
+        )
     options = ("--rules", "--rules-json", "--rules-html")
     return any(map(config.getoption, options)) and not config.getoption("collectonly")
 
