@@ -49,6 +49,14 @@ class RuleRow:
     words         what is wrong, or why it cannot be judged
     notes         what else is to be known: that values were drawn, that examples were left out
     report        the wrong rows of the comparison as a table
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> with fp.watch() as rules:
+    ...     y = jax.nn.relu(jnp.arange(-1.5, 2.0))
+    >>> row = rules.compare(skip=["jax.*"]).rows[0]
+    >>> row.name, row.calls, row.verdict, row.ok
+    ('relu', 1, 'left out', True)
     """
 
     module: str
