@@ -119,7 +119,7 @@ def holds_tracer(*roots: Any) -> bool:
         value = queue.pop()
         if isinstance(value, Tracer):
             return True
-        if id(value) in seen or isinstance(value, LEFT_OUT):
+        if id(value) in seen or isinstance(value, WITHOUT_REFERENCES):
             continue
         seen.add(id(value))
         if len(seen) > MANY:
@@ -134,5 +134,5 @@ def holds_tracer(*roots: Any) -> bool:
 
 
 # Without references, or with references to the whole process.
-LEFT_OUT = (type, types.ModuleType, types.CodeType, types.BuiltinFunctionType, types.FrameType,
+WITHOUT_REFERENCES = (type, types.ModuleType, types.CodeType, types.BuiltinFunctionType, types.FrameType,
             str, bytes, *NUMBERS, np.ndarray, np.generic, np.dtype, jax.Array, Jaxpr)  # fmt: skip

@@ -54,9 +54,12 @@ class Watch:
         with self._lock:
             if self._comparing:
                 return
-            place = self._places.get(rule)
-            if place is None:
-                place = self._places[rule] = place_of(rule.fun)
+            try:
+                place = self._places.get(rule)
+                if place is None:
+                    place = self._places[rule] = place_of(rule.fun)
+            except Exception:  # an object that answers to nothing
+                place = Place("", type(rule.fun).__qualname__, "", 0)
             seen = self._seen.get(place)
             if seen is None:
                 seen = self._seen[place] = Seen(place)
