@@ -15,6 +15,7 @@ import jax
 
 from funcprop.comparison.front import compare
 from funcprop.comparison.report.comparison import Comparison
+from funcprop.sheets import aligned
 from funcprop.testing.calls import DOMAINS, Members, as_call, floats_of, values_of
 from funcprop.testing.leaves import Unseen, Unusable, is_differentiable, is_finite
 from funcprop.testing.rules import CANNOT, OK, WRONG, RuleRow
@@ -43,13 +44,17 @@ class Found:
 
     @property
     def worst(self) -> tuple[str, float]:
-        """The first wrong row, or the one with the largest relative error in float64."""
+        """The first wrong row, or the one with the largest relative error in float64; infinite where
+        nothing was measured relative to the gradient."""
+        rows = self.comparison.rows
+        exact = [row for row in rows if row.dtype == "float64"]
+        measured = [row for row in exact if row.rule.startswith("relative norm")]
         if self.comparison.wrong:
             row = self.comparison.wrong[0]
         else:
-            rows = [row for row in self.comparison.rows if row.dtype == "float64"]
-            row = max(rows or self.comparison.rows, key=lambda row: row.relative)
-        return with_names(row.name, self.names), row.relative
+            row = max(measured or exact or rows, key=lambda row: row.relative)
+        known = row in measured or not row.ok
+        return with_names(row.name, self.names), row.relative if known else math.inf
 
     @property
     def words(self) -> str:
@@ -65,11 +70,13 @@ class Found:
     @property
     def report(self) -> str:
         """The wrong rows as a table, nothing where there are none."""
-        try:
-            self.comparison.raise_if_wrong()
-        except AssertionError as error:
-            return with_names(str(error), self.names)
-        return ""
+        if self.comparison.ok:
+            return ""
+        sheet = self.comparison.sheet
+        lines = [line.cells for line in sheet.lines if not line.ok]
+        named = [[with_names(cell, self.names) for cell in cells] for cells in lines]
+        title = with_names(self.comparison.headline, self.names)
+        return "\n".join([title, "", *aligned([sheet.headings, *named])])
 
 
 def judged(seen: Seen, seconds: float) -> RuleRow:
@@ -94,7 +101,7 @@ def judged(seen: Seen, seconds: float) -> RuleRow:
         words = next(iter(reasons), "no call of it could be kept")
         return RuleRow(*seen.place, seen.calls, CANNOT, "", spent, words, tuple(notes))
     notes += [f"not at every call: {each}" for each in reasons]
-    found = max(every, key=lambda each: (not each.comparison.ok, each.worst[1]))
+    found = max(every, key=lambda each: (not each.comparison.ok, known(each.worst[1])))
     if found.drawn and (not found.comparison.ok or all(each.drawn for each in every)):
         notes.insert(0, DRAWN)
     leaf, relative = found.worst
@@ -103,6 +110,11 @@ def judged(seen: Seen, seconds: float) -> RuleRow:
     return RuleRow(
         *seen.place, seen.calls, verdict, worst, spent, found.words, tuple(notes), found.report
     )
+
+
+def known(relative: float) -> float:
+    """An error to compare by: what was not measured is none."""
+    return relative if math.isfinite(relative) else 0.0
 
 
 def compared(example: Example, name: str, reasons: dict[str, None]) -> list[Found]:

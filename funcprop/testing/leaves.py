@@ -134,5 +134,7 @@ def holds_tracer(*roots: Any) -> bool:
 
 
 # Without references, or with references to the whole process.
-WITHOUT_REFERENCES = (type, types.ModuleType, types.CodeType, types.BuiltinFunctionType, types.FrameType,
-            str, bytes, *NUMBERS, np.ndarray, np.generic, np.dtype, jax.Array, Jaxpr)  # fmt: skip
+WITHOUT_REFERENCES = (
+    *(type, types.ModuleType, types.CodeType, types.BuiltinFunctionType, types.FrameType),
+    *(str, bytes, *NUMBERS, np.ndarray, np.generic, np.dtype, jax.Array, Jaxpr),
+)

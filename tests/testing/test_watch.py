@@ -104,6 +104,8 @@ def test_arguments_have_the_names_of_the_function():
     row = only(rules.compare())
     assert row.verdict == WRONG
     assert row.worst.startswith("dweights['gain'] ") and "dx" not in row.words
+    where = [line.partition("[3]")[0] for line in row.report.splitlines() if "[3]" in line]
+    assert len(where) >= 2 and len(set(map(len, where))) == 1  # columns are aligned
 
 
 @pytest.mark.parametrize("number", [2, 3])
@@ -182,6 +184,19 @@ def test_values_are_drawn_where_the_function_is_finite():
     with fp.watch() as rules:
         jax.jit(logit)(jnp.full(4, 0.5))
     assert only(rules.compare()).verdict == OK
+
+
+def test_errors_of_what_is_zero_are_not_told_relative_to_it():
+    @jax.custom_jvp
+    def constant(x):
+        return 0.0 * x
+
+    constant.defjvps(lambda dx, y, x: 0.0 * dx)
+    with fp.watch() as rules:
+        constant(X)
+    row = only(rules.compare())
+    assert row.verdict == OK
+    assert row.worst in ("dx", "dx 0e+00")
 
 
 def test_a_function_that_is_nowhere_finite_is_not_accused():
