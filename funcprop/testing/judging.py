@@ -44,7 +44,7 @@ class Found:
 
     @property
     def worst(self) -> tuple[str, float]:
-        """The first wrong row, or the one with the largest relative error in float64; infinite where
+        """The first wrong row, or the largest relative error in float64; infinite where
         nothing was measured relative to the gradient."""
         rows = self.comparison.rows
         exact = [row for row in rows if row.dtype == "float64"]
