@@ -153,6 +153,7 @@ if TYPE_CHECKING:
     from funcprop.rewiring import rewire as rewire
     from funcprop.rewiring import warm_start as warm_start
     from funcprop.testing import assert_gradients as assert_gradients
+    from funcprop.testing import watch as watch
     from funcprop.training import Evaluation as Evaluation
     from funcprop.training import Metrics as Metrics
     from funcprop.training import TrainState as TrainState

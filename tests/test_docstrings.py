@@ -33,6 +33,7 @@ EXPORTING = (
     "models",
     "pipelines",
     "rewiring",
+    "testing",
     "training",
 )
 
