@@ -229,7 +229,8 @@ def on_one_device(value):
 
 def placed(value, aval):
     """The array on the first device, of a weak type where the operation says so."""
-    made = jax.device_put(np.array(value), may_alias=False)
+    with jax.enable_x64(True):  # float64 stays so, outside of where it was made too
+        made = jax.device_put(np.array(value), may_alias=False)
     if not aval.weak_type:
         return made
     return array.ArrayImpl(made.aval.update(weak_type=True), made.sharding, [made], committed=False)

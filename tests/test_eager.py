@@ -100,3 +100,10 @@ def test_what_comes_often_is_compiled(programs):
         assert not any("subtract" in name for name in programs)
         jnp.ones(37) - 3
     assert sum("subtract" in name for name in programs) == 1
+
+
+def test_float64_stays_so_where_it_is_off():
+    with jax.enable_x64(True):
+        x = jnp.asarray(X, float)
+    assert x[1].dtype == jnp.float64
+    np.testing.assert_array_equal(x[1], X[1])
