@@ -175,6 +175,14 @@ def test_a_rule_that_was_only_traced_is_judged_at_drawn_values():
     assert "values drawn: seen in traces alone" in str(found)
 
 
+def test_values_that_are_not_finite_are_replaced():
+    rule = right_rule()
+    with fp.watch() as rules:
+        rule(jnp.asarray([jnp.inf, 0.0]), float("nan"))
+    row = only(rules.compare())
+    assert row.verdict == OK and row.notes == ("values drawn",)
+
+
 def test_values_are_drawn_where_the_function_is_finite():
     @jax.custom_jvp
     def logit(p):
