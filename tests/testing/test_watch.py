@@ -175,10 +175,15 @@ def test_a_rule_that_was_only_traced_is_judged_at_drawn_values():
     assert "values drawn: seen in traces alone" in str(found)
 
 
-def test_values_that_are_not_finite_are_replaced():
-    rule = right_rule()
+@pytest.mark.parametrize("by", [[jnp.nan, 1.0], jnp.inf], ids=["an array", "an option"])
+def test_values_that_are_not_finite_are_replaced(by):
+    @jax.custom_jvp
+    def scaled(x, by):
+        return x * by
+
+    scaled.defjvps(lambda dx, y, x, by: dx * by, lambda dby, y, x, by: x * dby)
     with fp.watch() as rules:
-        rule(jnp.asarray([jnp.inf, 0.0]), float("nan"))
+        scaled(X[:2], by if by == jnp.inf else jnp.asarray(by))
     row = only(rules.compare())
     assert row.verdict == OK and row.notes == ("values drawn",)
 
