@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcprop.testing.leaves import Unseen, Unusable, is_differentiable
+from funcprop.testing.leaves import Unusable, is_differentiable, is_known
 from funcprop.testing.libraries import argument_names, halves, is_differentiated, is_nnx
 from funcprop.testing.seen import Example, Slot
 
@@ -42,7 +42,7 @@ class Call(NamedTuple):
 
 
 def values_of(example: Example, domain: Callable[[np.ndarray], np.ndarray]) -> list[Any]:
-    """The leaves of a call, drawn where they were not seen."""
+    """The leaves of a call, drawn where they were not seen, or not finite."""
     values = [drawn(leaf, i, domain) for i, leaf in enumerate(example.leaves)]
     if any(map(is_differentiable, values)):
         return values
@@ -51,16 +51,18 @@ def values_of(example: Example, domain: Callable[[np.ndarray], np.ndarray]) -> l
 
 
 def drawn(leaf: Any, seed: int, domain: Callable[[np.ndarray], np.ndarray]) -> Any:
-    """What was seen, or else values of that shape and dtype.
+    """What was seen and finite, or else values of that shape and dtype.
 
     Floats are normal, mapped to the domain. Integers are 0 in the first half and 1 in the second,
     which will do for labels, indices and sorted segments, and one alone is 1. Coins alternate.
 
     Raises Unusable.
     """
-    if not isinstance(leaf, Unseen):
+    if is_known(leaf):
         return leaf
-    shape, dtype = leaf
+    if isinstance(leaf, float):
+        return 1.0
+    shape, dtype = leaf.shape, leaf.dtype
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         raise Unusable("it was called in traces alone, with a key that is not known")
     count = int(np.prod(shape, dtype=int))

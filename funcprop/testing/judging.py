@@ -17,14 +17,14 @@ from funcprop.comparison.front import compare
 from funcprop.comparison.report.comparison import Comparison
 from funcprop.sheets import aligned
 from funcprop.testing.calls import DOMAINS, Members, as_call, floats_of, values_of
-from funcprop.testing.leaves import Unseen, Unusable, is_differentiable, is_finite
+from funcprop.testing.leaves import Unusable, is_differentiable, is_finite
 from funcprop.testing.rules import CANNOT, OK, WRONG, RuleRow
 from funcprop.testing.seen import Example, Seen
 
 LARGEST = 2**22  # elements of the arguments of a call: more takes minutes
 
 
-DRAWN = "values drawn"  # said of a rule that was seen in traces alone
+DRAWN = "values drawn"  # said of a rule whose verdict rests on these
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,13 @@ class Found:
     drawn: bool
 
     @property
-    def raised(self) -> str:
-        """What the backward raised, where it did: then there is no gradient to judge."""
+    def unjudged(self) -> str:
+        """Why nothing can be judged: what the backward raised, or that no truth is finite."""
         rules = [row.rule for row in self.comparison.wrong]
-        found = next((rule for rule in rules if rule.startswith("contract: backward raised")), "")
-        return one_line(found.partition(": ")[2])
+        for rule in rules:
+            if rule.startswith("contract: backward raised"):
+                return one_line(rule.partition(": ")[2])
+        return next((rule for rule in rules if "nothing can be judged" in rule), "")
 
     @property
     def worst(self) -> tuple[str, float]:
@@ -149,24 +151,22 @@ def compared(example: Example, name: str, reasons: dict[str, None]) -> list[Foun
 def attempt(example: Example, values: list[Any], floats: Members, name: str) -> Found | str:
     """What is found with respect to some arguments, or why nothing is."""
     call = as_call(example, values, floats, name)
-    drawn = any(isinstance(leaf, Unseen) for leaf in example.leaves)
     try:
-        found = Found(compare(call.target, *call.args), call.names, drawn)
+        found = Found(compare(call.target, *call.args), call.names, example.unseen > 0)
     except Exception as error:
         return reason(error)
-    return found.raised or found
+    return found.unjudged or found
 
 
 def usable(example: Example, name: str) -> list[Any]:
     """Values at which the function is finite. Raises Unusable, and whatever the rule does."""
-    unseen = any(isinstance(leaf, Unseen) for leaf in example.leaves)
-    for domain in DOMAINS if unseen else DOMAINS[:1]:
+    for domain in DOMAINS if example.unseen else DOMAINS[:1]:
         values = values_of(example, domain)
         call = as_call(example, values, floats_of(example, values), name)
         y = jax.jit(call.function)(*call.args)
         if all(is_finite(leaf) for leaf in jax.tree.leaves(y) if is_differentiable(leaf)):
             return values
-    told = "at values that are drawn, for it was called in traces alone" if unseen else "as called"
+    told = "at values that are drawn" if example.unseen else "as called"
     raise Unusable(f"the function is not finite {told}")
 
 

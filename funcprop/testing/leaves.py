@@ -95,7 +95,8 @@ def is_known(leaf: Any) -> bool:
     """Whether a float's values were seen, all of them finite; true of all else."""
     if isinstance(leaf, Unseen):
         return False
-    return not (isinstance(leaf, np.ndarray) and is_differentiable(leaf)) or is_finite(leaf)
+    measured = isinstance(leaf, float) or (isinstance(leaf, np.ndarray) and is_differentiable(leaf))
+    return not measured or is_finite(leaf)
 
 
 def is_differentiable(leaf: Any) -> bool:

@@ -142,8 +142,8 @@ class RulesComparison:
         lines = tuple(Line(row.cells(), row.ok) for row in self.rows)
         drawn = any("values drawn" in row.notes for row in self.rows)
         notes = (
-            "values drawn: seen in traces alone, as under jit, which tell shapes and dtypes: "
-            "floats were drawn from N(0, 1), or nearer to 1 where the function is not finite there",
+            "values drawn: seen in traces alone, as under jit, which tell shapes and dtypes, or "
+            "not finite: floats are from N(0, 1), or nearer to 1 where the function needs that",
         )
         return Sheet(self.headline, HEADINGS, lines, notes[: int(drawn)], ESSENTIAL, MEANINGS)
 

@@ -175,6 +175,19 @@ def test_a_rule_that_was_only_traced_is_judged_at_drawn_values():
     assert "values drawn: seen in traces alone" in str(found)
 
 
+@pytest.mark.parametrize("by", [[jnp.nan, 1.0], jnp.inf], ids=["an array", "an option"])
+def test_values_that_are_not_finite_are_replaced(by):
+    @jax.custom_jvp
+    def scaled(x, by):
+        return x * by
+
+    scaled.defjvps(lambda dx, y, x, by: dx * by, lambda dby, y, x, by: x * dby)
+    with fp.watch() as rules:
+        scaled(X[:2], by if by == jnp.inf else jnp.asarray(by))
+    row = only(rules.compare())
+    assert row.verdict == OK and row.notes == ("values drawn",)
+
+
 def test_values_are_drawn_where_the_function_is_finite():
     @jax.custom_jvp
     def logit(p):
