@@ -22,7 +22,13 @@ from funcprop.layer import Array, Context, Layer, Params, is_float
 class Mutant:
     """A wrong backward that a comparison must catch.
 
-    backward(layer, params, residuals, dy) -> dx, dparams
+    name      what is wrong
+    backward  (layer, params, residuals, dy) -> dx, dparams, of which something is wrong
+
+    >>> import funcprop as fp
+    >>> wrong = lambda layer, params, a, da: (da * (1 - a), ())
+    >>> fp.catalogue.Mutant("a missing square", wrong).name
+    'a missing square'
     """
 
     name: str
@@ -48,6 +54,15 @@ class Row:
     mutants    wrong backward passes beyond the systematic ones
     surrogate  the layer whose derivative backward is, where it is not that of the layer's forward:
                of the same params and x, with an output of the same shape and dtype
+
+    raises     what the layer's init raises, in `arguments`
+
+    >>> import jax
+    >>> import funcprop as fp
+    >>> row = fp.catalogue.Row("my tanh", fp.Tanh(), fp.catalogue.Normal((5, 3)))
+    >>> params, x, context = row.arguments(jax.random.key(0))
+    >>> x.shape
+    (5, 3)
     """
 
     name: str
