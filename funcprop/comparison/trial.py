@@ -23,7 +23,7 @@ from funcprop.comparison.verdict.rules import FLOOR
 from funcprop.comparison.verdict.second_order import judged_twice
 from funcprop.comparison.verdict.transformations import judged_under
 from funcprop.comparison.verdict.values import other_values
-from funcprop.comparison.verdict.verdict import judged, rounded_to
+from funcprop.comparison.verdict.verdict import held_in, judged, rounded_to
 from funcprop.comparison.witnesses.overflow import overflows
 from funcprop.comparison.witnesses.points import cotangents
 from funcprop.comparison.witnesses.second_order import second_order
@@ -98,9 +98,10 @@ def beyond_first_order(
         return rows, said + told
 
     rows, notes = judged_by(None)
-    if not all(row.ok for row in rows) and (narrow := rounded_to(subject, evidence.dys)):
-        return judged_by(narrow)
-    return rows, notes
+    if all(row.ok for row in rows):
+        return rows, notes
+    narrow = rounded_to(subject, evidence.dys) or held_in(wide, evidence.dys)
+    return (rows, notes) if narrow is None else judged_by(narrow)
 
 
 def verdict(
