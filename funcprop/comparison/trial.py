@@ -29,7 +29,7 @@ from funcprop.comparison.verdict.rules import FLOOR
 from funcprop.comparison.verdict.second_order import judged_twice
 from funcprop.comparison.verdict.transformations import judged_under
 from funcprop.comparison.verdict.values import judge_values
-from funcprop.comparison.verdict.verdict import judged, rounded_to
+from funcprop.comparison.verdict.verdict import held_in, judged, rounded_to
 from funcprop.comparison.witnesses.overflow import overflows
 from funcprop.comparison.witnesses.points import cotangents
 from funcprop.comparison.witnesses.second_order import second_order
@@ -62,7 +62,8 @@ def compare_subject(
         return Comparison(subject.words, tuple(error.rows))
     rows, notes = check_contract(subject, first(dys), run)
     if rows:
-        return Comparison(subject.words, tuple(shapes_explained(rows, subject, dys)), tuple(notes))
+        rows = called_by_name(shapes_explained(rows, subject, dys), subject)
+        return Comparison(subject.words, tuple(rows), tuple(notes))
     if not jax.tree.leaves(partition((subject.params, subject.x))[0]) or not jax.tree.leaves(dys):
         return Comparison(subject.words, (), (*notes, NOTHING))
     try:
@@ -93,8 +94,7 @@ def compare_subject(
         rows = [row for row in inner if row.place != subject.name] + rows
         said += excused
     rows, curve = in_words(rows, subject, evidence, dys)
-    if inside is not None and inside.words is not None:
-        rows = [replace(row, place=inside.words.get(row.place, row.place)) for row in rows]
+    rows = called_by_name(rows, subject)
     if order > 1 and all(row.ok for row in rows):
         further, told = beyond_first_order(subject, evidence, run)
         rows, said = rows + further, said + told
@@ -120,9 +120,10 @@ def beyond_first_order(
         return rows, said + told
 
     rows, notes = judged_by(None)
-    if not all(row.ok for row in rows) and (narrow := rounded_to(subject, evidence.dys)):
-        return judged_by(narrow)
-    return rows, notes
+    if all(row.ok for row in rows):
+        return rows, notes
+    narrow = rounded_to(subject, evidence.dys) or held_in(wide, evidence.dys)
+    return (rows, notes) if narrow is None else judged_by(narrow)
 
 
 def verdict(
@@ -157,6 +158,12 @@ def drawn_by_chance(subject: Subject) -> bool:
     if not isinstance(subject.layer, Function) or subject.by_reference:
         return False
     return is_sampler(subject.layer.function, subject.x)
+
+
+def called_by_name(rows: list[Leaf], subject: Subject) -> list[Leaf]:
+    """The rows of rules inside a function, by their names and lines."""
+    words = (subject.inner.words if subject.inner else None) or {}
+    return [replace(row, place=words.get(row.place, row.place)) for row in rows]
 
 
 def told_inside(words: dict[str, str], rows: list[Leaf]) -> str:

@@ -46,6 +46,7 @@ class Call(Layer):
     functions  what it computes, by the types of its operands
     defined    the file and line of the function
     times      how often the loops around it call it
+    real       whether no complex number goes in or comes out
     """
 
     name: str
@@ -54,6 +55,7 @@ class Call(Layer):
     functions: Functions
     defined: str = ""
     times: int = 1
+    real: bool = True
 
     def __repr__(self) -> str:
         often = f", {self.times} times" if self.times > 1 else ""

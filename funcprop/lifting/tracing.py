@@ -130,7 +130,12 @@ def calls_of(lifted: Lifted, params: Params, x: Any) -> tuple[Call, ...]:
         times = math.prod(loop.length for loop in use.loops)
         defined = definition_of(use.eqn)
         source = source_of(use.eqn)[0]
-        found.append(Call(rule_name(use.eqn), source, number, functions, defined, times))
+        real = not any(
+            jnp.issubdtype(getattr(var.aval, "dtype", bool), jnp.complexfloating)
+            for var in (*use.eqn.invars, *use.eqn.outvars)
+        )
+        name = rule_name(use.eqn)
+        found.append(Call(name, source, number, functions, defined, times, real))
     return tuple(found)
 
 

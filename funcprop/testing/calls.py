@@ -111,6 +111,7 @@ def as_call(example: Example, values: list[Any], floats: Members, name: str) -> 
         return Call((forward, backward), lambda *args: forward(*args)[0], args, names)
     function = again(example, values, floats, example.rule)
     function.__name__ = name
+    function.__wrapped__ = example.rule  # type: ignore[attr-defined]  # it is the rule itself
     return Call(function, function, args, names)
 
 

@@ -38,6 +38,8 @@ class Found:
     @property
     def unjudged(self) -> str:
         """Why nothing can be judged: what the backward raised, or that no truth is finite."""
+        if self.comparison.unjudged and not self.comparison.wrong:
+            return one_line(self.comparison.headline.partition(": ")[2])
         rules = [row.rule for row in self.comparison.wrong]
         for rule in rules:
             if rule.startswith("contract: backward raised"):

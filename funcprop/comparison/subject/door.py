@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -101,7 +102,9 @@ def function_subject(
     if against is None and has_no_rule(found.layer, found.x):
         notes = (*notes, NO_RULE)
     inner = None
-    if isinstance(found.layer, Function) and not isinstance(target, RULES):
+    if isinstance(found.layer, Function) and not isinstance(
+        inspect.unwrap(target, stop=lambda f: isinstance(f, RULES)), RULES
+    ):
         inner = rules_inside(found.layer.function, found.x)
     return Subject(
         found.layer, (), found.x, Context(), key, found.peer, inner=inner, notes=notes,

@@ -25,7 +25,7 @@ def rules_inside(function: Callable[..., Any], x: tuple[Any, ...]) -> Inner | No
         lifted = with_rules(function, x)
     except Exception:  # the whole is compared all the same
         return None
-    if not lifted.calls:
+    if not lifted.calls or not all(call.real for call in lifted.calls):
         return None
     own = any(not call.defined.startswith(JAX) for call in lifted.calls)
     words = {f"{lifted.place_of(call)} {type(call).__name__}": call.words for call in lifted.calls}

@@ -142,3 +142,16 @@ def rounded_to(subject: Subject, dys: Any) -> Any:
     with jax.enable_x64(True):
         given = subject.in_float64().given
         return narrowest(lambda *given: gradients(subject.layer, *given), *given, dys)
+
+
+def held_in(subject: Subject, dys: Any) -> Any:
+    """The narrowest dtype of floats that appears at all in a pass in float64, or None: noise is
+    drawn in float32 there, and another program may round it otherwise."""
+    with jax.enable_x64(True):
+        text = str(jax.make_jaxpr(lambda *given: gradients(subject.layer, *given))(
+            *subject.in_float64().given, dys
+        ))  # fmt: skip
+    for short, dtype in (("bf16[", "bfloat16"), (":f16[", "float16"), (":f32[", "float32")):
+        if short in text:
+            return jnp.dtype(dtype)
+    return None
