@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from funcprop.comparison.leaf import Broken, Place, broken, place_name, with_reason
 from funcprop.comparison.programs import Programs, cast
@@ -166,7 +167,7 @@ def model_of(inner: Inner, composites: bool = False, strict: bool = True) -> Lay
 
 
 def values_at(place: str, inner: Inner, dy: Any) -> Pass | None:
-    """What the layer at `place` was given in this pass: its first step, where it has several."""
+    """What the layer at `place` was given in this pass: one step, where it has several."""
 
     def run(records: list[Pass]) -> list[Pass]:
         return [record for record in records if record.place == place][:1]
@@ -175,7 +176,7 @@ def values_at(place: str, inner: Inner, dy: Any) -> Pass | None:
         found = recorded(run, model_of(inner, composites=True, strict=False), inner, dy)
     except Exception:  # what cannot be run again cannot be explained
         return None
-    return first_step(found[0]) if found else None
+    return one_step(found[0]) if found else None
 
 
 def recorded(
@@ -198,10 +199,18 @@ def recorded(
         return (programs or Programs())("records", run, *wide)
 
 
-def first_step(record: Pass) -> Pass:
-    """The record of a layer under a scan, at the index 0 of the axes that the scan has added."""
+def one_step(record: Pass) -> Pass:
+    """The record of a layer under a scan, at that index of the axes that the scan has added where
+    most came back: what a layer makes of no cotangent says nothing about it."""
     leaves, tree = jax.tree.flatten(record)
     added = max(
         (leaf.ndim - rank for leaf, rank in zip(leaves, record.ranks, strict=True)), default=0
     )
-    return jax.tree.unflatten(tree, [leaf[(0,) * added] for leaf in leaves])
+    if not added:
+        return record
+    sizes = 0.0
+    for leaf in jax.tree.leaves(record.dy):
+        wide = np.asarray(leaf, np.float64)
+        sizes = sizes + np.square(wide).reshape(*wide.shape[:added], -1).sum(-1)
+    index = np.unravel_index(np.argmax(sizes), np.shape(sizes))
+    return jax.tree.unflatten(tree, [leaf[index] for leaf in leaves])
