@@ -77,7 +77,7 @@ def compare_subject(
         return Comparison(subject.words, (*others, *rows), (), kept)
     if isinstance(subject.layer, Gradient):
         rows = [*values[:1], *rows]
-    if evidence.rounded is not None:
+    if evidence.rounded is not None and subject.changed:
         said += overflows(subject, not evidence.numerical, dys, evidence.dys, run)
     # a surrogate speaks of the whole: what inside it is no derivative on purpose is not known
     right = all(row.ok for row in rows)
