@@ -11,6 +11,7 @@ import pytest
 import funcprop as fp
 from funcprop.catalogue.comparisons import CatalogueComparison as Table
 from funcprop.catalogue.comparisons import chosen, compare_catalogue, compare_rows
+from funcprop.comparison.programs import computed
 
 
 class WrongSigmoid(fp.Sigmoid):
@@ -459,3 +460,11 @@ def test_a_second_comparison_compiles_nothing():
     finally:
         jax.monitoring.unregister_event_duration_listener(listener)
     assert first >= 4 and again == 0 and len(compiled) >= first + 4
+
+
+def test_programs_that_differ_in_what_they_do_not_read_are_two():
+    def ones(x):
+        return jnp.ones(3)
+
+    for shape in ((2,), (4, 5)):
+        np.testing.assert_array_equal(computed(ones, np.zeros(shape, np.float32)), np.ones(3))
