@@ -1,0 +1,129 @@
+"""Judges the calls of one package, in an environment where it is installed: a JSON line a call."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import inspect
+import json
+import math
+import resource
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+import jax
+
+import funcprop as fp
+from funcprop.comparison import evidence
+from funcprop.comparison.verdict.rules import UNKNOWN
+from rules_in_the_wild.call import Call
+from rules_in_the_wild.places import definition, reached, short
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("package", help="the distribution")
+    parser.add_argument("calls", nargs="+", help="files of this folder: optax, jax_special")
+    parser.add_argument("--start", type=int, default=0, help="leave out the calls before this one")
+    parser.add_argument("--only", default="", help="rules with this in their name")
+    parser.add_argument("--limit", type=int, default=60, help="CPU seconds a rule may take")
+    given = parser.parse_args()
+    sys.argv = sys.argv[:1]  # packages that read flags know none of these
+    warnings.simplefilter("ignore")
+    rows = [
+        call
+        for name in given.calls
+        for call in importlib.import_module(f"rules_in_the_wild.{name}").CALLS
+        if given.only in call.rule
+    ]
+    head = {"package": given.package, "version": version(given.package), "jax": jax.__version__}
+    for number, call in enumerate(rows):
+        if number >= given.start:
+            say({"number": number, "rule": call.rule, "note": call.note})
+            limit = int(time.process_time()) + given.limit  # the system ends the process there
+            resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
+            say({"number": number} | head | judged(call))
+
+
+def say(line: dict[str, Any]) -> None:
+    print(json.dumps(line), file=sys.__stdout__, flush=True)
+
+
+def judged(call: Call) -> dict[str, Any]:
+    """A row: what `compare` says of a call, and what the call's file says of that."""
+    row: dict[str, Any] = {"rule": call.rule, "note": call.note, "why": call.why, "headline": ""}
+    row |= {"smallest": call.smallest, "where": definition(call.rule), "seconds": 0.0}
+    start = time.process_time()
+    try:
+        with jax.numpy_dtype_promotion("standard"):
+            names = reached(call.function, call.args)
+        last = call.seen_as or call.rule.rpartition(".")[2]
+        if last not in names:
+            return row | {"verdict": "not reached", "headline": " ".join(sorted(names))}
+        row["where"] = row["where"] or short(names[last])
+        found = compared(call)
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}".splitlines()
+        seconds = time.process_time() - start
+        return row | {
+            "verdict": "cannot be judged",
+            "headline": told[0],
+            "seconds": round(seconds, 2),
+            "traceback": traceback.format_exc()[-3000:],
+        }
+    row |= {"seconds": round(time.process_time() - start, 2), "headline": found.headline}
+    row |= worst_of(found) | {"notes": list(found.notes), "table": str(found)[:4000]}
+    if found.ok:
+        return row | {"verdict": "right"}
+    if found.wrong[0].rule.startswith("contract: backward raised"):
+        return row | {"verdict": "cannot be judged", "headline": found.wrong[0].rule}
+    if all(leaf.rule == UNKNOWN for leaf in found.wrong):
+        return row | {"verdict": "cannot be judged"}
+    if call.confirm is None:
+        return row | {"verdict": call.kind or "unexplained"}
+    with jax.enable_x64(True):
+        numbers = {name: float(value) for name, value in call.confirm().items()}
+    return row | {"verdict": call.kind or "wrong", "confirmed": numbers}
+
+
+def compared(call: Call) -> fp.Comparison:
+    """`compare`, with the inputs as they are where a call asks for that."""
+    options = dict(call.options) | {"quick": True, "against": call.against}
+    knows = "changed" in inspect.signature(fp.compare).parameters
+    if not call.changed and knows:
+        options["changed"] = False
+    with only_as_given() if not call.changed and not knows else contextlib.nullcontext():
+        return fp.compare(call.function, *call.args, **options)
+
+
+@contextlib.contextmanager
+def only_as_given() -> Iterator[None]:
+    """Without `changed=False`: the inputs that `compare` adds are left out where it makes them."""
+    every = evidence.points
+    evidence.points = lambda x, context: every(x, context)[:1]
+    try:
+        yield
+    finally:
+        evidence.points = every
+
+
+def worst_of(found: fp.Comparison) -> dict[str, Any]:
+    """The first wrong leaf, or the one with the largest error, as plain values."""
+    leaf = max(found.wrong or found.rows, key=lambda leaf: (leaf.dtype == "float64", leaf.relative))
+    numbers = (leaf.relative, leaf.by_hand, leaf.expected)
+    names = ("relative", "by_hand", "expected")
+    words = {"leaf": leaf.path, "dtype": leaf.dtype, "at": leaf.at, "words": leaf.words}
+    return words | {
+        name: value if math.isfinite(value) else str(value)
+        for name, value in zip(names, map(float, numbers), strict=True)
+    }
+
+
+if __name__ == "__main__":
+    main()
