@@ -31,7 +31,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where environments and results go")
     parser.add_argument("--packages", nargs="*", help="those of pins.toml; all unless given")
-    parser.add_argument("--only", default="", help="judge anew the rules with this in their name")
+    parser.add_argument(
+        "--only",
+        default="",
+        help="judge anew the calls whose rule or note this regular expression finds",
+    )
     parser.add_argument("--new", action="store_true", help="leave packages that have results")
     parser.add_argument("--write", action="store_true", help="write docs/rules-in-the-wild.md")
     given = parser.parse_args()
@@ -49,6 +53,9 @@ def main() -> None:
         known = lines(results) if given.only else []
         rows = {(row["rule"], row["note"]): row for row in known}
         for row in judged(python, name, pin["calls"], given.only):
+            if "calls" in row:  # what is no longer called is forgotten
+                rows = {key: rows[key] for key in map(tuple, row["calls"]) if key in rows}
+                continue
             rows[row["rule"], row["note"]] = row
             results.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
     if given.write:
@@ -85,7 +92,9 @@ def judged(python: Path, package: str, calls: list[str], only: str) -> Any:
     while going:
         going = False
         for line in lines_of(python, package, calls, only, start):
-            if "verdict" in line:
+            if "calls" in line:
+                yield line
+            elif "verdict" in line:
                 tell(line)
                 yield line
                 start, going = line["number"] + 1, False

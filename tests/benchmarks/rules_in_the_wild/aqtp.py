@@ -11,10 +11,25 @@ X = np.array([0.7, -0.4, 1.8, 0.2], np.float32)
 WHY = "a straight-through estimate: the function rounds"
 
 CALLS = [
-    Call("aqt.jax_legacy.jax.primitives.floor_with_gradient", primitives.floor_with_gradient,
-         (X,), kind="convention", why=WHY),
-    Call("aqt.jax_legacy.jax.primitives.round_with_gradient", primitives.round_with_gradient,
-         (X,), kind="convention", why=WHY),
-    Call("aqt.jax_legacy.jax.fp_cast.downcast_sat_ftz",
-         lambda x: fp_cast.downcast_sat_ftz(x, -6, 8, 3), (X,), kind="convention", why=WHY),
+    Call(
+        "aqt.jax_legacy.jax.primitives.floor_with_gradient",
+        primitives.floor_with_gradient,
+        (X,),
+        kind="convention",
+        why=WHY,
+    ),
+    Call(
+        "aqt.jax_legacy.jax.primitives.round_with_gradient",
+        primitives.round_with_gradient,
+        (X,),
+        kind="convention",
+        why=WHY,
+    ),
+    Call(
+        "aqt.jax_legacy.jax.fp_cast.downcast_sat_ftz",
+        lambda x: fp_cast.downcast_sat_ftz(x, -6, 8, 3),
+        (X,),
+        kind="convention",
+        why=WHY,
+    ),
 ]

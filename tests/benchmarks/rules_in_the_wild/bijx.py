@@ -18,13 +18,28 @@ def swing(t, y, w):
     return jnp.stack([y[1], -w * jnp.sin(y[0]) + 0.1 * t])
 
 
-
 CALLS = [
-    Call("bijx.solvers._rk4_odeint",
-         lambda y, w: solvers.odeint_rk4(swing, y, 0.8, w, step_size=SMALL), (Y, W),
-         changed=False, note=ADJOINT),
-    Call("bijx.cg._crouch_grossmann",
-         lambda y, w: cg.crouch_grossmann(lambda t, y, w: swing(t, y, w), y, w, 0.0, 0.8, SMALL,
-                                          manifold_types=cg.Euclidean(), tableau=cg.CG3),
-         (Y, W), changed=False, note=ADJOINT),
+    Call(
+        "bijx.solvers._rk4_odeint",
+        lambda y, w: solvers.odeint_rk4(swing, y, 0.8, w, step_size=SMALL),
+        (Y, W),
+        changed=False,
+        note=ADJOINT,
+    ),
+    Call(
+        "bijx.cg._crouch_grossmann",
+        lambda y, w: cg.crouch_grossmann(
+            lambda t, y, w: swing(t, y, w),
+            y,
+            w,
+            0.0,
+            0.8,
+            SMALL,
+            manifold_types=cg.Euclidean(),
+            tableau=cg.CG3,
+        ),
+        (Y, W),
+        changed=False,
+        note=ADJOINT,
+    ),
 ]

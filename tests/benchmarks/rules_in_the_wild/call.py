@@ -15,7 +15,8 @@ class Call:
 
     rule      where the rule stands: `module.qualname` of a `jax.custom_jvp` or `jax.custom_vjp`
               function, or of a primitive of JAX, `jax.lax.sin_p`
-    function  of args; what is no array is closed over
+    function  of args; what is no array is closed over. None where `confirm` alone speaks, since
+              the function is too slow to be judged here
     args      inside of the domain
     changed   whether the function takes other numbers too: scaled, zeros, ties
     against   a reference, where the function cannot be its own
@@ -29,7 +30,7 @@ class Call:
     """
 
     rule: str
-    function: Callable[..., Any]
+    function: Callable[..., Any] | None
     args: tuple[Any, ...]
     note: str = ""
     changed: bool = True

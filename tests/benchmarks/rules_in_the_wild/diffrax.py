@@ -28,10 +28,20 @@ def solved(adjoint):
 
 
 CALLS = [
-    Call("diffrax._adjoint._loop_backsolve", solved(diffrax.BacksolveAdjoint()), (Y, W),
-         seen_as="fn_wrapped", changed=False,
-         note="the adjoint method; it agrees to the solver's tolerance only"),
-    Call("equinox.internal._loop.checkpointed._checkpointed_while_loop",
-         solved(diffrax.RecursiveCheckpointAdjoint()), (Y, W), seen_as="fn_wrapped",
-         changed=False, note="RecursiveCheckpointAdjoint, by Equinox's loop"),
+    Call(
+        "diffrax._adjoint._loop_backsolve",
+        solved(diffrax.BacksolveAdjoint()),
+        (Y, W),
+        seen_as="fn_wrapped",
+        changed=False,
+        note="the adjoint method; it agrees to the solver's tolerance only",
+    ),
+    Call(
+        "equinox.internal._loop.checkpointed._checkpointed_while_loop",
+        solved(diffrax.RecursiveCheckpointAdjoint()),
+        (Y, W),
+        seen_as="fn_wrapped",
+        changed=False,
+        note="RecursiveCheckpointAdjoint, by Equinox's loop",
+    ),
 ]

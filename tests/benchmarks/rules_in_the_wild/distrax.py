@@ -18,15 +18,33 @@ VON_MISES = "distrax._src.distributions.von_mises."
 CALLS = [
     Call("distrax._src.utils.math.multiply_no_nan", math.multiply_no_nan, (X, C)),
     Call("distrax._src.utils.math.power_no_nan", math.power_no_nan, (C, X), changed=False),
-    Call("distrax._src.utils.math.multiply_no_nan",
-         lambda x: distrax.Categorical(logits=x).entropy(), (X,), note="through Categorical",
-         ),
-    Call(VON_MISES + "_von_mises_cdf", lambda x, c: distrax.VonMises(0.0, c).cdf(x), (X, C),
-         changed=False, note="a series at small concentrations"),
-    Call(VON_MISES + "_von_mises_cdf", lambda x, c: distrax.VonMises(0.0, c).cdf(x),
-         (X / 4, C + 12), changed=False, note="a normal approximation at large ones"),
-    Call(VON_MISES + "_von_mises_sample",
-         lambda c: distrax.VonMises(jnp.zeros_like(c), c).sample(seed=KEY), (C,), changed=False,
-         kind="convention", why="implicit reparametrization: the derivative is that of the "
-         "quantile at the sample, and finite differences follow the rejection sampler's path"),
+    Call(
+        "distrax._src.utils.math.multiply_no_nan",
+        lambda x: distrax.Categorical(logits=x).entropy(),
+        (X,),
+        note="through Categorical",
+    ),
+    Call(
+        VON_MISES + "_von_mises_cdf",
+        lambda x, c: distrax.VonMises(0.0, c).cdf(x),
+        (X, C),
+        changed=False,
+        note="a series at small concentrations",
+    ),
+    Call(
+        VON_MISES + "_von_mises_cdf",
+        lambda x, c: distrax.VonMises(0.0, c).cdf(x),
+        (X / 4, C + 12),
+        changed=False,
+        note="a normal approximation at large ones",
+    ),
+    Call(
+        VON_MISES + "_von_mises_sample",
+        lambda c: distrax.VonMises(jnp.zeros_like(c), c).sample(seed=KEY),
+        (C,),
+        changed=False,
+        kind="convention",
+        why="implicit reparametrization: the derivative is that of the "
+        "quantile at the sample, and finite differences follow the rejection sampler's path",
+    ),
 ]

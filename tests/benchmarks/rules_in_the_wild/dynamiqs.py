@@ -21,8 +21,16 @@ def by_pseudoinverse(a, b):
 
 
 CALLS = [
-    Call("dynamiqs.integrators.core.low_rank_integrator._qr_solve_cached", by_qr, (A, B),
-         changed=False),
-    Call("dynamiqs.integrators.core.low_rank_integrator._cholesky_solve_cached",
-         by_pseudoinverse, (A, B), changed=False),
+    Call(
+        "dynamiqs.integrators.core.low_rank_integrator._qr_solve_cached",
+        by_qr,
+        (A, B),
+        changed=False,
+    ),
+    Call(
+        "dynamiqs.integrators.core.low_rank_integrator._cholesky_solve_cached",
+        by_pseudoinverse,
+        (A, B),
+        changed=False,
+    ),
 ]

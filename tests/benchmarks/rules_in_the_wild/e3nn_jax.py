@@ -21,13 +21,23 @@ def harmonics(degrees, normalization, *algorithm):
 
 
 CALLS = [
-    Call(RULE, harmonics((0, 1, 2, 3), "integral", "recursive", "dense"), (X,),
-         note="degrees 0 to 3"),
-    Call(RULE, harmonics((4, 6), "component", "legendre", "dense"), (X,),
-         note="degrees 4 and 6, component"),
+    Call(
+        RULE, harmonics((0, 1, 2, 3), "integral", "recursive", "dense"), (X,), note="degrees 0 to 3"
+    ),
+    Call(
+        RULE,
+        harmonics((4, 6), "component", "legendre", "dense"),
+        (X,),
+        note="degrees 4 and 6, component",
+    ),
     Call(RULE, harmonics((1, 2), "norm", "recursive", "sparse"), (X,), note="norm"),
-    Call("e3nn_jax._src.utils.einsum.einsum", lambda x, w: einsum.einsum("ij,jk->ik", x, w),
-         (X, W)),
-    Call("e3nn_jax._src.utils.einsum.einsum",
-         lambda x, w: einsum.einsum("ij,jk,il->kl", x, w, x), (X, W), note="three operands"),
+    Call(
+        "e3nn_jax._src.utils.einsum.einsum", lambda x, w: einsum.einsum("ij,jk->ik", x, w), (X, W)
+    ),
+    Call(
+        "e3nn_jax._src.utils.einsum.einsum",
+        lambda x, w: einsum.einsum("ij,jk,il->kl", x, w, x),
+        (X, W),
+        note="three operands",
+    ),
 ]

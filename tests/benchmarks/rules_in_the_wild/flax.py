@@ -18,10 +18,25 @@ WHY = ("quantization to eight bits: a straight-through estimate, and the cotange
        "history are their new values")  # fmt: skip
 
 CALLS = [
-    Call(FP8 + "in_qdq", lambda x, s, h: fp8_ops.in_qdq(x.dtype, F8, x, s, h),
-         (A, SCALE, HISTORY), changed=False, kind="convention", why=WHY),
-    Call(FP8 + "out_qdq", lambda x, s, h: fp8_ops.out_qdq(x.dtype, jnp.float8_e5m2, x, s, h),
-         (A, SCALE, HISTORY), changed=False, kind="convention", why=WHY),
-    Call(FP8 + "dot_general_with_precision",
-         lambda a, b: fp8_ops.dot_general_with_precision(a, b, DIMENSIONS), (A, B)),
+    Call(
+        FP8 + "in_qdq",
+        lambda x, s, h: fp8_ops.in_qdq(x.dtype, F8, x, s, h),
+        (A, SCALE, HISTORY),
+        changed=False,
+        kind="convention",
+        why=WHY,
+    ),
+    Call(
+        FP8 + "out_qdq",
+        lambda x, s, h: fp8_ops.out_qdq(x.dtype, jnp.float8_e5m2, x, s, h),
+        (A, SCALE, HISTORY),
+        changed=False,
+        kind="convention",
+        why=WHY,
+    ),
+    Call(
+        FP8 + "dot_general_with_precision",
+        lambda a, b: fp8_ops.dot_general_with_precision(a, b, DIMENSIONS),
+        (A, B),
+    ),
 ]

@@ -37,6 +37,12 @@ def inverse(y, scale):
 
 
 CALLS = [
-    Call("flowjax.bijections.utils.NumericalInverse._wrap_inverter_with_implicit_jvp"
-         ".wrapped_inverter", inverse, (Y, SCALE), seen_as="fn_wrapper", changed=False),
+    Call(
+        "flowjax.bijections.utils.NumericalInverse._wrap_inverter_with_implicit_jvp"
+        ".wrapped_inverter",
+        inverse,
+        (Y, SCALE),
+        seen_as="fn_wrapper",
+        changed=False,
+    ),
 ]

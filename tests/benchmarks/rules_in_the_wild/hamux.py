@@ -32,14 +32,32 @@ def softplus(x, beta):
 
 
 CALLS = [
-    Call("hamux.lagrangians._lagr_tanh", lambda x: lagrangians._lagr_tanh(x, 1.3), (X,),
-         note="by x"),
-    Call("hamux.lagrangians._lagr_tanh", lagrangians._lagr_tanh, (X, BETA), changed=False,
-         note="by x and beta", confirm=confirm(lagrangians._lagr_tanh, log_cosh),
-         smallest="jax.grad(hamux.lagrangians._lagr_tanh, 1)(0.7, 1.3)"),
-    Call("hamux.lagrangians._lagr_sigmoid", lambda x: lagrangians._lagr_sigmoid(x, 1.3), (X,),
-         changed=False, note="by x"),
-    Call("hamux.lagrangians._lagr_sigmoid", lagrangians._lagr_sigmoid, (X, BETA), changed=False,
-         note="by x and beta", confirm=confirm(lagrangians._lagr_sigmoid, softplus),
-         smallest="jax.grad(hamux.lagrangians._lagr_sigmoid, 1)(0.7, 1.3)"),
+    Call(
+        "hamux.lagrangians._lagr_tanh", lambda x: lagrangians._lagr_tanh(x, 1.3), (X,), note="by x"
+    ),
+    Call(
+        "hamux.lagrangians._lagr_tanh",
+        lagrangians._lagr_tanh,
+        (X, BETA),
+        changed=False,
+        note="by x and beta",
+        confirm=confirm(lagrangians._lagr_tanh, log_cosh),
+        smallest="jax.grad(hamux.lagrangians._lagr_tanh, 1)(0.7, 1.3)",
+    ),
+    Call(
+        "hamux.lagrangians._lagr_sigmoid",
+        lambda x: lagrangians._lagr_sigmoid(x, 1.3),
+        (X,),
+        changed=False,
+        note="by x",
+    ),
+    Call(
+        "hamux.lagrangians._lagr_sigmoid",
+        lagrangians._lagr_sigmoid,
+        (X, BETA),
+        changed=False,
+        note="by x and beta",
+        confirm=confirm(lagrangians._lagr_sigmoid, softplus),
+        smallest="jax.grad(hamux.lagrangians._lagr_sigmoid, 1)(0.7, 1.3)",
+    ),
 ]

@@ -21,10 +21,22 @@ def confirm():
 
 
 CALLS = [
-    Call("jax_galsim.bessel.kv", lambda x: bessel.kv(jnp.asarray(NU, x.dtype), x), (X,),
-         changed=False, note="by the argument"),
-    Call("jax_galsim.bessel.kv", lambda v: bessel.kv(v, jnp.asarray(X, v.dtype)), (NU,),
-         changed=False, note="by the order", kind="convention", confirm=confirm,
-         why="the docstring says that the gradient by the order is not supported, and zero",
-         smallest="jax.grad(jax_galsim.bessel.kv, 0)(1.7, 0.6)"),
+    Call(
+        "jax_galsim.bessel.kv",
+        lambda x: bessel.kv(jnp.asarray(NU, x.dtype), x),
+        (X,),
+        changed=False,
+        note="by the argument",
+    ),
+    Call(
+        "jax_galsim.bessel.kv",
+        lambda v: bessel.kv(v, jnp.asarray(X, v.dtype)),
+        (NU,),
+        changed=False,
+        note="by the order",
+        kind="convention",
+        confirm=confirm,
+        why="the docstring says that the gradient by the order is not supported, and zero",
+        smallest="jax.grad(jax_galsim.bessel.kv, 0)(1.7, 0.6)",
+    ),
 ]

@@ -107,8 +107,12 @@ CALLS = [
     p("tanh", as_complex(lax.tanh), UNIT, B, note="of complex numbers"),
     p("sqrt", as_complex(lax.sqrt), A, B, note="of complex numbers"),
     p("dot_general", lambda a, b: a @ b, M, N),
-    p("ragged_dot_general", lambda a, b: lax.ragged_dot(a, b, jnp.array([1, 2])), N,
-      np.stack([M[:, :2], M[:, 1:]])),
+    p(
+        "ragged_dot_general",
+        lambda a, b: lax.ragged_dot(a, b, jnp.array([1, 2])),
+        N,
+        np.stack([M[:, :2], M[:, 1:]]),
+    ),
     p("convert_element_type", lambda x: x * x.astype(jnp.bfloat16), SIGNED, changed=False),
     p("broadcast_in_dim", lambda x: lax.broadcast(x, (2,)), SIGNED),
     p("reshape", lambda x: lax.reshape(x, (3, 2)), M),
@@ -124,12 +128,22 @@ CALLS = [
     p("reduce_prod", lambda x: jnp.prod(x * jnp.array([1, 0, 1]), 1), M, note="with a zero in it"),
     p("reduce_max", lambda x: x.max(1), M),
     p("reduce_min", lambda x: x.min(1), M),
-    p("reduce_precision", lambda x: lax.reduce_precision(x, 8, 7), SIGNED,
-      kind="convention", why="rounding to fewer bits is constant between its steps; the rule hands "
-      "the cotangent on (rounded), as for a conversion of dtypes"),
+    p(
+        "reduce_precision",
+        lambda x: lax.reduce_precision(x, 8, 7),
+        SIGNED,
+        kind="convention",
+        why="rounding to fewer bits is constant between its steps; the rule hands "
+        "the cotangent on (rounded), as for a conversion of dtypes",
+    ),
     p("sort", lambda x: jnp.sort(x, 1), M),
-    p("sort", lambda k, v: lax.sort((k, v), num_keys=1), SIGNED[::-1].copy(), A,
-      note="keys and values"),
+    p(
+        "sort",
+        lambda k, v: lax.sort((k, v), num_keys=1),
+        SIGNED[::-1].copy(),
+        A,
+        note="keys and values",
+    ),
     p("top_k", lambda x: lax.top_k(x, 2)[0], M),
     p("approx_top_k", lambda x: lax.approx_max_k(x, 2)[0], M),
     p("cumsum", lambda x: jnp.cumsum(x, 1), M),
@@ -150,31 +164,73 @@ CALLS = [
     p("scatter_max", lambda x, u: x.at[:, I].max(u), M, M * 2),
     p("scatter", lambda x, u: x.at[:, I[:2]].set(u), M, N.T[:, :2]),
     p("scatter", lambda x, u: x.at[:, I].set(u), M, M * 2, note="with one index twice"),
-    p("conv_general_dilated", lambda x, w: lax.conv_general_dilated(
-        x, w, (2, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")), IMAGE, KERNEL),
-    p("conv_general_dilated", lambda x, w: lax.conv_general_dilated(
-        x, w, (1, 2), ((1, 0), (2, 1)), lhs_dilation=(2, 1), rhs_dilation=(1, 2),
-        dimension_numbers=("NHWC", "HWIO", "NHWC")), IMAGE, KERNEL, note="dilated both ways"),
-    p("reduce_window_sum", lambda x: lax.reduce_window(
-        x, 0.0, lax.add, (2, 2), (1, 2), "VALID"), IMAGE[0, :, :, 0]),
-    p("reduce_window_max", lambda x: lax.reduce_window(
-        x, -jnp.inf, lax.max, (2, 2), (2, 2), "VALID"), IMAGE[0, :, :, 0]),
-    p("reduce_window_min", lambda x: lax.reduce_window(
-        x, jnp.inf, lax.min, (2, 2), (2, 2), "VALID"), IMAGE[0, :, :, 0]),
+    p(
+        "conv_general_dilated",
+        lambda x, w: lax.conv_general_dilated(
+            x, w, (2, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        ),
+        IMAGE,
+        KERNEL,
+    ),
+    p(
+        "conv_general_dilated",
+        lambda x, w: lax.conv_general_dilated(
+            x,
+            w,
+            (1, 2),
+            ((1, 0), (2, 1)),
+            lhs_dilation=(2, 1),
+            rhs_dilation=(1, 2),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        ),
+        IMAGE,
+        KERNEL,
+        note="dilated both ways",
+    ),
+    p(
+        "reduce_window_sum",
+        lambda x: lax.reduce_window(x, 0.0, lax.add, (2, 2), (1, 2), "VALID"),
+        IMAGE[0, :, :, 0],
+    ),
+    p(
+        "reduce_window_max",
+        lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (2, 2), (2, 2), "VALID"),
+        IMAGE[0, :, :, 0],
+    ),
+    p(
+        "reduce_window_min",
+        lambda x: lax.reduce_window(x, jnp.inf, lax.min, (2, 2), (2, 2), "VALID"),
+        IMAGE[0, :, :, 0],
+    ),
     p("fft", lambda x, y: as_complex(jnp.fft.fft)(x, y), SIGNED, B),
     p("fft", lambda x: as_complex(lambda z: jnp.fft.rfft(z.real))(x, x), SIGNED, note="rfft"),
     p("fft", lambda x, y: jnp.fft.irfft(lax.complex(x, y), 6), SIGNED, B, note="irfft"),
     Call("jax._src.lax.control_flow.solves._custom_root", cube_root, (A,), changed=False),
     p("linear_solve", solved, SQUARE, V, changed=False, note="custom_linear_solve"),
-    p("linear_solve", lambda a, b: jax.scipy.sparse.linalg.cg(
-        lambda x: a @ a.T @ x, b, tol=1e-14, maxiter=50)[0], SQUARE, V, changed=False,
-      note="through conjugate gradients"),
-    p("linear_solve", lambda a, b: jax.scipy.sparse.linalg.gmres(
-        lambda x: a @ x, b, tol=1e-14, restart=3)[0], SQUARE, V, changed=False,
-      note="through gmres"),
-    p("linear_solve", lambda a, b: jax.scipy.sparse.linalg.bicgstab(
-        lambda x: a @ x, b, tol=1e-14, maxiter=50)[0], SQUARE, V, changed=False,
-      note="through bicgstab"),
+    p(
+        "linear_solve",
+        lambda a, b: jax.scipy.sparse.linalg.cg(lambda x: a @ a.T @ x, b, tol=1e-14, maxiter=50)[0],
+        SQUARE,
+        V,
+        changed=False,
+        note="through conjugate gradients",
+    ),
+    p(
+        "linear_solve",
+        lambda a, b: jax.scipy.sparse.linalg.gmres(lambda x: a @ x, b, tol=1e-14, restart=3)[0],
+        SQUARE,
+        V,
+        changed=False,
+        note="through gmres",
+    ),
+    p(
+        "linear_solve",
+        lambda a, b: jax.scipy.sparse.linalg.bicgstab(lambda x: a @ x, b, tol=1e-14, maxiter=50)[0],
+        SQUARE,
+        V,
+        changed=False,
+        note="through bicgstab",
+    ),
     p("remat", jax.checkpoint(lambda x: jnp.sin(jnp.exp(x))), SIGNED),
     p("optimization_barrier", lambda x: lax.optimization_barrier(x * x), SIGNED),
     Call("jax._src.lax.other.logaddexp", jnp.logaddexp, (A, B)),

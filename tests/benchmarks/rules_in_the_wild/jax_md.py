@@ -21,12 +21,29 @@ CALLS = [
     Call("jax_md._nn.uma.common.rotation.safe_acos", rotation.safe_acos, (X,), changed=False),
     Call("jax_md._nn.uma.common.rotation.safe_atan2", rotation.safe_atan2, (X, Q), changed=False),
     Call("jax_md.mm_forcefields.reaxff.reaxff_helper.safe_sqrt", reaxff_helper.safe_sqrt, (X,)),
-    Call("jax_md.rigid_body._quaternion_rotate", lambda q, v: rigid_body._quaternion_rotate(
-        q / jnp.sqrt(jnp.sum(q**2)), v), (Q, V), changed=False, note="of a normalized quaternion"),
-    Call("jax_md.rigid_body._quaternion_rotate", rigid_body._quaternion_rotate, (Q, V),
-         changed=False, kind="convention", note="of any quaternion",
-         why="the gradient is projected onto the tangent space of unit quaternions"),
-    Call("jax_md.space.transform", space.transform, (BOX, R), changed=False, kind="convention",
-         why="the docstring says that the gradient stays in the coordinates of real space: it is "
-         "handed on without the box"),
+    Call(
+        "jax_md.rigid_body._quaternion_rotate",
+        lambda q, v: rigid_body._quaternion_rotate(q / jnp.sqrt(jnp.sum(q**2)), v),
+        (Q, V),
+        changed=False,
+        note="of a normalized quaternion",
+    ),
+    Call(
+        "jax_md.rigid_body._quaternion_rotate",
+        rigid_body._quaternion_rotate,
+        (Q, V),
+        changed=False,
+        kind="convention",
+        note="of any quaternion",
+        why="the gradient is projected onto the tangent space of unit quaternions",
+    ),
+    Call(
+        "jax_md.space.transform",
+        space.transform,
+        (BOX, R),
+        changed=False,
+        kind="convention",
+        why="the docstring says that the gradient stays in the coordinates of real space: it is "
+        "handed on without the box",
+    ),
 ]

@@ -25,10 +25,14 @@ CALLS = [
     Call(NN + "relu6", jax.nn.relu6, (SIGNED,)),
     Call(NN + "log1mexp", jax.nn.log1mexp, (A,), changed=False),
     Call(NN + "_softmax", lambda x: _softmax(x, -1), (SIGNED,)),
-    Call(NN + "_softmax", lambda x: _softmax(x, -1, jnp.arange(4) < 3), (SIGNED,),
-         note="with a mask"),
-    Call("jax.experimental.ode._odeint",
-         lambda y, t, w: odeint(swing, y, t, w, rtol=1e-10, atol=1e-10),
-         (np.array([0.5, 0.1], np.float32), TIMES, np.float32(1.3)), changed=False,
-         note="the adjoint method; it agrees to the solver's tolerance only"),
+    Call(
+        NN + "_softmax", lambda x: _softmax(x, -1, jnp.arange(4) < 3), (SIGNED,), note="with a mask"
+    ),
+    Call(
+        "jax.experimental.ode._odeint",
+        lambda y, t, w: odeint(swing, y, t, w, rtol=1e-10, atol=1e-10),
+        (np.array([0.5, 0.1], np.float32), TIMES, np.float32(1.3)),
+        changed=False,
+        note="the adjoint method; it agrees to the solver's tolerance only",
+    ),
 ]

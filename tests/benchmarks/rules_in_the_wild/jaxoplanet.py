@@ -17,10 +17,18 @@ U = np.array([0.3, 0.2], np.float32)
 CALLS = [
     Call("jaxoplanet.core.kepler._kepler", kepler, (M, E), changed=False),
     Call("jaxoplanet.utils.zero_safe_sqrt", utils.zero_safe_sqrt, (M,), changed=False),
-    Call("jaxoplanet.core.limb_dark._p_integral",
-         lambda u, b, r: light_curve(u, b, r), (U, np.float32(0.35), np.float32(0.1)),
-         changed=False, note="inside of the disk"),
-    Call("jaxoplanet.core.limb_dark._p_integral",
-         lambda u, b, r: light_curve(u, b, r), (U, np.float32(0.95), np.float32(0.1)),
-         changed=False, note="across the limb"),
+    Call(
+        "jaxoplanet.core.limb_dark._p_integral",
+        lambda u, b, r: light_curve(u, b, r),
+        (U, np.float32(0.35), np.float32(0.1)),
+        changed=False,
+        note="inside of the disk",
+    ),
+    Call(
+        "jaxoplanet.core.limb_dark._p_integral",
+        lambda u, b, r: light_curve(u, b, r),
+        (U, np.float32(0.95), np.float32(0.1)),
+        changed=False,
+        note="across the limb",
+    ),
 ]

@@ -37,29 +37,81 @@ ONES = np.ones(2, np.float32)
 
 CALLS = [
     Call("jaxopt._src.projection._projection_unit_simplex", projection.projection_simplex, (X,)),
-    Call("jaxopt._src.projection._projection_unit_simplex",
-         lambda x: projection.projection_l1_ball(x, 0.8), (X,), note="through projection_l1_ball"),
-    Call("jaxopt._src.projection._projection_unit_sparse_simplex",
-         lambda x: inner._projection_unit_sparse_simplex(x, 3), (X,)),
+    Call(
+        "jaxopt._src.projection._projection_unit_simplex",
+        lambda x: projection.projection_l1_ball(x, 0.8),
+        (X,),
+        note="through projection_l1_ball",
+    ),
+    Call(
+        "jaxopt._src.projection._projection_unit_sparse_simplex",
+        lambda x: inner._projection_unit_sparse_simplex(x, 3),
+        (X,),
+    ),
     Call("jaxopt._src.isotonic._isotonic_l2_pav", isotonic.isotonic_l2_pav, (X,), changed=False),
-    Call("jaxopt._src.perturbations.make_perturbed_argmax.forward_pert",
-         lambda x: perturbations.make_perturbed_argmax(argmax, num_samples=16, sigma=0.5)(x, KEY),
-         (X,), changed=False, kind="convention", why=PERTURBED),
-    Call("jaxopt._src.perturbations.make_perturbed_max.forward_pert",
-         lambda x: perturbations.make_perturbed_max(argmax, num_samples=16, sigma=0.5)(x, KEY),
-         (X,), changed=False, kind="convention", why=PERTURBED),
-    Call(IMPLICIT, lambda a, b, l2: jaxopt.GradientDescent(
-        ridge, maxiter=2000, tol=1e-13, stepsize=0.3, acceleration=False).run(
-        jnp.ones(2, a.dtype), a, b, l2).params, (A, B, L2), changed=False,
-         note="GradientDescent, differentiated implicitly"),
-    Call(IMPLICIT, lambda a, b, l2: jaxopt.LBFGS(ridge, maxiter=200, tol=1e-13).run(
-        jnp.ones(2, a.dtype), a, b, l2).params, (A, B, L2), changed=False,
-         note="LBFGS, differentiated implicitly"),
-    Call(IMPLICIT, lambda a: jaxopt.Bisection(
-        lambda x, a: x**3 + x - a, lower=-3.0, upper=3.0, tol=1e-14, maxiter=80,
-        check_bracket=False).run(None, a).params, (np.float32(1.7),), changed=False,
-         note="Bisection, differentiated implicitly"),
-    Call(IMPLICIT, lambda a: jaxopt.FixedPointIteration(
-        lambda x, a: jnp.cos(a * x), tol=1e-14, maxiter=500).run(jnp.ones_like(a), a).params,
-         (np.float32(0.7),), changed=False, note="FixedPointIteration"),
+    Call(
+        "jaxopt._src.perturbations.make_perturbed_argmax.forward_pert",
+        lambda x: perturbations.make_perturbed_argmax(argmax, num_samples=16, sigma=0.5)(x, KEY),
+        (X,),
+        changed=False,
+        kind="convention",
+        why=PERTURBED,
+    ),
+    Call(
+        "jaxopt._src.perturbations.make_perturbed_max.forward_pert",
+        lambda x: perturbations.make_perturbed_max(argmax, num_samples=16, sigma=0.5)(x, KEY),
+        (X,),
+        changed=False,
+        kind="convention",
+        why=PERTURBED,
+    ),
+    Call(
+        IMPLICIT,
+        lambda a, b, l2: (
+            jaxopt.GradientDescent(ridge, maxiter=2000, tol=1e-13, stepsize=0.3, acceleration=False)
+            .run(jnp.ones(2, a.dtype), a, b, l2)
+            .params
+        ),
+        (A, B, L2),
+        changed=False,
+        note="GradientDescent, differentiated implicitly",
+    ),
+    Call(
+        IMPLICIT,
+        lambda a, b, l2: (
+            jaxopt.LBFGS(ridge, maxiter=200, tol=1e-13).run(jnp.ones(2, a.dtype), a, b, l2).params
+        ),
+        (A, B, L2),
+        changed=False,
+        note="LBFGS, differentiated implicitly",
+    ),
+    Call(
+        IMPLICIT,
+        lambda a: (
+            jaxopt.Bisection(
+                lambda x, a: x**3 + x - a,
+                lower=-3.0,
+                upper=3.0,
+                tol=1e-14,
+                maxiter=80,
+                check_bracket=False,
+            )
+            .run(None, a)
+            .params
+        ),
+        (np.float32(1.7),),
+        changed=False,
+        note="Bisection, differentiated implicitly",
+    ),
+    Call(
+        IMPLICIT,
+        lambda a: (
+            jaxopt.FixedPointIteration(lambda x, a: jnp.cos(a * x), tol=1e-14, maxiter=500)
+            .run(jnp.ones_like(a), a)
+            .params
+        ),
+        (np.float32(0.7),),
+        changed=False,
+        note="FixedPointIteration",
+    ),
 ]

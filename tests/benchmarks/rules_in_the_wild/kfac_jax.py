@@ -12,6 +12,13 @@ RULE = "kfac_jax._src.utils.math._sqrt_bound_derivative"
 
 CALLS = [
     Call(RULE, math.stable_sqrt, (X,), note="the slope is bounded by 1000"),
-    Call(RULE, math.stable_sqrt, (X * 1e-8,), changed=False, note="where the bound is met",
-         kind="convention", why="the slope of the square root is bounded on purpose"),
+    Call(
+        RULE,
+        math.stable_sqrt,
+        (X * 1e-8,),
+        changed=False,
+        note="where the bound is met",
+        kind="convention",
+        why="the slope of the square root is bounded on purpose",
+    ),
 ]

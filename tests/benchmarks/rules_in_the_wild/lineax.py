@@ -40,9 +40,20 @@ CALLS = [
     p(solved(lx.CG(**TIGHT), lx.positive_semidefinite_tag), A, B, note="CG"),
     p(solved(lx.GMRES(**TIGHT)), A, B, note="GMRES"),
     p(solved(lx.BiCGStab(**TIGHT)), A, B, note="BiCGStab"),
-    p(lambda d, b: lx.linear_solve(lx.DiagonalLinearOperator(d), b).value, B, B * 2 + 1,
-      note="a diagonal"),
-    p(lambda d, lo, up, b: lx.linear_solve(
-        lx.TridiagonalLinearOperator(d, lo, up), b, lx.Tridiagonal()).value,
-      B + 4, B[:2], B[1:], B, note="tridiagonal"),
+    p(
+        lambda d, b: lx.linear_solve(lx.DiagonalLinearOperator(d), b).value,
+        B,
+        B * 2 + 1,
+        note="a diagonal",
+    ),
+    p(
+        lambda d, lo, up, b: (
+            lx.linear_solve(lx.TridiagonalLinearOperator(d, lo, up), b, lx.Tridiagonal()).value
+        ),
+        B + 4,
+        B[:2],
+        B[1:],
+        B,
+        note="tridiagonal",
+    ),
 ]

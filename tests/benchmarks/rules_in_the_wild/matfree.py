@@ -28,15 +28,30 @@ def hessenberg(v, a):
 
 def least(b, a):
     solve = lstsq.lsmr(atol=1e-14, btol=1e-14, ctol=1e-14, maxiter=50)
-    return solve(lambda v, a: a.T @ v, b, (a,))[0]
+    return solve(lambda v, a: a.T @ v, b, a)[0]
 
 
 CALLS = [
-    Call("matfree.decomp._tridiag_reortho_none._estimate", tridiagonal("none"), (V, A),
-         changed=False, note="Lanczos"),
-    Call("matfree.decomp.hessenberg._estimate", tridiagonal("full"), (V, A), changed=False,
-         note="Lanczos, reorthogonalized"),
-    Call("matfree.decomp.hessenberg._estimate", hessenberg, (V, A + np.tri(4, dtype=np.float32)),
-         changed=False, note="Arnoldi"),
+    Call(
+        "matfree.decomp._tridiag_reortho_none._estimate",
+        tridiagonal("none"),
+        (V, A),
+        changed=False,
+        note="Lanczos",
+    ),
+    Call(
+        "matfree.decomp.hessenberg._estimate",
+        tridiagonal("full"),
+        (V, A),
+        changed=False,
+        note="Lanczos, reorthogonalized",
+    ),
+    Call(
+        "matfree.decomp.hessenberg._estimate",
+        hessenberg,
+        (V, A + np.tri(4, dtype=np.float32)),
+        changed=False,
+        note="Arnoldi",
+    ),
     Call("matfree.lstsq.lsmr._run", least, (B, TALL), changed=False, note="LSMR"),
 ]

@@ -36,13 +36,23 @@ def confirm():
 
 CALLS = [
     *(
-        Call("mujoco.mjx._src.collision_sdf._cylinder",
-             lambda pos: sdf._cylinder(pos, jnp.asarray(SIZE, pos.dtype)), (pos,), changed=False,
-             note=f"by the position, {place}")
+        Call(
+            "mujoco.mjx._src.collision_sdf._cylinder",
+            lambda pos: sdf._cylinder(pos, jnp.asarray(SIZE, pos.dtype)),
+            (pos,),
+            changed=False,
+            note=f"by the position, {place}",
+        )
         for place, pos in PLACES.items()
     ),
-    Call("mujoco.mjx._src.collision_sdf._cylinder", sdf._cylinder,
-         (PLACES["outside of the side"], SIZE), changed=False, note="by position and size",
-         confirm=confirm, smallest="jax.grad(collision_sdf._cylinder, 1)("
-         "jnp.array([0.7, 0.4, 0.3]), jnp.array([0.5, 0.8, 0.0]))"),
+    Call(
+        "mujoco.mjx._src.collision_sdf._cylinder",
+        sdf._cylinder,
+        (PLACES["outside of the side"], SIZE),
+        changed=False,
+        note="by position and size",
+        confirm=confirm,
+        smallest="jax.grad(collision_sdf._cylinder, 1)("
+        "jnp.array([0.7, 0.4, 0.3]), jnp.array([0.5, 0.8, 0.0]))",
+    ),
 ]

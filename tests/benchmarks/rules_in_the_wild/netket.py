@@ -32,14 +32,30 @@ def score(p):
 
 
 CALLS = [
-    Call("netket.jax._expect._expect", lambda p: nk.jax.expect(log_pdf, observed, p, S)[0], (P,),
-         changed=False, kind="convention",
-         why="the gradient of an expectation value, estimated by the score function: its samples "
-         "follow the parameters, and those that are given do not"),
-    Call("netket.jax._expect._expect", lambda p: nk.jax.expect(log_pdf, observed, p, S)[0], (P,),
-         changed=False, against=score, note="against the score function's estimate"),
-    Call("netket.jax._apply_packed._apply_packed_local",
-         lambda p: nk.jax.apply_packed(lambda p, x: jnp.sin(x @ p), p, S, EVERY, fill=p[0]),
-         (P,), changed=False) if hasattr(nk.jax, "apply_packed") else None,
+    Call(
+        "netket.jax._expect._expect",
+        lambda p: nk.jax.expect(log_pdf, observed, p, S)[0],
+        (P,),
+        changed=False,
+        kind="convention",
+        why="the gradient of an expectation value, estimated by the score function: its samples "
+        "follow the parameters, and those that are given do not",
+    ),
+    Call(
+        "netket.jax._expect._expect",
+        lambda p: nk.jax.expect(log_pdf, observed, p, S)[0],
+        (P,),
+        changed=False,
+        against=score,
+        note="against the score function's estimate",
+    ),
+    Call(
+        "netket.jax._apply_packed._apply_packed_local",
+        lambda p: nk.jax.apply_packed(lambda p, x: jnp.sin(x @ p), p, S, EVERY, fill=p[0]),
+        (P,),
+        changed=False,
+    )
+    if hasattr(nk.jax, "apply_packed")
+    else None,
 ]
 CALLS = [call for call in CALLS if call is not None]

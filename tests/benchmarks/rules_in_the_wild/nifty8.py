@@ -17,7 +17,12 @@ def symmetric(function):
 
 CALLS = [
     Call("nifty8.re.multi_grid.util.solve", symmetric(util.solve), (SPD, B), changed=False),
-    Call("nifty8.re.multi_grid.util.solve", symmetric(util.solve), (SPD, SPD[:, :2] - B[:, None]),
-         changed=False, note="two right-hand sides"),
+    Call(
+        "nifty8.re.multi_grid.util.solve",
+        symmetric(util.solve),
+        (SPD, SPD[:, :2] - B[:, None]),
+        changed=False,
+        note="two right-hand sides",
+    ),
     Call("nifty8.re.multi_grid.util.sqrtm", symmetric(util.sqrtm), (SPD,), changed=False),
 ]

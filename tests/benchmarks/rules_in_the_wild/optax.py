@@ -16,15 +16,34 @@ LOGSOFTMAX = "optax.losses._classification.weighted_logsoftmax"
 
 CALLS = [
     Call(LOGSOFTMAX, _classification.weighted_logsoftmax, (X, W)),
-    Call(LOGSOFTMAX, optax.losses.safe_softmax_cross_entropy, (X, W / W.sum(1, keepdims=True)),
-         note="through safe_softmax_cross_entropy"),
-    Call("optax.projections._projections._projection_unit_simplex",
-         _projections._projection_unit_simplex, (X[0],)),
-    Call("optax.projections._projections._projection_unit_simplex",
-         optax.projections.projection_simplex, (X[0],), note="through projection_simplex"),
-    Call("optax.projections._projections._projection_unit_simplex",
-         lambda x: optax.projections.projection_l1_ball(x, 0.8), (X[0],),
-         note="through projection_l1_ball"),
-    Call("optax._src.utils._scale_gradient", lambda x: utils.scale_gradient(x * x, 0.3), (X,),
-         kind="convention", why="the identity whose gradient is scaled on purpose"),
+    Call(
+        LOGSOFTMAX,
+        optax.losses.safe_softmax_cross_entropy,
+        (X, W / W.sum(1, keepdims=True)),
+        note="through safe_softmax_cross_entropy",
+    ),
+    Call(
+        "optax.projections._projections._projection_unit_simplex",
+        _projections._projection_unit_simplex,
+        (X[0],),
+    ),
+    Call(
+        "optax.projections._projections._projection_unit_simplex",
+        optax.projections.projection_simplex,
+        (X[0],),
+        note="through projection_simplex",
+    ),
+    Call(
+        "optax.projections._projections._projection_unit_simplex",
+        lambda x: optax.projections.projection_l1_ball(x, 0.8),
+        (X[0],),
+        note="through projection_l1_ball",
+    ),
+    Call(
+        "optax._src.utils._scale_gradient",
+        lambda x: utils.scale_gradient(x * x, 0.3),
+        (X,),
+        kind="convention",
+        why="the identity whose gradient is scaled on purpose",
+    ),
 ]

@@ -51,7 +51,8 @@ MEANINGS = {
 
 
 def page(rows: Sequence[Row]) -> str:
-    rows = [row for row in rows if row["verdict"] != "not reached"]
+    beside = [row for row in rows if row["verdict"] == "beside"]
+    rows = [row for row in rows if row["verdict"] not in ("not reached", "beside")]
     unknown = [row["rule"] for row in rows if row["verdict"] not in VERDICTS]
     if unknown:
         raise ValueError(f"these have no verdict that a page can have: {unknown}")
@@ -66,6 +67,12 @@ def page(rows: Sequence[Row]) -> str:
     parts = [head, "## By package\n", by_package(rows), "\n## Wrong, and confirmed\n"]
     parts += [confirmed(row) for row in rows if row["verdict"] == "wrong"]
     parts += ["\n## Not a derivative, on purpose\n", table_of(rows, "convention", "why")]
+    if beside:
+        parts += [
+            "\n## Found beside the table\n",
+            "Not through `compare`, for which they are too slow here.\n",
+        ]
+        parts += [confirmed(row) for row in beside]
     titles = {
         "rounds more": "Right, and rounds more",
         "false alarm": "False alarms",
@@ -110,7 +117,9 @@ def confirmed(row: Row) -> str:
     numbers = "; ".join(f"{name}: {value:.9g}" for name, value in row["confirmed"].items())
     told = f", {row['note']}" if row["note"] else ""
     text = f"**{row['package']} {row['version']}**, `{row['rule']}` ({row['where']}){told}. "
-    text += f"`compare` says: {cell(row['headline'].partition(': ')[2])}. {numbers}.\n"
+    if row["headline"]:
+        text += f"`compare` says: {cell(row['headline'].partition(': ')[2])}. "
+    text += f"{numbers}.\n"
     return text + (f"\n```python\n{row['smallest']}\n```\n" if row["smallest"] else "")
 
 

@@ -20,6 +20,10 @@ X = np.array([0.3, -0.2, 0.4], np.float32)
 Y = np.array([-0.1, 0.5, 0.2], np.float32)
 
 CALLS = [
-    Call("pennylane.math.fidelity._register_jax_vjp._compute_fidelity_jax",
-         lambda x, y: qml.math.fidelity(state(x), state(y)).real, (X, Y), changed=False),
+    Call(
+        "pennylane.math.fidelity._register_jax_vjp._compute_fidelity_jax",
+        lambda x, y: qml.math.fidelity(state(x), state(y)).real,
+        (X, Y),
+        changed=False,
+    ),
 ]

@@ -94,7 +94,7 @@ def of_primitive(name: str) -> str:
     """Where JAX registers the derivative rule of a primitive."""
     for text, file in sources():
         found = re.search(
-            rf"^ *ad\.(def\w+\(|primitive_\w+\[|fancy_transposes\[)\w*\.?{name}\b", text, re.M
+            rf"^ *ad\.(def\w+\(|primitive_\w+\[|fancy_transposes\[)\s*\w*\.?{name}\b", text, re.M
         )
         if found:
             return f"{short(str(file))}:{text.count(chr(10), 0, found.start()) + 1}"

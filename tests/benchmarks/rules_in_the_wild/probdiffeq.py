@@ -33,9 +33,21 @@ def confirm():
 
 
 CALLS = [
-    Call("probdiffeq.backend.linalg.qr_r", linalg.qr_r, (A,), changed=False, confirm=confirm,
-         kind="convention", why="Q is held constant, as the docstring says: dR = Qᵀ dA is right in "
-         "RᵀR alone, which is what its users form; its lower triangle is not zero"),
-    Call("probdiffeq.backend.linalg.qr_r", lambda a: (lambda r: r.T @ r)(linalg.qr_r(a)), (A,),
-         changed=False, note="in RᵀR, which is what is formed of it"),
+    Call(
+        "probdiffeq.backend.linalg.qr_r",
+        linalg.qr_r,
+        (A,),
+        changed=False,
+        confirm=confirm,
+        kind="convention",
+        why="Q is held constant, as the docstring says: dR = Qᵀ dA is right in "
+        "RᵀR alone, which is what its users form; its lower triangle is not zero",
+    ),
+    Call(
+        "probdiffeq.backend.linalg.qr_r",
+        lambda a: (lambda r: r.T @ r)(linalg.qr_r(a)),
+        (A,),
+        changed=False,
+        note="in RᵀR, which is what is formed of it",
+    ),
 ]

@@ -21,7 +21,13 @@ def relaxed(q, c, a, b, g, h):
 
 
 CALLS = [
-    Call("qpax.explicit.diff_qp.solve_qp_primal", relaxed, (Q, L, A, B, G, H), changed=False,
-         kind="convention", why="the gradient is that of a relaxed problem, κ = 1e-8 here, which "
-         "is smooth where a constraint becomes active"),
+    Call(
+        "qpax.explicit.diff_qp.solve_qp_primal",
+        relaxed,
+        (Q, L, A, B, G, H),
+        changed=False,
+        kind="convention",
+        why="the gradient is that of a relaxed problem, κ = 1e-8 here, which "
+        "is smooth where a constraint becomes active",
+    ),
 ]

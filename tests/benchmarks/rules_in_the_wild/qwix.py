@@ -31,6 +31,10 @@ def conv(qtype):
 CALLS = [
     Call(DOT, dot(None), (A, B), note="nothing quantized"),
     Call(DOT, dot("int8"), (A, B), changed=False, note="int8", kind="convention", why=WHY),
-    Call("qwix._src.core.conv_general_qt.conv_general_qt", conv(None), (IMAGE, KERNEL),
-         note="nothing quantized"),
+    Call(
+        "qwix._src.core.conv_general_qt.conv_general_qt",
+        conv(None),
+        (IMAGE, KERNEL),
+        note="nothing quantized",
+    ),
 ]

@@ -8,6 +8,7 @@ import importlib
 import inspect
 import json
 import math
+import re
 import resource
 import sys
 import time
@@ -31,17 +32,15 @@ def main() -> None:
     parser.add_argument("package", help="the distribution")
     parser.add_argument("calls", nargs="+", help="files of this folder: optax, jax_special")
     parser.add_argument("--start", type=int, default=0, help="leave out the calls before this one")
-    parser.add_argument("--only", default="", help="rules with this in their name")
+    parser.add_argument("--only", default="", help="a regular expression: of rules and notes")
     parser.add_argument("--limit", type=int, default=60, help="CPU seconds a rule may take")
     given = parser.parse_args()
     sys.argv = sys.argv[:1]  # packages that read flags know none of these
     warnings.simplefilter("ignore")
-    rows = [
-        call
-        for name in given.calls
-        for call in importlib.import_module(f"rules_in_the_wild.{name}").CALLS
-        if given.only in call.rule
-    ]
+    modules = [importlib.import_module(f"rules_in_the_wild.{name}") for name in given.calls]
+    every = [call for module in modules for call in module.CALLS]
+    rows = [call for call in every if re.search(given.only, f"{call.rule} {call.note}")]
+    say({"calls": [[call.rule, call.note] for call in every]})
     head = {"package": given.package, "version": version(given.package), "jax": jax.__version__}
     for number, call in enumerate(rows):
         if number >= given.start:
@@ -60,6 +59,9 @@ def judged(call: Call) -> dict[str, Any]:
     row: dict[str, Any] = {"rule": call.rule, "note": call.note, "why": call.why, "headline": ""}
     row |= {"smallest": call.smallest, "where": definition(call.rule), "seconds": 0.0}
     start = time.process_time()
+    if call.function is None:
+        numbers = confirmed(call)
+        return row | {"verdict": "beside", "confirmed": numbers} | seconds_since(start)
     try:
         with jax.numpy_dtype_promotion("standard"):
             names = reached(call.function, call.args)
@@ -70,14 +72,9 @@ def judged(call: Call) -> dict[str, Any]:
         found = compared(call)
     except Exception as error:
         told = f"{type(error).__name__}: {error}".splitlines()
-        seconds = time.process_time() - start
-        return row | {
-            "verdict": "cannot be judged",
-            "headline": told[0],
-            "seconds": round(seconds, 2),
-            "traceback": traceback.format_exc()[-3000:],
-        }
-    row |= {"seconds": round(time.process_time() - start, 2), "headline": found.headline}
+        row |= {"verdict": "cannot be judged", "headline": told[0]} | seconds_since(start)
+        return row | {"traceback": traceback.format_exc()[-3000:]}
+    row |= {"headline": found.headline} | seconds_since(start)
     row |= worst_of(found) | {"notes": list(found.notes), "table": str(found)[:4000]}
     if found.ok:
         return row | {"verdict": "right"}
@@ -87,9 +84,17 @@ def judged(call: Call) -> dict[str, Any]:
         return row | {"verdict": "cannot be judged"}
     if call.confirm is None:
         return row | {"verdict": call.kind or "unexplained"}
-    with jax.enable_x64(True):
-        numbers = {name: float(value) for name, value in call.confirm().items()}
-    return row | {"verdict": call.kind or "wrong", "confirmed": numbers}
+    return row | {"verdict": call.kind or "wrong", "confirmed": confirmed(call)}
+
+
+def confirmed(call: Call) -> dict[str, float]:
+    """The numbers of `confirm`."""
+    with jax.enable_x64(call.function is not None):
+        return {name: float(value) for name, value in call.confirm().items()}
+
+
+def seconds_since(start: float) -> dict[str, float]:
+    return {"seconds": round(time.process_time() - start, 2)}
 
 
 def compared(call: Call) -> fp.Comparison:
