@@ -101,7 +101,7 @@ def judged(python: Path, package: str, calls: list[str], only: str) -> Any:
             else:
                 start, going, asked = line["number"], True, line
         if going:  # asked, and never answered
-            told = f"no answer in {LIMIT} s of CPU time"
+            told = f"no answer in {LIMIT} s of CPU time, or the process died"
             row = {"package": package, "version": "", "jax": "", "headline": told}
             row |= asked | {"verdict": "cannot be judged", "seconds": LIMIT, "where": ""}
             tell(row)

@@ -24,7 +24,9 @@ def of_bounds():
     """log p = α log x + log(1 + α) − log(high¹⁺ᵅ − low¹⁺ᵅ), by low and high, in closed form."""
     x, a, low, high = 1.4, 0.4, 0.5, 3.2
     width = high ** (1 + a) - low ** (1 + a)
-    rule = jax.grad(lambda *bounds: power(a, *bounds).log_prob(x), (0, 1))(low, high)
+    rule = jax.grad(
+        lambda *bounds: power(jnp.asarray(a), *bounds).log_prob(jnp.asarray(x)), (0, 1)
+    )(jnp.asarray(low), jnp.asarray(high))
     return {
         "the rule, by low": rule[0],
         "closed form, by low": (1 + a) * low**a / width,
@@ -36,7 +38,9 @@ def of_bounds():
 def of_bounds_at_minus_one():
     """log p = −log x − log log(high / low)."""
     x, low, high = 1.4, 0.5, 3.2
-    rule = jax.grad(lambda *bounds: power(-1.0, *bounds).log_prob(x), (0, 1))(low, high)
+    rule = jax.grad(
+        lambda *bounds: power(jnp.asarray(-1.0), *bounds).log_prob(jnp.asarray(x)), (0, 1)
+    )(jnp.asarray(low), jnp.asarray(high))
     return {
         "the rule, by low": rule[0],
         "closed form, by low": 1 / (low * np.log(high / low)),
@@ -45,7 +49,11 @@ def of_bounds_at_minus_one():
     }
 
 
-SMALLEST = "jax.grad(lambda high: dist.DoublyTruncatedPowerLaw({}, 0.5, high).log_prob(1.4))(3.2)"
+SMALLEST = (
+    "alpha, low, x = jnp.array({}), jnp.array(0.5), jnp.array(1.4)\n"
+    "jax.grad(lambda high: dist.DoublyTruncatedPowerLaw(alpha, low, high).log_prob(x))(3.2)"
+)
+
 CALLS = [
     Call("numpyro.distributions.util.log1mexp", util.log1mexp, (-X,), changed=False),
     Call(
@@ -79,14 +87,18 @@ CALLS = [
     ),
     Call(
         POWER + "log_prob.f",
-        lambda a: power(a, LOW, HIGH).log_prob(jnp.asarray(X, a.dtype)),
+        lambda a: power(a, *(jnp.asarray(b, a.dtype) for b in (LOW, HIGH))).log_prob(
+            jnp.asarray(X, a.dtype)
+        ),
         (np.full(4, -1.0005, np.float32),),
         changed=False,
         note="near the exponent −1, where an approximation stands",
     ),
     Call(
         POWER + "cdf.f",
-        lambda a: power(a, LOW, HIGH).cdf(jnp.asarray(X, a.dtype)),
+        lambda a: power(a, *(jnp.asarray(b, a.dtype) for b in (LOW, HIGH))).cdf(
+            jnp.asarray(X, a.dtype)
+        ),
         (np.full(4, -1.0005, np.float32),),
         changed=False,
         note="near the exponent −1, where an approximation stands",

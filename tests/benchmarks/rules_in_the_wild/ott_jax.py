@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ott.geometry import costs, geometry, regularizers
@@ -9,7 +10,7 @@ from ott.math import fixed_point_loop, matrix_square_root, utils
 from ott.problems.linear import linear_problem
 from ott.solvers.linear import sinkhorn
 
-from rules_in_the_wild.call import Call
+from rules_in_the_wild.call import Call, slope
 
 X = np.array([[-0.7, 0.4, 1.8], [0.3, 1.7, -0.2]], np.float32)
 W = np.array([[0.5, 1.2, 0.3], [1.5, 0.1, 0.7]], np.float32)
@@ -27,11 +28,32 @@ def potentials(c):
     return found.matrix
 
 
-def babylonian(a):
-    """The square root of a by a loop whose backward pass is fixpoint_iter_backprop's."""
-    return fixed_point_loop.fixpoint_iter_backprop(
-        lambda i, c, s: i < 8, lambda i, c, s, _: (s + c / s) / 2, 8, 8, 4, a, jnp.ones_like(a)
+def cosines(least):
+    """s = cos(c s), eight times over: between `least` and eight iterations, four at a time."""
+    return lambda c: fixed_point_loop.fixpoint_iter_backprop(
+        lambda i, c, s: i < 8, lambda i, c, s, _: jnp.cos(c * s), least, 8, 4, c, jnp.ones_like(c)
     )
+
+
+def of_cosines():
+    def value(c):
+        s = 1.0
+        for _ in range(8):
+            s = np.cos(c * s)
+        return s
+
+    rule = jax.grad(lambda c: cosines(8)(c))(jnp.asarray(0.7))
+    return {"the rule": rule, "central differences": slope(value, 0.7)}
+
+
+def of_softmin():
+    """−γ log Σ exp(−x / γ) by γ."""
+    x = np.array([-0.7, 0.4, 1.8])
+    rule = jax.grad(lambda g: utils.softmin(jnp.asarray(x), g, -1))(0.7)
+    return {
+        "the rule": rule,
+        "central differences": slope(lambda g: -g * np.log(np.exp(-x / g).sum()), 0.7),
+    }
 
 
 CALLS = [
@@ -62,6 +84,9 @@ CALLS = [
         lambda x, g: utils.softmin(x, g, -1),
         (X, np.float32(0.7)),
         changed=False,
+        confirm=of_softmin,
+        smallest="x = jnp.array([-0.7, 0.4, 1.8])\n"
+        "jax.grad(lambda g: ott.math.utils.softmin(x, g, -1))(0.7)",
         note="by the smoothing parameter",
     ),
     Call("ott.math.utils.lambertw", lambda z: utils.lambertw(z, 1e-14), (W,), changed=False),
@@ -83,7 +108,25 @@ CALLS = [
         (SPD,),
         changed=False,
     ),
-    Call("ott.math.fixed_point_loop.fixpoint_iter", babylonian, (W,), changed=False),
+    Call(
+        "ott.math.fixed_point_loop.fixpoint_iter",
+        cosines(4),
+        (W,),
+        changed=False,
+        note="fewer iterations at least than at most: a while loop",
+    ),
+    Call(
+        "ott.math.fixed_point_loop.fixpoint_iter",
+        cosines(8),
+        (W,),
+        changed=False,
+        note="as many iterations at least as at most: a scan, whose backward pass starts at the "
+        "first of the states that were kept and not at the last",
+        confirm=of_cosines,
+        smallest="body = lambda i, c, s, _: jnp.cos(c * s)\n"
+        "f = fixed_point_loop.fixpoint_iter_backprop\n"
+        "jax.grad(lambda c: f(lambda i, c, s: i < 8, body, 8, 8, 4, c, jnp.ones(())))(0.7)",
+    ),
     Call(
         "ott.solvers.linear.sinkhorn.iterations",
         potentials,

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 
 import funcprop as fp
-from funcprop.comparison import evidence
+from funcprop.comparison import evidence, trial
 from funcprop.comparison.verdict.rules import UNKNOWN
 from rules_in_the_wild.call import Call
 from rules_in_the_wild.places import definition, reached, short
@@ -110,12 +110,13 @@ def compared(call: Call) -> fp.Comparison:
 @contextlib.contextmanager
 def only_as_given() -> Iterator[None]:
     """Without `changed=False`: the inputs that `compare` adds are left out where it makes them."""
-    every = evidence.points
-    evidence.points = lambda x, context: every(x, context)[:1]
+    points, overflows = evidence.points, trial.overflows
+    evidence.points = lambda x, context: points(x, context)[:1]
+    trial.overflows = lambda *_: []
     try:
         yield
     finally:
-        evidence.points = every
+        evidence.points, trial.overflows = points, overflows
 
 
 def worst_of(found: fp.Comparison) -> dict[str, Any]:
