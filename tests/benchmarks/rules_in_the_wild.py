@@ -55,8 +55,8 @@ def main() -> None:
         for row in judged(python, name, pin["calls"], given.only):
             if "calls" in row:  # what is no longer called is forgotten
                 rows = {key: rows[key] for key in map(tuple, row["calls"]) if key in rows}
-                continue
-            rows[row["rule"], row["note"]] = row
+            else:
+                rows[row["rule"], row["note"]] = row
             results.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
     if given.write:
         rows = [row for name in packages for row in lines(given.folder / f"{name}.jsonl")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from aqt.jax_legacy.jax import fp_cast, primitives
+from aqt.jax_legacy.jax import primitives
 
 from rules_in_the_wild.call import Call
 
@@ -21,13 +21,6 @@ CALLS = [
     Call(
         "aqt.jax_legacy.jax.primitives.round_with_gradient",
         primitives.round_with_gradient,
-        (X,),
-        kind="convention",
-        why=WHY,
-    ),
-    Call(
-        "aqt.jax_legacy.jax.fp_cast.downcast_sat_ftz",
-        lambda x: fp_cast.downcast_sat_ftz(x, -6, 8, 3),
         (X,),
         kind="convention",
         why=WHY,

@@ -19,12 +19,6 @@ CALLS = [
     Call("distrax._src.utils.math.multiply_no_nan", math.multiply_no_nan, (X, C)),
     Call("distrax._src.utils.math.power_no_nan", math.power_no_nan, (C, X), changed=False),
     Call(
-        "distrax._src.utils.math.multiply_no_nan",
-        lambda x: distrax.Categorical(logits=x).entropy(),
-        (X,),
-        note="through Categorical",
-    ),
-    Call(
         VON_MISES + "_von_mises_cdf",
         lambda x, c: distrax.VonMises(0.0, c).cdf(x),
         (X, C),

@@ -14,10 +14,9 @@ RULE = "e3nn_jax._src.spherical_harmonics._custom_jvp_spherical_harmonics"
 
 
 def harmonics(degrees, normalization, *algorithm):
-    return lambda x: e3nn_jax.spherical_harmonics(
-        list(degrees), x, normalize=False, normalization=normalization,
-        algorithm=(*algorithm, "custom_jvp"),
-    ).array  # fmt: skip
+    irreps = " + ".join(f"1x{d}{'eo'[d % 2]}" for d in degrees)
+    options = {"normalization": normalization, "algorithm": (*algorithm, "custom_jvp")}
+    return lambda x: e3nn_jax.spherical_harmonics(irreps, x, normalize=False, **options).array
 
 
 CALLS = [
