@@ -44,7 +44,7 @@ CALLS = [
         jax.vmap(faddeeva.rewofzx),
         (X, A),
         changed=False,
-        note="by x and y",
+        note="by x and y; a term of the second does not see the cotangent",
         confirm=thrice,
         smallest="jax.grad(lambda y: 3 * exojax.special.faddeeva.rewofzx(0.3, y))(0.6)",
     ),

@@ -37,6 +37,7 @@ CALLS = [
             lambda p, x: jnp.sin(x @ p), p, S, EVERY, fill=p[0], chunk_size=2
         ),
         (P,),
+        seen_as="<unknown>",
         changed=False,
     ),
 ]

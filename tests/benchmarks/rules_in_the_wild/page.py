@@ -34,7 +34,8 @@ this page. {machine}.
 
 A rule that is wrong is confirmed by numbers that `compare` had no part in: closed forms in NumPy's
 float64, `mpmath` at 40 digits, or central differences of eighth order of the function's value.
-Packages change: the version is the one in the table.
+Where a function has a domain, the inputs that `compare` would add, scaled and zero ones, are left
+out. Packages change: the version is the one in the table.
 """
 
 MEANINGS = {
