@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from funcprop.composites import StochasticDepth as StochasticDepth
     from funcprop.composites import Tied as Tied
     from funcprop.composites import WeightStandardized as WeightStandardized
+    from funcprop.costs import measure as measure
     from funcprop.gradient import Aux as Aux
     from funcprop.gradient import as_function as as_function
     from funcprop.gradient import autodiff as autodiff
@@ -152,6 +153,7 @@ if TYPE_CHECKING:
     from funcprop.rewiring import rewire as rewire
     from funcprop.rewiring import warm_start as warm_start
     from funcprop.testing import assert_gradients as assert_gradients
+    from funcprop.testing import watch as watch
     from funcprop.training import Evaluation as Evaluation
     from funcprop.training import Metrics as Metrics
     from funcprop.training import TrainState as TrainState

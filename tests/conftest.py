@@ -4,9 +4,10 @@ Nearly all of the suite's time is tracing, lowering and compiling. Half of the l
 code faster that runs once, so XLA is told to leave that out; its own passes, on which memory, flops
 and rounding depend, all run. With XLA_FLAGS set (`XLA_FLAGS= python -m pytest`) it is left as it
 is. All programs are lowered in one MLIR context, since a new one for each is a quarter of what the
-smallest costs. A NumPy array becomes one of JAX without a program. Tracing makes many small objects
-that live long: Python looks for circles among them seldom, and no traceback is kept with every
-operation.
+smallest costs, and none gets a key of the persistent cache. A NumPy array becomes one of JAX
+without a program, and eager operations are NumPy's where the result is the same (tests/eager.py).
+Tracing makes many small objects that live long: Python looks for circles among them seldom, and no
+traceback is kept with every operation.
 
     python -m pytest                one row a layer of the catalogue, and the quick tests
     python -m pytest --all-rows     everything
@@ -28,10 +29,13 @@ from jax._src import core
 from jax._src.interpreters import mlir
 from jax._src.lib.mlir import ir
 
+from .eager import without_programs
+
 SLOW = Path(__file__).parent / "slow.txt"
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_traceback_in_locations_limit", 0)
+jax.config.update("jax_enable_compilation_cache", False)
 jax.config.update("jax_num_cpu_devices", 2)  # for tests/test_meshes.py
 gc.set_threshold(50_000, 20, 20)
 new_context = mlir.make_ir_context
@@ -67,6 +71,7 @@ def stage_without_a_program():
 
 
 stage_without_a_program()
+without_programs()
 
 if "XLA_FLAGS" not in os.environ:
     flags = [

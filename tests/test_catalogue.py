@@ -17,8 +17,7 @@ from funcprop.catalogue.comparisons import compare_row, drawn
 from funcprop.catalogue.score import mutation_score
 from funcprop.catalogue.table import ROWS
 from funcprop.comparison.evidence import observe
-from funcprop.comparison.programs import Programs, cast, measured, named_leaves
-from funcprop.comparison.subject.subject import Subject
+from funcprop.comparison.programs import Programs, cast, computed, named_leaves
 from funcprop.comparison.verdict.contract import check_contract
 from funcprop.comparison.verdict.rules import judge_exact, judge_slopes
 from funcprop.comparison.verdict.verdict import judged_in_working_dtype
@@ -42,21 +41,25 @@ class Case:
     def __init__(self, name):
         self.row = ROW[name]
         self.layer = self.row.layer
-        self.programs, self.found = Programs(), {}
-        self.peer = self.row.peer
-        self.arguments = drawn(self.row, KEY, programs=self.programs)
+        self.programs, self.found, self.drawn = Programs(), {}, {}
+        self.arguments, dys = self.given()
         floats = jax.tree.leaves(partition(self.arguments[:2])[0])
-        dys = cotangents(self.layer, *self.arguments, PROBES, KEY)
         if not floats or not jax.tree.leaves(dys):
             pytest.skip("no float goes in, or none comes out")
 
+    def given(self, dtype="float32"):
+        """-> the arguments, and cotangents of the output."""
+        if dtype not in self.drawn:
+            arguments = drawn(self.row, KEY, dtype, self.programs)
+            dys = cotangents(self.row.subject(arguments, KEY), PROBES)
+            self.drawn[dtype] = arguments, dys
+        return self.drawn[dtype]
+
     def evidence(self, dtype="float32"):
         if dtype not in self.found:
-            given = drawn(self.row, KEY, dtype, self.programs)
-            dys = cotangents(self.layer, *given, PROBES, KEY)
-            programs = self.programs
-            found = observe(self.layer, self.peer, *given, dys, KEY, quick=True, programs=programs)
-            self.found[dtype] = found
+            given, dys = self.given(dtype)
+            subject = self.row.subject(given, KEY)
+            self.found[dtype] = observe(subject, dys, self.programs)
         return self.found[dtype]
 
     @property
@@ -67,15 +70,12 @@ class Case:
         """y, and dx and dparams under the first cotangent, by the programs of the witnesses."""
         first = jax.tree.map(lambda leaf: leaf[0], self.exact.given)
         with jax.enable_x64(True):
-            y = self.programs("forward", self.layer.forward, *self.wide()[:3], quick=True)[0]
+            y = self.programs("forward", self.layer.forward, *self.wide()[:3])[0]
         return {"dparams": first["dparams"], "dx": first["dx"], "y": y}  # as JAX sorts
 
     def rounded_rows(self, dtype):
-        given = drawn(self.row, KEY, dtype, self.programs)
-        trial = Subject(self.layer, *given, key=KEY, peer=self.peer)
-        return judged_in_working_dtype(
-            trial, self.evidence(dtype), self.row.floor, self.programs, quick=True
-        )
+        subject = self.row.subject(self.given(dtype)[0], KEY)
+        return judged_in_working_dtype(subject, self.evidence(dtype), self.row.floor, self.programs)
 
     def wide(self):
         """The arguments and cotangents in float64; only inside jax.enable_x64."""
@@ -117,7 +117,7 @@ def wrong(rows):
 def test_gradients_have_the_tree_shapes_and_dtypes_of_what_they_belong_to(name):
     c = case(name)
     given = *c.arguments, first_dy(c)
-    rows, notes = check_contract(c.layer, *given, c.programs)
+    rows, notes = check_contract(c.row.subject(c.arguments, KEY), given[-1], c.programs)
     assert wrong(rows) == [] and notes == []
 
 
@@ -186,8 +186,8 @@ def test_vmap_over_examples_is_the_batch(name):
     *given, dys = c.wide()
     dy = jax.tree.map(lambda leaf: leaf[0], dys)
     with jax.enable_x64(True):
-        wanted = measured(batch, *given, dy, quick=True) if mean else c.in_float64()
-        found = measured(examples, *given, dy, quick=True)
+        wanted = computed(batch, *given, dy) if mean else c.in_float64()
+        found = computed(examples, *given, dy)
     assert off(found, wanted) <= 1e-10
 
 
@@ -210,7 +210,7 @@ def test_inside_scan_checkpoint_and_grad(name):
         return jax.lax.scan(step, None, dys)[1]
 
     with jax.enable_x64(True):
-        found = measured(scanned, *c.wide(), quick=True)
+        found = computed(scanned, *c.wide())
     assert off(found, c.exact.given) <= 1e-10
 
 
@@ -235,7 +235,7 @@ def test_eager_is_jit(name):
             assert not (same and is_float(leaf) and np.array_equal(kept, leaf))
     eager = {"dparams": zeros_where_frozen(dparams, params), "dx": dx, "y": y}
     if off(eager, c.in_float64(), floor=1e-2) > 1e-4:  # rounding, or other random numbers
-        jitted = measured(run, params, x, context, dy, quick=True)
+        jitted = computed(run, params, x, context, dy)
         assert off(eager, jitted, floor=1e-2) <= 1e-4
 
 

@@ -22,9 +22,11 @@ HOUSE = Path(funcprop.__file__).parent
 # These name things in public; of any other module that is public which `funcprop` itself names.
 EXPORTING = (
     "blocks",
+    "catalogue",
     "collectors",
     "comparison",
     "composites",
+    "costs",
     "data",
     "initializers",
     "layers",
@@ -33,6 +35,7 @@ EXPORTING = (
     "models",
     "pipelines",
     "rewiring",
+    "testing",
     "training",
 )
 

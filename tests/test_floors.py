@@ -10,10 +10,10 @@ import pytest
 HOUSE = Path(__file__).parent.parent / "funcprop"
 
 FLOORS = {
-    "cli": 9,
-    "testing": 8,
-    "catalogue": 7,
-    "costs": 6,
+    "cli": 10,
+    "testing": 9,
+    "catalogue": 8,
+    "costs": 7,
     "comparison": 6,
     "training": 5,
     "pipelines": 5,
@@ -90,6 +90,59 @@ def test_imports_come_from_below(path):
         if other != own and not FLOORS.get(other, 99) < FLOORS[own]
     ]
     assert wrong == [], f"{path.relative_to(HOUSE)} is on floor {FLOORS[own]}"
+
+
+# A comparison is a way: what is compared, who is asked, what they say, what it proves, and why.
+STAGES = [
+    "programs",
+    "leaf",
+    "subject",
+    "witnesses",
+    "evidence",
+    "verdict",
+    "explanation",
+    "report",
+    "trial",
+    "front",
+]
+
+
+DRAWING = Path(__file__).parent.parent / "docs" / "contributing.md"
+
+
+def stages():
+    """{stage: the stages that its files import}, of the comparison."""
+    found = {stage: set() for stage in STAGES}
+    for path in FILES:
+        if room(path) == "comparison" and module(path) != "comparison":
+            own = module(path).split(".")[1]
+            names = {name for _, name in imported(path) if name.startswith("comparison.")}
+            found[own] |= {name.split(".")[1] for name in names} - {own}
+    return found
+
+
+def drawn(found):
+    """A line a stage, a mark under every stage before it that it imports."""
+    width = max(map(len, STAGES))
+    lines = []
+    for i, stage in enumerate(STAGES):
+        marks = ["──▶" if other in found[stage] else "   " for other in STAGES[:i]]
+        lines.append(f"{stage.ljust(width)} {''.join(marks)} {i}".rstrip())
+    numbers = "".join(f"{i:>3}" for i in range(len(STAGES)))
+    return "\n".join([f"{'imports'.ljust(width)} {numbers}", *lines])
+
+
+def test_the_stages_of_a_comparison_import_those_before_them():
+    for stage, names in stages().items():
+        later = {name for name in names if STAGES.index(name) > STAGES.index(stage)}
+        assert later == set(), f"{stage} imports what comes after it"
+
+
+def test_the_drawing_of_the_stages_is_made_of_the_imports():
+    text = DRAWING.read_text(encoding="utf-8")
+    shown = text.partition("<!-- stages -->")[2].partition("<!-- stages end -->")[0]
+    wanted = f"\n```text\n{drawn(stages())}\n```\n"
+    assert shown == wanted, f"docs/contributing.md: between the marks belongs{wanted}"
 
 
 @pytest.mark.parametrize("own", sorted(set(map(room, FILES))))

@@ -240,7 +240,7 @@ def test_any_array_will_do(other):
         for batch, mask in (((y, Y), shown), ((other(np.array(y)), Y), other(np.array(shown))))
     )
     assert again == loss
-    assert fp.compare(fp.Tanh(), (), given, quick=True).ok
+    assert fp.compare(fp.Tanh(), (), given).ok
 
 
 def test_words_are_no_array_and_go_through_no_dlpack():
@@ -319,7 +319,7 @@ def test_ordinary_mistakes_are_answered(call, words):
 
 
 def test_a_missing_backward_is_no_wrong_gradient():
-    found = fp.compare(fp.Serial(fp.Tanh(), WithoutBackward()), ((), ()), X, quick=True)
+    found = fp.compare(fp.Serial(fp.Tanh(), WithoutBackward()), ((), ()), X)
     assert not found.ok
     assert "Serial[1] WithoutBackward does not define backward" in found.headline
     assert "wrong gradient" not in found.headline

@@ -19,15 +19,12 @@ from funcprop.catalogue.row import Row
 from funcprop.catalogue.table import ROWS
 from funcprop.comparison.programs import Programs, cast
 from funcprop.comparison.report.comparison import MEANINGS, Comparison
-from funcprop.comparison.subject.subject import Subject
 from funcprop.comparison.trial import compare_subject
 from funcprop.costs.cost import Costs
 from funcprop.layer import Context, Params
 from funcprop.sheets import Line, Sheet, html
 
 MANY = 16  # rows, from which on further processes pay for starting
-
-
 HEADINGS = ("layer", "gradients", "float64", "float32", "verdict")
 
 
@@ -156,7 +153,7 @@ def comparisons(
 
 def effort(thorough: bool) -> dict[str, Any]:
     """Options of `compare_row`."""
-    return {"quick": False, "probes": 20} if thorough else {}
+    return {"thorough": True, "probes": 20} if thorough else {}
 
 
 def _compare_name(name: str, thorough: bool) -> Comparison:
@@ -169,14 +166,13 @@ def compare_row(
     key: jax.Array | None = None,
     probes: int = 5,
     dtype: Any = jnp.float32,
-    quick: bool = True,
+    thorough: bool = False,
     programs: Programs | None = None,
 ) -> Comparison:
     """One row of the catalogue, at arguments drawn from `key`."""
     key = jax.random.key(0) if key is None else key
-    params, x, context = drawn(row, key, dtype, programs)
-    case = Subject(row.layer, params, x, context, key, row.peer)
-    return compare_subject(case, probes, row.floor, quick, programs)
+    run = Programs(thorough) if programs is None else programs
+    return compare_subject(row.subject(drawn(row, key, dtype, run), key), probes, row.floor, run)
 
 
 def drawn(
@@ -193,7 +189,7 @@ def drawn(
         wanted = run.once(f"params in {jnp.dtype(dtype)}", jax.eval_shape, layer.init, key, x)
         if not jax.tree.leaves(wanted):
             return wanted
-        made = run.on_device("init", layer.init, key, cast(x, jnp.float32), quick=True)
+        made = run.on_device("init", layer.init, key, cast(x, jnp.float32))
         return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), made, wanted)
 
     return row.arguments(key, dtype, init)

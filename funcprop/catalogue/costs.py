@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from funcprop.catalogue.inputs import draw, structs
 from funcprop.catalogue.row import Row
 from funcprop.comparison.programs import generator
+from funcprop.comparison.subject.door import of_layer
 from funcprop.costs.cost import SLOWER, Costs, Profile, machine
 from funcprop.costs.measuring import (
     SECONDS,
     Built,
-    _costs,
-    _fastest,
     built,
     by_hand,
     by_jax,
+    check_same,
+    costs_of,
+    fastest,
     one_cotangent,
     without_frozen,
 )
 from funcprop.gradient import partition
 from funcprop.layer import Context, Layer
-
-SAME = 1e-3  # relative norm: float32 sums in another order
 
 
 def sized(row: Row) -> tuple[Layer, Any, Any]:
@@ -56,18 +54,15 @@ def programs(
         value = draw(x, random, "float32")
         context = Context(key, None if mask is None else draw(mask, random, "float32"))
         given = jax.jit(layer.init)(key, value), value, context
-        dy = one_cotangent(layer, given, key)
+        dy = one_cotangent(of_layer(layer, *given, key))
     functions = {"by_hand": by_hand(layer)}
     if "automatic" in names and row.automatic:
-        peer = layer if row.surrogate is None else row.peer
+        peer = layer if row.surrogate is None else row.surrogate
         automatic = by_jax(lambda p, v, c: peer.forward(p, v, c)[0])
         functions["automatic"] = without_frozen(automatic, functions["by_hand"])
     if "plain" in names and row.plain is not None:
         functions["plain"] = by_jax(row.plain)
     return built(functions, (*given, dy))
-
-
-# --- the catalogue --------------------------------------------------------------------------------
 
 
 def sizes(row: Row) -> Profile:
@@ -82,40 +77,17 @@ def sizes(row: Row) -> Profile:
 def profile_row(row: Row, seconds: float = SECONDS) -> Profile:
     """All three costs. A row that looks slower than it may is measured again, for longer."""
     found = programs(row)
-    results = {name: program(*found.arguments) for name, program in found.programs.items()}
-    check_same(row, results)
-    best = _fastest(found, seconds)
+    check_same(row.name, found, row.surrogate is not None)
+    best = fastest(found, seconds)
     profile = _profile(row, found, best)
     if profile.time > SLOWER:
-        again = _fastest(found, 3 * seconds)
+        again = fastest(found, 3 * seconds)
         profile = _profile(row, found, {name: min(best[name], again[name]) for name in best})
     return profile
 
 
-def check_same(row: Row, results: dict[str, Any]) -> None:
-    """All programs compute one function: a cheaper other function would prove nothing.
-
-    Where a row has a surrogate, of one gradient. Raises ValueError where an output or a gradient
-    is further off than rounding.
-    """
-    if row.surrogate is not None:
-        results = {name: grads for name, (_, grads) in results.items()}
-    wanted = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(results["by_hand"])]
-    # a gradient may be zero but for rounding, as that of the keys' bias in attention
-    least = 1e-4 * max((np.abs(leaf).max(initial=0) for leaf in wanted), default=0)
-    for name, result in results.items():
-        for given, leaf in zip(jax.tree.leaves(result), wanted, strict=True):
-            off = np.linalg.norm(np.asarray(given, np.float64) - leaf)
-            size = max(np.linalg.norm(leaf), least * math.sqrt(leaf.size))
-            if given.shape != leaf.shape or not off <= SAME * size:
-                raise ValueError(
-                    f"{row.name}: the {name} form differs by {off / size:.1e} from the layer at "
-                    "its large size: they must be one function to be compared"
-                )
-
-
 def _profile(row: Row, found: Built, seconds: dict[str, float]) -> Profile:
-    return Profile(row.name, row.promise, row.large is not None, **_costs(found, seconds))
+    return Profile(row.name, row.promise, row.large is not None, **costs_of(found, seconds))
 
 
 def profile_rows(

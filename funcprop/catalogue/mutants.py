@@ -190,11 +190,11 @@ def all_mutants(
 
     with jax.enable_x64(True):
         params, x, context = (cast(tree, jnp.float64) for tree in (params, x, context))
-        _, residuals = run("forward", forward, params, x, context, quick=True)
+        _, residuals = run("forward", forward, params, x, context)
         for name, *given in wrong_inputs(params, residuals, evidence.dys, right):
-            yield name, run("backward", backward, *given, quick=True)
+            yield name, run("backward", backward, *given)
         if mutants:
-            found = run("mutants", all_wrong, params, residuals, evidence.dys, quick=True)
+            found = run("mutants", all_wrong, params, residuals, evidence.dys)
             yield from zip((mutant.name for mutant in mutants), found, strict=True)
 
 

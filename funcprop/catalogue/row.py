@@ -12,7 +12,8 @@ import numpy as np
 
 from funcprop.catalogue.inputs import draw
 from funcprop.comparison.programs import generator
-from funcprop.comparison.subject.subject import Surrogate
+from funcprop.comparison.subject.door import of_layer
+from funcprop.comparison.subject.subject import Subject
 from funcprop.costs.cost import Promise
 from funcprop.layer import Array, Context, Layer, Params, is_float
 
@@ -21,7 +22,13 @@ from funcprop.layer import Array, Context, Layer, Params, is_float
 class Mutant:
     """A wrong backward that a comparison must catch.
 
-    backward(layer, params, residuals, dy) -> dx, dparams
+    name      what is wrong
+    backward  (layer, params, residuals, dy) -> dx, dparams, of which something is wrong
+
+    >>> import funcprop as fp
+    >>> wrong = lambda layer, params, a, da: (da * (1 - a), ())
+    >>> fp.catalogue.Mutant("a missing square", wrong).name
+    'a missing square'
     """
 
     name: str
@@ -47,6 +54,15 @@ class Row:
     mutants    wrong backward passes beyond the systematic ones
     surrogate  the layer whose derivative backward is, where it is not that of the layer's forward:
                of the same params and x, with an output of the same shape and dtype
+
+    raises     what the layer's init raises, in `arguments`
+
+    >>> import jax
+    >>> import funcprop as fp
+    >>> row = fp.catalogue.Row("my tanh", fp.Tanh(), fp.catalogue.Normal((5, 3)))
+    >>> params, x, context = row.arguments(jax.random.key(0))
+    >>> x.shape
+    (5, 3)
     """
 
     name: str
@@ -66,7 +82,11 @@ class Row:
     @property
     def peer(self) -> Layer:
         """The layer whose forward JAX differentiates for the truth."""
-        return self.layer if self.surrogate is None else Surrogate(self.surrogate)
+        return self.layer if self.surrogate is None else self.surrogate
+
+    def subject(self, arguments: tuple[Params, Any, Context], key: Array) -> Subject:
+        """What is compared, at such arguments."""
+        return of_layer(self.layer, *arguments, key, self.surrogate)
 
     def inputs(self, key: Array, dtype: Any = jnp.float32) -> tuple[Any, Context]:
         """x and a context with a key, drawn from `key`."""

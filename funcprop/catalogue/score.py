@@ -13,7 +13,8 @@ from funcprop.catalogue.mutants import all_mutants, same
 from funcprop.catalogue.row import Mutant
 from funcprop.comparison.evidence import Evidence, observe
 from funcprop.comparison.programs import Programs
-from funcprop.comparison.subject.targets import adapted, layer_arguments, surrogate_of
+from funcprop.comparison.subject.door import of_layer, subject_of
+from funcprop.comparison.subject.targets import check_same_output, layer_arguments
 from funcprop.comparison.verdict.rules import judge_exact, judge_slopes
 from funcprop.comparison.witnesses.gradients import Grads
 from funcprop.comparison.witnesses.points import cotangents
@@ -100,17 +101,17 @@ def mutation_score(
     >>> "dx doubled" in score.killed
     True
     """
-    if isinstance(target, Layer):
-        layer = target
-        params, x, context = layer_arguments(target, args, context)
-        peer = layer if against is None else surrogate_of(layer, against, params, x, context)
-    else:
-        layer, x, peer = adapted(target, args)
-        params, context = (), Context()
     key = jax.random.key(0) if key is None else key
+    if isinstance(target, Layer):
+        given = layer_arguments(target, args, context)
+        if against is not None:
+            check_same_output(target, against, *given)
+        subject = of_layer(target, *given, key, against)
+    else:
+        subject = subject_of(target, args, key=key)
+    layer, (params, x, context) = subject.layer, subject.given
     run = Programs() if programs is None else programs
-    dys = cotangents(layer, params, x, context, probes, key)
-    evidence = observe(layer, peer, params, x, context, dys, key, quick=True, programs=run)
+    evidence = observe(subject, cotangents(subject, probes), run)
     if witnesses := objections(evidence.exact[0].given, evidence):
         raise ValueError(
             f"the backward of {describe(layer)} is wrong itself, says {witnesses[0]}: "

@@ -80,10 +80,7 @@ def plain_branch(params: Params, x: Array, context: Context) -> Array:
 
 
 ACTIVATION = Normal((5, 7), scale=2.0)
-
-
 IMAGE = Normal((128, 4096))
-
 LINEAR = (
     Row(
         "Dense",
@@ -183,7 +180,6 @@ ACTIVATIONS = (
     ),
     Row("LogSoftmax, large logits", layers.LogSoftmax(), Normal((3, 5), scale=30.0)),
 )
-
 SHAPES = (
     Row("Identity", layers.Identity(), Normal((3, 4))),
     Row("Pixels, bytes", layers.Pixels(), Classes((3, 4), 256, dtype="uint8")),
@@ -191,7 +187,6 @@ SHAPES = (
     Row("Flatten", layers.Flatten(axes=2), Normal((5, 3, 2))),
     Row("Reshape", layers.Reshape((2, -1)), Normal((5, 6))),
 )
-
 STOCHASTIC = (
     Row(
         "Dropout",
@@ -203,7 +198,6 @@ STOCHASTIC = (
         reason="draws for a batch at once",
     ),
 )
-
 COMPOSITES = (
     Row(
         "Serial",
@@ -249,15 +243,9 @@ COMPOSITES = (
         reason="the entries have different example axes",
     ),
 )
-
 PAIR = (Normal((5, 3)), Normal((5, 3)))
-
-
 LARGE_PAIR = (Normal((1024, 1024)), Normal((1024, 1024)))
-
-
 cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-
 LOSSES = (
     Row(
         "QuadraticCost",
@@ -322,7 +310,6 @@ LOSSES = (
     ),
     Row("Hinge", losses.Hinge(), (Normal((5, 7)), Classes((5,), 7))),
 )
-
 ROWS: tuple[Row, ...] = (
     *LINEAR,
     *CONVOLUTION,

@@ -17,6 +17,7 @@ from funcprop.catalogue.table import ROWS
 from funcprop.cli.errors import FailedRun, UsageError
 from funcprop.cli.job.progress import counting
 from funcprop.cli.markers import Positional, UseAppendAction
+from funcprop.cli.script import check_judged, rules_of
 from funcprop.cli.target import Subject, subject
 from funcprop.costs.cost import Costs
 from funcprop.extras import require
@@ -43,6 +44,11 @@ class Compare:
       funcprop compare my_module:my_loss --x bfloat16:8x10 --x 'int32:8<10'
       funcprop compare my_module:my_kernel --x 64x64 --against my_module:plain
 
+    Or every jax.custom_vjp and jax.custom_jvp function that a program calls, at the values it
+    calls them with:
+
+      funcprop compare --script train.py --html rules.html
+
     Exit code: 0 every gradient is right, 1 one is wrong, 2 something cannot be compared.
     """
 
@@ -57,6 +63,14 @@ class Compare:
     against: str | None = None
     """The truth for a pair or a function: module:function of the same
     inputs, in place of its own forward without hand-written rules."""
+
+    script: Path | None = None
+    """Run this Python script, and compare the derivative rules that it
+    calls, those of the libraries it uses among them."""
+
+    seconds: float = 20.0
+    """For each rule of --script: when they are over, no further of its
+    examples is begun."""
 
     profile: bool = False
     """Also measure what each right gradient costs: time, memory and
@@ -81,6 +95,8 @@ def run(command: Compare) -> int:
     """`funcprop compare`: 1 where a gradient is wrong."""
     check_new("--json", command.json)
     check_new("--html", command.html)
+    if command.script is not None:
+        return run_rules(command, command.script)
     subjects = named(command)
     alone = len(subjects) == 1 and subjects[0].own
     table = compared(subjects, command.thorough, quiet=alone)
@@ -102,6 +118,22 @@ def run(command: Compare) -> int:
     if wrong:
         names = ", ".join(row.name for row, comparison in table.entries if not comparison.ok)
         raise FailedRun(f"wrong: {names} ({len(wrong)} of {len(subjects)} targets)")
+    return 0
+
+
+def run_rules(command: Compare, script: Path) -> int:
+    """`funcprop compare --script`: 1 where a rule is wrong."""
+    others = {"a name": command.names, "--x": command.x, "--against": command.against,
+              "--profile": command.profile, "--thorough": command.thorough}  # fmt: skip
+    for option in (option for option, value in others.items() if value):
+        raise UsageError(f"--script finds what it compares by itself: leave {option} out")
+    found = rules_of(script, command.seconds)
+    if command.json is not None:
+        command.json.write_text(found.to_json() + "\n", "utf-8")
+    if command.html is not None:
+        command.html.write_text(found.to_html(), "utf-8")
+    show(found)
+    check_judged(found, script)
     return 0
 
 

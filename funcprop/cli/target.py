@@ -134,7 +134,7 @@ def of_row(row: Row, tried: str) -> Subject:
 def of_function(name: str, value: Any, specs: Sequence[Input], against: Any, tried: str) -> Subject:
     """A pair or a function; its cost is measured beside what it is compared with."""
     args = draw(tuple(specs), generator(jax.random.key(0)), jnp.float32)
-    layer, _, truth = reported(tried, lambda: adapted(value, args, against))
+    layer, _, truth = reported(tried, lambda: adapted(value, args, against)[:3])
 
     def plain(params: Any, x: Any, context: Context) -> Any:
         return truth.forward(params, x, context)[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 
 from funcprop.comparison.programs import Programs, cast, shapes
+from funcprop.comparison.subject.subject import Subject
 from funcprop.comparison.witnesses.gradients import (
     Grads,
     all_finite,
@@ -22,7 +23,7 @@ from funcprop.comparison.witnesses.gradients import (
 from funcprop.comparison.witnesses.points import SCALES, Point, points, spread, times
 from funcprop.comparison.witnesses.slopes import Slope, along
 from funcprop.gradient import partition
-from funcprop.layer import Array, Context, Layer, Params
+from funcprop.layer import Context, Params
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Evidence:
     numerical  the truth comes from finite differences, since JAX cannot differentiate the forward;
                `automatic` is then None
     residuals  what the backward pass reads, as shapes: its size is what a layer keeps
+    left_out   changed inputs at which the forward raises, or is not finite
     """
 
     exact: tuple[Found, ...]
@@ -59,29 +61,20 @@ class Evidence:
     dys: Any
     numerical: bool
     residuals: Any
+    left_out: tuple[str, ...] = ()
 
 
-def observe(
-    layer: Layer,
-    peer: Layer,
-    params: Params,
-    x: Any,
-    context: Context,
-    dys: Any,
-    key: Array,
-    quick: bool = False,
-    programs: Programs | None = None,
-) -> Evidence:
+def observe(subject: Subject, dys: Any, programs: Programs | None = None) -> Evidence:
     """Both rules under all cotangents and at all points, and the slopes of the forward.
 
     In float64 forward and backward are programs of their own, as they are in use: a backward that
     reads what a forward pass left behind has nothing to read there. `dys` [probes, ...] are in the
-    working dtype; in float64 there are one-hot and scaled ones besides. `quick` leaves the
-    compiler's optimizations out in the working dtype too. `programs` serve again where they fit.
+    working dtype; in float64 there are one-hot and scaled ones besides. `programs` serve again
+    where they fit.
     """
     run = Programs() if programs is None else programs
-    floats = jax.tree.leaves(partition((params, x))[0])
-    places, more = points(x, context), spread(dys, key)
+    layer, peer = subject.layer, subject.peer
+    places, more = points(subject), spread(dys, subject.key)
 
     def forward(params: Params, x: Any, context: Context) -> Any:
         return layer.forward(params, x, context)
@@ -90,53 +83,55 @@ def observe(
         return pulled(layer, params, residuals, dys)
 
     with jax.enable_x64(True):
-        wide_params, more = cast(params, jnp.float64), cast(more, jnp.float64)
-        wide = [cast((p.x, p.context), jnp.float64) for p in places]
-        first = wide_params, *wide[0]
+        more = cast(more, jnp.float64)
+        first = subject.in_float64()
 
         def attempt() -> None:
-            run.prepare("truth", truth_of(peer, True), *first, more, quick=True)
+            run.prepare("truth", truth_of(peer, True), *first.given, more)
 
-        by_jax = run.once("differentiable", differentiable, peer, *first, attempt)
+        by_jax = run.once("differentiable", differentiable, peer, *first.given, attempt)
         truth = truth_of(peer, by_jax)
-        if not by_jax:  # finite differences visit every coordinate: once is enough
-            places, wide = places[:1], wide[:1]
-        passes = [run("forward", forward, wide_params, *each, quick=True) for each in wide]
-        kept = [residuals for _, residuals in passes]
-        # an input that was changed may be none that the layer takes: it says so by NaN
-        taken = [i for i, (y, _) in enumerate(passes) if i == 0 or all_finite(y)]
 
-        def by_hand(residuals: Any, dys: Any) -> Grads:
-            return run("backward", backward, wide_params, residuals, dys, quick=True)
+        def found_at(place: Point) -> tuple[Found, Any] | None:
+            """None where the input is none that the forward takes: it raises, or it says NaN."""
+            there = subject.at(place.x, place.context).in_float64()
+            y, kept = run("forward", forward, *there.given)
+            if place.name and not all_finite(y):
+                return None
+            by_hand = run("backward", backward, first.params, kept, more)
+            return Found(place, by_hand, run("truth", truth, *there.given, more)), kept
 
-        exact = tuple(
-            Found(
-                places[i],
-                by_hand(kept[i], more),
-                run("truth", truth, wide_params, *wide[i], more, quick=True),
-            )
-            for i in taken
-        )
+        here = found_at(places[0])
+        assert here is not None
+        exact, left_out, kept = [here[0]], [], here[1]
+        for place in places[1:] if by_jax else ():  # finite differences visit every coordinate
+            try:
+                found = found_at(place)
+            except Exception:  # of an input that nobody gave
+                found = None
+            if found is None:
+                left_out.append(place.name)
+            else:
+                exact.append(found[0])
         scaled = tuple(
             Found(
-                Point(f"{scale:g} dy", x, context),
-                by_hand(kept[0], times(scale, more)),
+                Point(f"{scale:g} dy", subject.x, subject.context),
+                run("backward", backward, first.params, kept, times(scale, more)),
                 times(scale, exact[0].truth),
             )
             for scale in SCALES
         )
         one = jax.tree.map(lambda dy: dy[0], more)
-        slopes, moves = along(
-            layer, peer, wide_params, *wide[0], dys=more, by_hand=exact[0].given, key=key, run=run,
-            frozen=run.once("frozen", frozen_by, layer, wide_params, kept[0], one),
-        )  # fmt: skip
-    found = Evidence(exact, scaled, None, None, slopes, moves, more, not by_jax, shapes(kept[0]))
-    if all(leaf.dtype == jnp.float64 for leaf in floats):
-        return found
-
-    given = params, x, context, dys
-    rounded, automatic = in_working_dtype(layer, peer, by_jax, given, run, quick)
-    return replace(found, rounded=rounded, automatic=automatic)
+        frozen = run.once("frozen", frozen_by, layer, first.params, kept, one)
+        slopes, moves = along(first, more, exact[0].given, frozen=frozen, run=run)
+    rounded = automatic = None
+    floats = jax.tree.leaves(partition((subject.params, subject.x))[0])
+    if not all(leaf.dtype == jnp.float64 for leaf in floats):
+        rounded, automatic = in_working_dtype(subject, by_jax, dys, run)
+    return Evidence(
+        tuple(exact), scaled, rounded, automatic, slopes, moves, more, not by_jax, shapes(kept),
+        tuple(left_out),
+    )  # fmt: skip
 
 
 def bytes_of(tree: Any) -> int:

@@ -27,6 +27,9 @@ class Leaf:
     rule         which rule decided, in words
     at           the input, where it was changed: "30 x"
     words        what is wrong, where its pattern is known: "sign flipped"
+    judged       whether some witness could tell: nowhere can it on a kink, as all of a bisection is
+    x, dy        what stands there in x and dy where the row is wrong and each element of dx has its
+                 own: numbers to redo it with
     """
 
     place: str
@@ -44,6 +47,9 @@ class Leaf:
     cosine: float = 1.0
     at: str = ""
     words: str = ""
+    judged: bool = True
+    x: float | None = None
+    dy: float | None = None
 
     @property
     def name(self) -> str:
@@ -83,7 +89,6 @@ def broken(place: str, grads: dict[str, Any], like: dict[str, Any]) -> list[Leaf
 
 
 NO_PATTERN = "no pattern recognized"
-
 Place = tuple[str, ...]
 
 

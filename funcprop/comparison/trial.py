@@ -1,88 +1,180 @@
-"""A comparison, stage by stage."""
+"""A comparison, stage by stage: contract, witnesses, verdict, what stands inside, words."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import jax
 
-from funcprop.comparison.evidence import bytes_of, observe
+from funcprop.comparison.evidence import Evidence, bytes_of, observe
 from funcprop.comparison.explanation.explanation import (
+    Explained,
     explained,
     explained_inside,
     shapes_explained,
 )
+from funcprop.comparison.explanation.worst import with_origin
 from funcprop.comparison.leaf import Broken, Leaf
 from funcprop.comparison.programs import Programs
 from funcprop.comparison.report.comparison import Comparison
-from funcprop.comparison.subject.subject import Subject, Surrogate
+from funcprop.comparison.subject.functions import Function
+from funcprop.comparison.subject.gradients import Gradient
+from funcprop.comparison.subject.sampling import is_sampler
+from funcprop.comparison.subject.subject import Subject
 from funcprop.comparison.verdict.contract import check_contract
-from funcprop.comparison.verdict.inside import inside
-from funcprop.comparison.verdict.verdict import (
-    excused_inside,
-    judged,
-    lenient,
-    other_values,
-    rounded_to,
-)
+from funcprop.comparison.verdict.excuses import excused_inside
+from funcprop.comparison.verdict.inside import judged_inside
+from funcprop.comparison.verdict.rules import FLOOR
+from funcprop.comparison.verdict.second_order import judged_twice
+from funcprop.comparison.verdict.transformations import judged_under
+from funcprop.comparison.verdict.values import judge_values
+from funcprop.comparison.verdict.verdict import held_in, judged, rounded_to
 from funcprop.comparison.witnesses.overflow import overflows
 from funcprop.comparison.witnesses.points import cotangents
-from funcprop.composites import Composite
+from funcprop.comparison.witnesses.second_order import second_order
+from funcprop.comparison.witnesses.transformations import transformations
 from funcprop.gradient import partition
-from funcprop.layer import describe
+
+SAMPLE = (
+    "a sample that is accepted or rejected by an argument jumps at a fixed key: no witness can "
+    "judge the derivative of its distribution"
+)
+NOTHING = "no float goes in, or none comes out: only the gradients' trees were checked"
 
 
 def compare_subject(
     subject: Subject,
-    probes: int,
-    floor: float,
-    quick: bool = False,
+    probes: int = 5,
+    floor: float = FLOOR,
     programs: Programs | None = None,
+    order: int = 1,
 ) -> Comparison:
-    """What the witnesses say of a layer under `probes` random cotangents, and more in float64."""
-    layer = subject.layer
+    """What the witnesses say of a subject under `probes` random cotangents, and more in float64.
+
+    `order=2` looks at second derivatives, forward mode and transformations too, where the first
+    ones are right.
+    """
     run = Programs() if programs is None else programs
-    dys = cotangents(layer, *subject.given, probes, subject.key)
-    dy = jax.tree.map(lambda leaf: leaf[0], dys)
-
-    def report(rows: list[Leaf], notes: list[str], kept: int | None = None) -> Comparison:
-        return Comparison(describe(layer), tuple(rows), tuple(notes), kept)
-
-    rows, notes = check_contract(layer, *subject.given, dy, run)
-    if rows:
-        return report(shapes_explained(rows, subject, dys), notes)
-    if not jax.tree.leaves(partition((subject.params, subject.x))[0]) or not jax.tree.leaves(dys):
-        notes.append("no float goes in, or none comes out: only the gradients' trees were checked")
-        return report(rows, notes)
     try:
-        evidence = observe(
-            layer, subject.peer, *subject.given, dys=dys, key=subject.key, quick=quick, programs=run
-        )
+        dys = cotangents(subject, probes)
+    except Broken as error:  # a gradient function raises where it is called
+        return Comparison(subject.words, tuple(error.rows))
+    rows, notes = check_contract(subject, first(dys), run)
+    if rows:
+        rows = called_by_name(shapes_explained(rows, subject, dys), subject)
+        return Comparison(subject.words, tuple(rows), tuple(notes))
+    if not jax.tree.leaves(partition((subject.params, subject.x))[0]) or not jax.tree.leaves(dys):
+        return Comparison(subject.words, (), (*notes, NOTHING))
+    try:
+        evidence = observe(subject, dys, run)
     except Broken as error:
-        return report(error.rows, notes)
-    others = other_values(subject)
-    rows, said = judged(subject, evidence, floor, run, quick)
-    if not all(row.ok for row in (*others, *rows)) and (
-        narrow := rounded_to(subject, evidence.dys)
-    ):
-        others = other_values(subject, narrow)
-        rows, said = judged(subject, evidence, floor, run, quick, narrow)
-    if others:  # excuses speak of the target's own forward
-        return report([*others, *rows], [], bytes_of(evidence.residuals))
-    if evidence.rounded is not None:
-        by_jax = not evidence.numerical
-        said += overflows(
-            layer, subject.peer, by_jax, (*subject.given, dys), evidence.dys, run, quick
-        )
+        return Comparison(subject.words, tuple(error.rows), tuple(notes))
+    values, rows, said = verdict(subject, evidence, floor, run)
+    others = [row for row in values if not row.ok]
+    kept = bytes_of(evidence.residuals)
+    if others:
+        return Comparison(subject.words, (*others, *rows), (), kept)
+    if isinstance(subject.layer, Gradient):
+        rows = [*values[:1], *rows]
+    if evidence.rounded is not None and subject.changed:
+        said += overflows(subject, not evidence.numerical, dys, evidence.dys, run)
     # a surrogate speaks of the whole: what inside it is no derivative on purpose is not known
-    if isinstance(layer, Composite) and not isinstance(subject.peer, Surrogate) and not notes:
-        inner, notes = inside(
-            layer, all(row.ok for row in rows), *subject.given, dy=dy, programs=programs
-        )
-        inner, excused = excused_inside(inner, subject, dy)
+    right = all(row.ok for row in rows)
+    if not right and drawn_by_chance(subject):
+        rows = [row if row.ok else replace(row, ok=True, judged=False, rule=SAMPLE) for row in rows]
+        return Comparison(subject.words, tuple(rows), (*notes, *said, *subject.notes), kept)
+    inside = subject.inner if not subject.surrogate and not notes else None
+    if inside is not None and (inside.always or not right):
+        inner, notes = judged_inside(inside, right, first(dys), run)
+        inner, excused = excused_inside(inner, inside, first(dys), subject.key)
+        if inside.words is not None:
+            said.append(told_inside(inside.words, inner))
+            inner = [row for row in inner if not row.ok and row.place in inside.words]
         rows = [row for row in inner if row.place != subject.name] + rows
         said += excused
-    if wrong := [row for row in rows if not row.ok]:
-        if isinstance(layer, Composite) and wrong[0].place != subject.name:
-            rows = explained_inside(rows, lenient(layer), *subject.given, dy, subject.key)
-        else:
-            rows = explained(rows, subject, evidence.dys, evidence.exact[0])
-    return report(rows, notes + said, bytes_of(evidence.residuals))
+    rows, curve = in_words(rows, subject, evidence, dys)
+    rows = called_by_name(rows, subject)
+    if order > 1 and all(row.ok for row in rows):
+        further, told = beyond_first_order(subject, evidence, run)
+        rows, said = rows + further, said + told
+    return Comparison(subject.words, tuple(rows), (*notes, *said, *subject.notes), kept, curve)
+
+
+def beyond_first_order(
+    subject: Subject, evidence: Evidence, run: Programs
+) -> tuple[list[Leaf], list[str]]:
+    """-> rows of second derivatives and of transformations that change numbers; and notes."""
+    with jax.enable_x64(True):
+        wide = subject.in_float64()
+        frozen = run.known.get("frozen", frozenset())
+        second = second_order(wide, evidence.dys, frozen, run)
+        trials = transformations(wide, evidence.dys, second, run)
+
+    def judged_by(narrow: Any) -> tuple[list[Leaf], list[str]]:
+        with jax.enable_x64(True):
+            twice, said = judged_twice(wide, second, narrow)
+        under, told = judged_under(wide, trials, narrow)
+        rows = [*twice, *under]  # wrong numbers first, which say more than what raises
+        rows.sort(key=lambda row: not row.ok and row.rule.startswith("contract"))
+        return rows, said + told
+
+    rows, notes = judged_by(None)
+    if all(row.ok for row in rows):
+        return rows, notes
+    narrow = rounded_to(subject, evidence.dys) or held_in(wide, evidence.dys)
+    return (rows, notes) if narrow is None else judged_by(narrow)
+
+
+def verdict(
+    subject: Subject, evidence: Evidence, floor: float, run: Programs
+) -> tuple[list[Leaf], list[Leaf], list[str]]:
+    """-> rows of values, rows of gradients, and notes.
+
+    Where something is wrong in a target that rounds inside, all is judged by that dtype.
+    """
+    values = judge_values(subject)
+    rows, said = judged(subject, evidence, floor, run)
+    right = all(row.ok for row in (*values, *rows))
+    if not right and (narrow := rounded_to(subject, evidence.dys)):
+        values = judge_values(subject, narrow)
+        rows, said = judged(subject, evidence, floor, run, narrow)
+    return values, rows, said
+
+
+def in_words(rows: list[Leaf], subject: Subject, evidence: Evidence, dys: Any) -> Explained:
+    """The rows, those of the first wrong place with what is wrong, and its curve."""
+    wrong = [row for row in rows if not row.ok]
+    if not wrong:
+        return Explained(rows)
+    rows = with_origin(rows, subject, evidence)
+    if subject.inner is not None and wrong[0].place != subject.name:
+        return explained_inside(rows, subject.inner, first(dys), subject.key)
+    return explained(rows, subject, evidence.dys, evidence.exact[0])
+
+
+def drawn_by_chance(subject: Subject) -> bool:
+    """Whether a function accepts or rejects at random what depends on its arguments."""
+    if not isinstance(subject.layer, Function) or subject.by_reference:
+        return False
+    return is_sampler(subject.layer.function, subject.x)
+
+
+def called_by_name(rows: list[Leaf], subject: Subject) -> list[Leaf]:
+    """The rows of rules inside a function, by their names and lines."""
+    words = (subject.inner.words if subject.inner else None) or {}
+    return [replace(row, place=words.get(row.place, row.place)) for row in rows]
+
+
+def told_inside(words: dict[str, str], rows: list[Leaf]) -> str:
+    """How many calls of rules inside are right by themselves, at the values of the pass."""
+    wrong = {row.place for row in rows if not row.ok} & words.keys()
+    right = sorted({words[place] for place in words.keys() - wrong})
+    if not right:
+        return "every rule inside is wrong by itself"
+    return f"right by themselves, at the values of this pass: {'; '.join(right)}"
+
+
+def first(dys: Any) -> Any:
+    """One of the cotangents."""
+    return jax.tree.map(lambda leaf: leaf[0], dys)

@@ -8,5 +8,6 @@ if TYPE_CHECKING:
     from funcprop.costs.cost import Cost as Cost
     from funcprop.costs.cost import Costs as Costs
     from funcprop.costs.cost import Profile as Profile
+    from funcprop.costs.measuring import measure as measure
 else:
     __getattr__, __dir__, __all__ = on_demand(__name__)

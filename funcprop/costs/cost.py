@@ -15,15 +15,9 @@ import jax
 from funcprop.sheets import aligned
 
 SLOWER = 1.15  # identical programs differ by more than 1.10 in one run of ten to twenty
-
-
 LARGER = 1.10
-
-
 HEADINGS = ("layer", "promise", "ms", "time / plain", "/ vjp", "MB", "memory / plain", "/ vjp",
             "flops / plain")  # fmt: skip
-
-
 WAYS = {"by_hand": "by hand", "automatic": "automatic", "plain": "plain form"}
 
 
@@ -37,6 +31,10 @@ class Cost:
     temporary  bytes of temporaries alone
     accessed   bytes that are read and written, as XLA counts them; NaN as with flops
     compiling  seconds that tracing and compiling took
+
+    >>> import funcprop as fp
+    >>> fp.costs.Cost(seconds=1e-3, bytes=4096, flops=1e6).bytes
+    4096
     """
 
     seconds: float
@@ -52,8 +50,15 @@ class Profile:
     """A row's cost by hand, by `jax.vjp` of the layer's own forward, and by `jax.vjp` of the form
     that a JAX user would write; None where there is no such program.
 
-    judged says that it was measured at a size where time and memory mean something; a row without
-    a large size runs for microseconds.
+    name       of the row, or what was measured
+    promise    what the row promises against the plain form
+    judged     whether it was measured at a size where time and memory mean something; a row without
+               a large size runs for microseconds
+
+    >>> import funcprop as fp
+    >>> half, whole = fp.costs.Cost(1e-3, 4096, 1e6), fp.costs.Cost(2e-3, 4096, 1e6)
+    >>> fp.costs.Profile("mine", (), True, half, whole, None).time
+    0.5
     """
 
     name: str
@@ -122,7 +127,17 @@ def geometric_mean(ratios: Iterable[float]) -> float:
 
 @dataclass(frozen=True)
 class Costs:
-    """Rows of the catalogue with what they cost, on the machine that they ran on."""
+    """Rows of the catalogue, or one target, with what they cost, on the machine that they ran on.
+
+    profiles  one a row
+    machine   its processor, how many of them, and the versions of Python and jax
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> costs = fp.measure(fp.Tanh(), (), jnp.ones((4, 2)), seconds=0.01)
+    >>> "jax" in costs.machine, len(costs.profiles)
+    (True, 1)
+    """
 
     profiles: tuple[Profile, ...]
     machine: str

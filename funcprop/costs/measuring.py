@@ -8,13 +8,18 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
+from funcprop.comparison.subject.door import subject_of
+from funcprop.comparison.subject.subject import Subject
 from funcprop.comparison.witnesses.gradients import differentiable
 from funcprop.comparison.witnesses.points import cotangents
 from funcprop.costs.cost import WAYS, Cost, Costs, Profile, machine
+from funcprop.doors import door
 from funcprop.gradient import combine, partition
 from funcprop.layer import Array, Context, Layer
 
+SAME = 1e-3  # relative norm: float32 sums in another order
 SECONDS = 0.4  # of each program, in turns with the others
 
 
@@ -76,9 +81,9 @@ def built(functions: dict[str, Callable[..., Any]], arguments: tuple[Any, ...]) 
     return Built(compiled, seconds, arguments)
 
 
-def one_cotangent(layer: Layer, given: tuple[Any, Any, Context], key: Array) -> Any:
+def one_cotangent(subject: Subject) -> Any:
     """A random cotangent of the layer's output, on the device."""
-    dys = cotangents(layer, *given, 1, key)
+    dys = cotangents(subject, 1)
     return jax.device_put(jax.tree.map(lambda leaf: leaf[0], dys))
 
 
@@ -119,36 +124,77 @@ def timed(programs: Sequence[Any], arguments: tuple[Any, ...], seconds: float) -
     return once
 
 
-def profile_functions(
-    name: str,
-    functions: dict[str, Callable[..., Any]],
-    arguments: tuple[Any, ...],
+@door
+def measure(
+    target: Any,
+    *args: Any,
+    context: Context | None = None,
+    key: Array | None = None,
+    against: Any = None,
     seconds: float = SECONDS,
 ) -> Costs:
-    """What functions of the same arguments cost: `by_hand` and, where it is there, `automatic`."""
-    found = built(functions, jax.device_put(arguments))
-    profile = Profile(name, (), False, **_costs(found, _fastest(found, seconds)))
+    """What a right gradient costs here, by hand and by automatic differentiation.
+
+    target, args      a layer, params, x; a function or a pair (forward, backward) and its
+                      arguments; a gradient function, params, batch: as for `compare`
+    context, key      as for `compare`
+    against           what `compare` holds the target against
+    seconds           that each program runs, in turns with the other
+
+    One forward and one backward pass each: time, memory, flops, bytes and compile time. `automatic`
+    is missing where `jax.vjp` cannot differentiate the forward. Returns Costs of one Profile, whose
+    text is a table.
+
+    raises  ValueError where both gradients differ by more than rounding in the working dtype, since
+            the cost of a wrong one proves nothing, and TypeError for what `compare` does not take
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> costs = fp.measure(fp.Tanh(), (), jnp.ones((4, 2)), seconds=0.01)
+    >>> costs.profiles[0].name, costs.profiles[0].by_hand.seconds > 0
+    ('Tanh()', True)
+    """
+    subject = subject_of(target, args, context, key, against)
+    layer, peer = subject.layer, subject.peer
+    arguments = jax.device_put((*subject.given, one_cotangent(subject)))
+    functions = {"by_hand": by_hand(layer)}
+    if differentiable(peer, *subject.given):
+        automatic = by_jax(lambda p, v, c: peer.forward(p, v, c)[0])
+        functions["automatic"] = without_frozen(automatic, functions["by_hand"])
+    found = built(functions, arguments)
+    check_same(subject.words, found, subject.surrogate)
+    profile = Profile(subject.words, (), False, **costs_of(found, fastest(found, seconds)))
     return Costs((profile,), machine())
 
 
-def profile_layer(
-    name: str, layer: Layer, params: Any, x: Any, context: Context, peer: Layer
-) -> Costs:
-    """What a layer costs at one input, beside `jax.vjp` of its peer's forward, if that exists."""
-    given = jax.device_put((params, x, context))
-    arguments = *given, one_cotangent(layer, given, jax.random.key(0))
-    functions = {"by_hand": by_hand(layer)}
-    if differentiable(peer, *given):
-        functions["automatic"] = by_jax(lambda p, v, c: peer.forward(p, v, c)[0])
-    return profile_functions(name, functions, arguments)
+def check_same(name: str, found: Built, gradients_alone: bool = False) -> None:
+    """All programs compute one function: a cheaper other function would prove nothing.
+
+    Raises ValueError where an output or a gradient is further off than rounding.
+    """
+    results = {name: program(*found.arguments) for name, program in found.programs.items()}
+    if gradients_alone:
+        results = {name: grads for name, (_, grads) in results.items()}
+    wanted = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(results["by_hand"])]
+    # a gradient may be zero but for rounding, as that of the keys' bias in attention
+    least = 1e-4 * max((np.abs(leaf).max(initial=0) for leaf in wanted), default=0)
+    for way, result in results.items():
+        for given, leaf in zip(jax.tree.leaves(result), wanted, strict=True):
+            off = np.linalg.norm(np.asarray(given, np.float64) - leaf)
+            size = max(np.linalg.norm(leaf), least * math.sqrt(leaf.size))
+            if given.shape != leaf.shape or not off <= SAME * size:
+                raise ValueError(
+                    f"{name}: the {way} form differs by {off / size:.1e} from the layer at "
+                    "this size: they must be one function to be compared"
+                )
 
 
-def _fastest(found: Built, seconds: float) -> dict[str, float]:
+def fastest(found: Built, seconds: float) -> dict[str, float]:
     names, compiled = list(found.programs), list(found.programs.values())
     return dict(zip(names, timed(compiled, found.arguments, seconds), strict=True))
 
 
-def _costs(found: Built, seconds: dict[str, float]) -> dict[str, Any]:
+def costs_of(found: Built, seconds: dict[str, float]) -> dict[str, Any]:
     """The cost of every way to compute it; None where there is none."""
     costs = {
         name: cost_of(program, seconds.get(name, math.nan), found.compiling[name])

@@ -124,5 +124,8 @@ def weight_gradient(x: Array, dz: Array, w: Array) -> Array:
     # A narrow product: XLA on CPU has a fast kernel for dzᵀ x and none for xᵀ dz, and folds the
     # transposes of the one into the other unless barriers hold them apart (docs/benchmarks.md).
     rows, columns = x.reshape(-1, x.shape[-1]), dz.reshape(-1, dz.shape[-1])
+    # The second is one of a flat array: jaxlib 0.10 ends the process where a batch of products
+    # (vmap over w) is transposed behind a barrier.
     transposed = jax.lax.optimization_barrier(columns.T)
-    return jax.lax.optimization_barrier(transposed @ rows).T
+    flat = jax.lax.optimization_barrier((transposed @ rows).reshape(-1))
+    return flat.reshape(w.shape[::-1]).T

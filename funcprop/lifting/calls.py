@@ -44,15 +44,29 @@ class Call(Layer):
     source     the line that calls it
     number     among all calls
     functions  what it computes, by the types of its operands
+    defined    the file and line of the function
+    times      how often the loops around it call it
+    real       whether no complex number goes in or comes out
     """
 
     name: str
     source: str
     number: int
     functions: Functions
+    defined: str = ""
+    times: int = 1
+    real: bool = True
 
     def __repr__(self) -> str:
-        return f"{self.name} at {self.source}"
+        often = f", {self.times} times" if self.times > 1 else ""
+        return f"{self.name} at {self.source}{often}"
+
+    @property
+    def words(self) -> str:
+        """`relu (nn.py:12), called at model.py:30, 3 times`."""
+        often = f", {self.times} times in a loop" if self.times > 1 else ""
+        defined = f" ({self.defined})" if self.defined else ""
+        return f"{self.name}{defined}, called at {self.source}{often}"
 
     def forward(
         self, params: Params, x: Any, context: Context = Context()
@@ -104,7 +118,7 @@ class Calls(Composite):
         return repr(self.lifted)
 
     def place(self, position: int) -> str:
-        return f"{type(self.lifted).__name__}[{self.lifted.calls[position]}]"
+        return self.lifted.place_of(self.lifted.calls[position])
 
     def rebuild(self, layers: tuple[Layer, ...]) -> Layer:
         return Calls(self.lifted, layers)

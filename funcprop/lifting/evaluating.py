@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import Literal
 
 from funcprop.layer import is_float
+from funcprop.lifting.again import ASKED, is_cheap
 from funcprop.lifting.jaxprs import REMAT, aval, calls, equation, outputs, scan_parts
 from funcprop.lifting.uses import DATA, PARAMETER, Plan, Site, Use
 
@@ -225,18 +227,18 @@ def run(
         elif site.uses:
             (use,), (at, _) = site.uses, site.first
             given = [operands[i] for i in use.data]
-            weight = lax.stop_gradient(operands[use.position]) if use.position >= 0 else ()
+            weight = operands[use.position] if use.position >= 0 else ()
             found = closed_use(use, weight, given, sent.operands[at])
             if sent.operands[at] is None:
-                kept[at] = [lax.stop_gradient(x) if is_float(x) else x for x in given]
+                kept[at] = given
         else:
             own = [taps[eqn.invars[i]] for i in site.generic]
-            spread = calls(eqn)
+            spread = calls(eqn) or len(eqn.outvars) > 1
             found = generic_use(equation(jaxpr, eqn), site.generic, operands, own, spread)
         values |= zip(bound, found, strict=True)
         for var in bound:
             if var in deltas:
-                values[var] = passed(values[var], deltas[var])
+                values[var] = checkpoint_name(passed(values[var], deltas[var]), ASKED)
 
     def output(atom: Any) -> Any:
         value = read(atom)
@@ -299,6 +301,9 @@ def enter(
                 for k, at in zip(kept, there, strict=True)]  # fmt: skip
         return new, (found[carry:], kept)
 
+    if sent is not None and is_cheap(inner):  # of all that JAX would keep, what its uses make
+        policy = jax.checkpoint_policies.save_only_these_names(ASKED)
+        step = jax.checkpoint(step, policy=policy, prevent_cse=False)
     state, (ys, kept) = lax.scan(
         step,
         operands[consts:first],
@@ -310,7 +315,7 @@ def enter(
     for own, at in zip(kept, there, strict=True):
         for i, position in at.items() if own else ():
             x = operands[position]
-            own[i] = lax.stop_gradient(x) if is_float(x) else x
+            own[i] = x
     return [*state, *ys], kept
 
 

@@ -59,6 +59,14 @@ def reduced(ys: Any, reduction: str) -> Any:
     """[B] -> [], for a mean or a sum; as it is for none."""
     if reduction == "none":
         return ys
+    leaves = jax.tree.leaves(ys)
+    if len(leaves) != 1 or leaves[0] is not ys or ys.size != len(ys):
+        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), ys)
+        raise TypeError(
+            f"per_example: the function returns {spell(one)} for one example, wanted a loss, one "
+            f"number, since reduction is {reduction!r}: return the loss alone, or write "
+            "fp.per_example(function, reduction='none') for a prediction"
+        )
     return jnp.mean(ys) if reduction == "mean" else jnp.sum(ys)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.extend import source_info_util
-from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 from jax.extend.core import primitives as p
 
 # Where an equation that is nothing but a call keeps what it calls.
@@ -67,13 +67,51 @@ def holds(eqn: JaxprEqn, names: set[str]) -> bool:
 def inlined(jaxpr: ClosedJaxpr, anew: bool = False) -> ClosedJaxpr:
     """The same jaxpr without calls that are nothing but calls: `jit` in `jit`. Loops stay.
 
+    Equations are moved, not traced again: a rule that closes over a value of its own trace keeps
+    it. One inside of JAX, which shows no line of a user's, gets that of the call.
+
     anew   with variables of its own, even where there is none
     """
     written_out = {*INLINED, RAGGED}
     if not anew and not any(eqn.primitive.name in written_out for eqn in jaxpr.eqns):
         return jaxpr
-    types = [var.aval for var in jaxpr.jaxpr.invars]  # weak ones stay weak
-    return jax.make_jaxpr(functools.partial(flat, jaxpr))(*types)
+    eqns: list[JaxprEqn] = []
+    constants: list[tuple[Any, Any]] = []
+
+    def add(called: ClosedJaxpr, atoms: list[Any], caller: Any, stack: Any) -> list[Any]:
+        known = dict(zip(called.jaxpr.invars, atoms, strict=True))
+        for var, value in zip(called.jaxpr.constvars, called.consts, strict=True):
+            known[var] = Var(var.aval)
+            constants.append((known[var], value))
+
+        def read(atom: Any) -> Any:
+            return atom if isinstance(atom, Literal) else known[atom]
+
+        for eqn in called.eqns:
+            name, info = eqn.primitive.name, eqn.source_info
+            if caller is not None and not source_info_util.summarize(info).strip():
+                info = info.replace(traceback=caller)
+            info = info.replace(name_stack=stack + info.name_stack)
+            operands = [read(atom) for atom in eqn.invars]
+            if name in INLINED:
+                inner = closed(eqn.params[INLINED[name]])
+            elif name == RAGGED and is_grouped(eqn):
+                types = [atom.aval for atom in operands]
+                inner = jax.make_jaxpr(functools.partial(grouped_product, eqn))(*types)
+            else:
+                own = [v if isinstance(v, DropVar) else Var(v.aval) for v in eqn.outvars]
+                known.update(zip(eqn.outvars, own, strict=True))
+                eqns.append(eqn.replace(invars=operands, outvars=own, source_info=info))
+                continue
+            found = add(inner, operands, info.traceback, info.name_stack)
+            known.update(zip(eqn.outvars, found, strict=True))
+        return [read(atom) for atom in called.jaxpr.outvars]
+
+    invars = [Var(var.aval) for var in jaxpr.jaxpr.invars]
+    outvars = add(jaxpr, invars, None, source_info_util.NameStack())
+    own = [var for var, _ in constants]
+    new = jaxpr.jaxpr.replace(constvars=own, invars=invars, outvars=outvars, eqns=eqns)
+    return ClosedJaxpr(new, [value for _, value in constants])
 
 
 def flat(jaxpr: ClosedJaxpr, *args: Any, caller: Any = None) -> list[Any]:
@@ -149,6 +187,11 @@ def source_of(eqn: JaxprEqn) -> tuple[str, str]:
 def is_float_type(aval: Any) -> bool:
     """Whether an abstract value is an array with a gradient, real or complex; keys have none."""
     return hasattr(aval, "dtype") and jnp.issubdtype(aval.dtype, jnp.inexact)
+
+
+def is_key(value: Any) -> bool:
+    """Whether a value is a key of `jax.random`."""
+    return jnp.issubdtype(jnp.result_type(value), jax.dtypes.prng_key)
 
 
 def over_examples(function: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:

@@ -345,6 +345,10 @@ class Lifted(Traceable):
             found.append((Seen(operands, ys, dxs, gradient), ds))
         return found
 
+    def place_of(self, call: Call) -> str:
+        """How a call inside is named."""
+        return f"{type(self).__name__}[{call}]"
+
     def opened(self) -> Layer:
         """As compare walks through it: the calls of custom derivative rules inside."""
         return Calls(self, self.calls)

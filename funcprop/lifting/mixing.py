@@ -25,7 +25,7 @@ from funcprop.collectors.single_examples import (
 )
 from funcprop.collectors.single_examples import outputs as rows_of
 from funcprop.layer import Context, Layer, LayerError, Params, is_float, spell
-from funcprop.lifting.jaxprs import equation, outputs, source_of
+from funcprop.lifting.jaxprs import equation, is_key, outputs, source_of
 from funcprop.lifting.uses import Plan
 
 REMEDY = (
@@ -53,7 +53,7 @@ def check_apart(tried: Tried, params: Params, x: Any, context: Context) -> None:
     leaves, tree = jax.tree.flatten((params, x, context))
     traced = any(isinstance(leaf, NOT_KNOWN) for leaf in leaves)
     shapes = tuple((jnp.shape(leaf), str(jnp.result_type(leaf))) for leaf in leaves)
-    key = (tried.whole, tree, traced, shapes)
+    key = (tried.whole, tree, traced, shapes, tried.plan(params, x, context))
     with contextlib.suppress(TypeError):
         if key in TRIED:
             return
@@ -185,7 +185,3 @@ def told_by(eqn: Any) -> str:
     line, module = source_of(eqn)
     inside = f" in {module}" if module else ""
     return f" by {eqn.primitive.name} at {line}{inside}"
-
-
-def is_key(value: Any) -> bool:
-    return jnp.issubdtype(jnp.result_type(value), jax.dtypes.prng_key)

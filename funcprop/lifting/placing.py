@@ -225,7 +225,9 @@ def told(plan: Plan, use: Use | None, var: Any, leaf: Any, values: Any, form: Fo
     if lies == "same":
         return Told(form, (), (shape, dtype), reshaped((shape, dtype)), True)  # type: ignore
     if lies == "turned" and form.dtype == dtype:
-        return form.T
+        if form.T.shape == shape:
+            return form.T
+        return Told(form.T, (), (shape, dtype), reshaped((shape, dtype)), True)  # type: ignore
     given = tuple(values[v] for v in inputs)
     if isinstance(form, Full):  # is there: what is made of it is no larger
         found = jax.vmap(functools.partial(back, given))(form.materialize())

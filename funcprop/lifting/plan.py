@@ -26,6 +26,7 @@ from funcprop.lifting.jaxprs import (
     outputs,
     scan_parts,
 )
+from funcprop.lifting.linear import sends_linearly
 from funcprop.lifting.primitives import ANY, primitive_of
 from funcprop.lifting.uses import DATA, NEITHER, PARAMETER, Delta, Loop, Plan, Site, Use
 
@@ -36,7 +37,10 @@ def kinds_of(jaxpr: ClosedJaxpr, inputs: Sequence[int]) -> dict[Any, int]:
     kinds |= zip(jaxpr.jaxpr.invars, inputs, strict=True)
     for eqn in jaxpr.eqns:
         given = [kinds[atom] for atom in eqn.invars if not isinstance(atom, Literal)]
-        kinds |= dict.fromkeys(eqn.outvars, max(given, default=NEITHER))
+        kind = max(given, default=NEITHER)
+        if kind == PARAMETER and not sends_linearly(jaxpr, eqn):
+            kind = DATA  # its gradient has to be asked example by example
+        kinds |= dict.fromkeys(eqn.outvars, kind)
     return kinds
 
 

@@ -188,8 +188,9 @@ register(Primitive("gather", gather_position, gather_axes, gather_form))
 
 
 def conv_position(eqn: JaxprEqn, weights: list[int]) -> int | None:
-    same = aval(eqn.outvars[0]).dtype == aval(eqn.invars[1]).dtype
-    return 1 if weights == [1] and eqn.params["batch_group_count"] == 1 and same else None
+    y, kernel = aval(eqn.outvars[0]), aval(eqn.invars[1])
+    form = y.dtype == kernel.dtype and y.size > 0 and eqn.params["batch_group_count"] == 1
+    return 1 if weights == [1] and form else None
 
 
 def conv_axes(eqn: JaxprEqn, position: int) -> Axes:

@@ -58,7 +58,7 @@ class Pullback:
         number = {id(leaf): i for i, leaf in enumerate(jax.tree.leaves(params))}
         own = tuple(number.get(id(leaf)) for leaf in leaves)
         types = tuple(map(jax.typeof, leaves))  # of one mesh, too
-        text = re.sub("0x[0-9a-f]+", "", str(tree))  # its jaxpr, which a closure may have changed
+        text = without_addresses(str(tree))  # its jaxpr, which a closure may have changed
         rest = [leaf for leaf, i in zip(leaves, own, strict=True) if i is None]
         try:
             return Pullback(rest, own, remembered(TREES, (key, types, text), tree))
@@ -69,6 +69,11 @@ class Pullback:
         given, rest = jax.tree.leaves(params), iter(self.leaves)
         leaves = [next(rest) if i is None else given[i] for i in self.own]
         return self.tree.unflatten(leaves)(dy)
+
+
+def without_addresses(text: str) -> str:
+    """A text that is the same whenever the same is traced."""
+    return re.sub("0x[0-9a-f]+", "", text)
 
 
 TREES: dict[Any, Any] = {}

@@ -8,20 +8,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
+from jax.extend.core import ClosedJaxpr
 
 from funcprop.collectors.held import Held
 from funcprop.composites import Composite, RewiredParams
 from funcprop.layer import Context, LayerError, Params, spell
 from funcprop.lifting.asking import frontier
 from funcprop.lifting.function import PerExample, options_of
+from funcprop.lifting.jaxprs import is_key
 from funcprop.lifting.placing import made_of
 from funcprop.lifting.plan import plan_of
 from funcprop.lifting.primitives import TABLE
-from funcprop.lifting.pullback import remembered
+from funcprop.lifting.pullback import remembered, without_addresses
 from funcprop.lifting.uses import DATA, NEITHER, PARAMETER, Plan
 
 PLANS: dict[Any, Any] = {}
+SMALL = 4096  # numbers
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -74,12 +78,6 @@ class Traceable(Composite):
         data, tree = jax.tree.flatten((x, given))
         avals = [jax.typeof(leaf) for leaf in (*own, *others, *data)]
         rows = tuple(TABLE.values())
-        key = (self.function, self.tree, self.floats, asks, tree, tuple(avals), rows)
-        try:
-            if key in PLANS:
-                return PLANS[key]
-        except TypeError:  # a function that cannot be hashed is traced every time
-            key = None
 
         def flat(*leaves: Any) -> Any:
             first, second = len(own), len(own) + len(others)
@@ -90,11 +88,18 @@ class Traceable(Composite):
             return self.function(params, x, **given)
 
         jaxpr, outs = jax.make_jaxpr(flat, return_shape=True)(*avals)
+        consts = [c.copy() if isinstance(c, np.ndarray) else c for c in jaxpr.consts]
+        jaxpr = ClosedJaxpr(jaxpr.jaxpr, consts)  # what is NumPy's may be written to
+        key = (self.function, self.tree, self.floats, asks, tree, rows, *avals, *written(jaxpr))
+        try:
+            if key in PLANS:
+                return PLANS[key]
+        except TypeError:  # a function that cannot be hashed
+            key = None
         first = DATA if asks == "calls" else PARAMETER
         kinds = [first] * len(own) + [NEITHER] * len(others) + [DATA] * len(data)
         found = plan_of(jaxpr, kinds, asks=asks), jax.tree.structure(outs)
-        traced = any(isinstance(c, Tracer) for c in found[0].jaxpr.consts)
-        if key is not None and not traced:
+        if key is not None and not any(isinstance(c, Tracer) for c in jaxpr.consts):
             remembered(PLANS, key, found)
         return found
 
@@ -151,3 +156,21 @@ class Traceable(Composite):
             return bare(leaf.params) if isinstance(leaf, (Held, RewiredParams)) else leaf
 
         return self.tree.unflatten([bare(leaf) for leaf in self.leaves(params)])
+
+
+def written(jaxpr: ClosedJaxpr) -> tuple[Any, ...]:
+    """What a function computes, to know it by: what it closes over may have changed since it was
+    traced last."""
+    return without_addresses(str(jaxpr)), *map(told_apart, jaxpr.consts)
+
+
+def told_apart(const: Any) -> Any:
+    """A small constant by its numbers, since it may be made anew each time; else by what it is."""
+    if isinstance(const, Tracer) or not is_small(const):
+        return id(const)
+    value = np.asarray(jax.random.key_data(const) if is_key(const) else const)
+    return value.shape, str(value.dtype), value.tobytes()
+
+
+def is_small(const: Any) -> bool:
+    return isinstance(const, np.ndarray) or getattr(const, "size", SMALL) < SMALL

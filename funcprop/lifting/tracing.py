@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -69,6 +70,12 @@ def lift(
                 f"params{jax.tree_util.keystr(path)} is {spell(leaf)}, wanted real numbers",
                 "keep the real and the imaginary part as two parameters: lax.complex(re, im)",
             )
+        if isinstance(leaf, float):
+            raise LayerError(
+                empty,
+                f"params{jax.tree_util.keystr(path)} is the Python number {leaf}, wanted an array",
+                f"write jnp.asarray({leaf}), or keep what is not trained outside of params",
+            )
     if not names:
         problem = f"params is {spell(params)}: it holds no array of floats"
         raise LayerError(empty, problem, "give the parameters first: fp.lift(apply, params, x)")
@@ -77,6 +84,18 @@ def lift(
     places = places_of(empty, params, x)
     layers = tuple(Weight(name, places[i]) for i, name in enumerate(names))
     return Lifted(function, tree, floats, layers, calls_of(empty, params, x), init)
+
+
+def with_rules(function: Callable[..., Any], x: tuple[Any, ...]) -> Lifted:
+    """function(*x) as a layer without parameters, opened by `compare` at the calls of custom
+    derivative rules: under `jit`, `scan` and `checkpoint`."""
+
+    def of_x(params: Params, x: tuple[Any, ...]) -> Any:
+        return function(*x)
+
+    of_x.__name__ = getattr(function, "__name__", type(function).__name__)
+    empty = Lifted(of_x, jax.tree.structure(()), (), ())
+    return Lifted(of_x, empty.tree, (), (), calls_of(empty, (), x))
 
 
 def places_of(lifted: Lifted, params: Params, x: Any) -> list[tuple[Place, ...]]:
@@ -108,8 +127,24 @@ def calls_of(lifted: Lifted, params: Params, x: Any) -> tuple[Call, ...]:
     functions = Functions()
     found = []
     for number, use in enumerate(plan.uses):
-        found.append(Call(rule_name(use.eqn), source_of(use.eqn)[0], number, functions))
+        times = math.prod(loop.length for loop in use.loops)
+        defined = definition_of(use.eqn)
+        source = source_of(use.eqn)[0]
+        real = not any(
+            jnp.issubdtype(getattr(var.aval, "dtype", bool), jnp.complexfloating)
+            for var in (*use.eqn.invars, *use.eqn.outvars)
+        )
+        name = rule_name(use.eqn)
+        found.append(Call(name, source, number, functions, defined, times, real))
     return tuple(found)
+
+
+def definition_of(eqn: Any) -> str:
+    """The file and line of the function that has a rule, as far as its jaxpr tells."""
+    info = getattr(getattr(eqn.params.get("call_jaxpr"), "jaxpr", None), "debug_info", None)
+    return str(getattr(info, "func_filename", None) or "") and (
+        f"{info.func_filename}:{info.func_lineno}"  # type: ignore[union-attr]
+    )
 
 
 def rule_name(eqn: Any) -> str:

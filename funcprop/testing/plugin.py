@@ -3,6 +3,7 @@
 assert_gradients(layer, params, x)   in a test: fails with the report of what is wrong
 --gradients PACKAGE                  a test for every layer that the package defines
 --gradients-json FILE                every comparison of the session, as JSON
+--rules                              every derivative rule that the tests call, compared at the end
 """
 
 from __future__ import annotations
@@ -25,13 +26,10 @@ from funcprop.comparison.report.comparison import Comparison, GradientError
 from funcprop.layer import Layer
 from funcprop.testing.assertion import Listener, agreed, listeners
 from funcprop.testing.assertion import assert_gradients as assert_gradients
+from funcprop.testing.session import RulesSession, add_options, wanted
 
 Found = list[dict[str, Any]]  # the test and what Comparison.as_dict says, one a comparison
-
-
 FOUND = pytest.StashKey[Found]()
-
-
 LISTENER = pytest.StashKey[Listener]()
 
 
@@ -51,6 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=Path,
         help="write every comparison of the session to this file, replacing it",
     )
+    add_options(group)
 
 
 # --- what was found -------------------------------------------------------------------------------
@@ -65,6 +64,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
     config.stash[FOUND], config.stash[LISTENER] = found, listener
     listeners.append(listener)
+    if wanted(config):
+        config.pluginmanager.register(RulesSession(config), "funcprop rules")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

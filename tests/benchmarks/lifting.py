@@ -4,6 +4,7 @@ The four models of models.py, in Flax NNX and in Equinox, 64 examples in float32
 of BatchNorm, which mixes examples. In one process, compiled ahead of time, run in turns:
 
     jax.grad         of the sum of the losses: the measure of all JAX sides
+    jax.grad, one number   its squared norm: the gradient is then a temporary
     lift, norms      the 64 squared norms, `fp.lift` and `squared_norms`
     lift, clipped    the clipped sum, `fp.lift` and `clipped`
     vmap             the 64 squared norms by vmap(jax.grad), of the batch and of 8 at a time
@@ -15,7 +16,8 @@ Before anything is timed norms and clipped sums are compared with those of vmap(
 
     python tests/benchmarks/lifting.py [--models mlp,lstm] [--repeats 3] [--seconds 2] [--json FILE]
 
-Temporaries are those of the compiled program, of PyTorch nobody counts them.
+Temporaries are those of the compiled program, of PyTorch nobody counts them. Outputs are no
+temporaries, and XLA works in their buffers: "with outputs" are both, which is what a program takes.
 """
 
 from __future__ import annotations
@@ -144,6 +146,7 @@ def programs(one: Callable[..., Any], whole: Any, params: Any, batch: Any, bound
 
     found = {
         "jax.grad": jax.grad(whole),
+        "jax.grad, one number": lambda params, batch: squares(jax.grad(whole)(params, batch)),
         "lift, norms": lambda params, batch: total(collected(params, batch)[1]),
         "lift, clipped": lambda params, batch: clipped(layer, None, bound)(params, batch)[1],
         "vmap": jax.vmap(norm, (None, 0)),
@@ -187,7 +190,7 @@ def turns(sides: dict[str, Callable[[], Any]], repeats: int, seconds: float) -> 
     return times
 
 
-def rows_of(times: dict[str, list[float]], temporaries: dict[str, int], first: str) -> Any:
+def rows_of(times: dict[str, list[float]], taken: dict[str, tuple[int, int]], first: str) -> Any:
     """The figures of every side, and their ratios to the first's."""
     least, middle = min(times[first]), statistics.median(times[first])
     rows = {}
@@ -196,11 +199,19 @@ def rows_of(times: dict[str, list[float]], temporaries: dict[str, int], first: s
             "minimum": min(runs), "median": statistics.median(runs), "runs": len(runs),
             "time": min(runs) / least, "median time": statistics.median(runs) / middle,
         }  # fmt: skip
-        if side in temporaries:
-            row["bytes"] = temporaries[side]
-            row["temporaries"] = temporaries[side] / max(1, temporaries[first])
+        if side in taken:
+            row["bytes"], row["bytes with outputs"] = taken[side]
+            row["temporaries"] = taken[side][0] / max(1, taken[first][0])
+            row["with outputs"] = taken[side][1] / max(1, taken[first][1])
         rows[side] = row
     return rows
+
+
+def memory(program: Any) -> tuple[int, int]:
+    """Bytes of temporaries, and of temporaries and outputs."""
+    found = program.memory_analysis()
+    own = found.output_size_in_bytes - found.alias_size_in_bytes
+    return found.temp_size_in_bytes, found.temp_size_in_bytes + own
 
 
 def measured(name: str, library: str, side: models.Side, options: Any) -> tuple[Any, Any]:
@@ -230,22 +241,21 @@ def measured(name: str, library: str, side: models.Side, options: Any) -> tuple[
     norms = compared(f"{name}, {library}", one, results, params, batch, bound)
     del results
     ready = {title: (lambda run=run: run(params, batch)) for title, run in compiled.items()}
-    temporaries = {
-        title: run.memory_analysis().temp_size_in_bytes for title, run in compiled.items()
-    }
-    rows = rows_of(turns(ready, options.repeats, options.seconds), temporaries, "jax.grad")
+    taken = {title: memory(run) for title, run in compiled.items()}
+    rows = rows_of(turns(ready, options.repeats, options.seconds), taken, "jax.grad")
     return rows, norms
 
 
 def table(name: str, library: str, rows: Any) -> str:
     lines = []
     for side, row in rows.items():
-        mb, ratio = "–", "–"
+        mb, ratio, whole, both = "–", "–", "–", "–"
         if "bytes" in row:
             mb, ratio = f"{row['bytes'] / 1e6:.1f}", f"{row['temporaries']:.2f}"
+            both, whole = f"{row['bytes with outputs'] / 1e6:.1f}", f"{row['with outputs']:.2f}"
         lines.append(
             f"| {name} | {library} | {side} | {row['time']:.2f} | {row['median time']:.2f} "
-            f"| {ratio} | {1e3 * row['minimum']:.1f} | {mb} |"
+            f"| {ratio} | {whole} | {1e3 * row['minimum']:.1f} | {mb} | {both} |"
         )
     return "\n".join(lines)
 
@@ -267,8 +277,9 @@ def main() -> None:
         version = getattr(__import__(library), "__version__", "") if there else "is not installed"
         versions.append(f"{library} {version}")
     print(", ".join(versions) + "\n")
-    print("| model | library | side | time | median time | temporaries | ms | MB |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    print("| model | library | side | time | median time | temporaries | with outputs | ms | MB "
+          "| MB with outputs |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     found: dict[str, Any] = {}
     for name in options.models.split(","):
         found[name] = {}
@@ -285,7 +296,7 @@ def main() -> None:
             found[name]["PyTorch"] = rows_of(times, {}, "gradient")
             print(table(name, "PyTorch", found[name]["PyTorch"]), flush=True)
         for side, why in refused.items():
-            print(f"| {name} | PyTorch | {side}: {why} | – | – | – | – | – |", flush=True)
+            print(f"| {name} | PyTorch | {side}: {why} | – | – | – | – | – | – | – |", flush=True)
     if options.json:
         options.json.write_text(json.dumps({"machine": versions, "models": found}, indent=1))
 

@@ -285,3 +285,76 @@ def test_the_examples_of_help_stand_on_lines_of_their_own(run, capsys):
         assert cli.main([command, "--help"]) == 0
         lines = [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]
         assert set(examples) <= set(lines)
+
+
+# --- the rules that a script calls ----------------------------------------------------------------
+
+SCRIPT = """
+import sys
+
+import jax
+import jax.numpy as jnp
+import mine  # beside the script
+
+assert __name__ == "__main__" and sys.argv == [{name!r}]
+print("running")
+mine.square(jnp.arange(3.0))
+jax.nn.relu(jnp.arange(3.0))
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+    (tmp_path / "mine.py").write_text(MODULE)
+    path = tmp_path / "train.py"
+    path.write_text(SCRIPT.format(name=str(path)))
+    yield path
+    sys.modules.pop("mine", None)
+
+
+def test_the_rules_of_a_script(script, capsys):
+    arguments, path = list(sys.argv), list(sys.path)
+    files = {kind: script.with_suffix(f".{kind}") for kind in ("json", "html")}
+    words = [f"--{kind}={file}" for kind, file in files.items()]
+    assert cli.main(["compare", "--script", str(script), *words]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith("running\n2 derivative rules called: 1 WRONG, 1 ok\n")
+    assert re.search(r"^mine +square +\S*mine\.py:\d+ +1 +WRONG +dx 5e-01 ", out, re.MULTILINE)
+    assert re.match(r"funcprop: wrong: square at \S*mine\.py:\d+ \(1 of 2 rules\)$", err)
+    found = {row["name"]: row for row in json.loads(files["json"].read_text())}
+    assert found["square"]["verdict"] == "WRONG" and found["relu"]["verdict"] == "ok"
+    assert "square" in files["html"].read_text()
+    assert (sys.argv, sys.path) == (arguments, path)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("1 / 0", "raised ZeroDivisionError in line 1: division by zero"),
+        ("raise SystemExit(3)", "ended with 3"),
+        ("raise SystemExit", "called no jax.custom_vjp or jax.custom_jvp function"),
+        (
+            "import jax; import jax.numpy as jnp; jax.nn.relu(jnp.arange(3))",
+            "no rule that {script} called could be judged",
+        ),
+    ],
+)
+def test_scripts_without_rules_to_judge(script, capsys, text, words):
+    script.write_text(text)
+    assert cli.main(["compare", "--script", str(script)]) == 2
+    err = capsys.readouterr().err
+    assert words.format(script=script) in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        (["--script", "none.py"], "there is no file none.py"),
+        (["--script", "none.py", "--x", "3"], "leave --x out"),
+        (["dense", "--script", "none.py"], "leave a name out"),
+        (["--script", "none.py", "--seconds", "0"], "--seconds is 0, wanted more than 0"),
+    ],
+)
+def test_words_that_do_not_go_with_a_script(capsys, words, reason):
+    assert cli.main(["compare", *words]) == 2
+    assert reason in capsys.readouterr().err

@@ -30,7 +30,7 @@ from funcprop.collectors import (
 )
 from funcprop.collectors.held import without_held
 from funcprop.collectors.record import is_record
-from funcprop.comparison.programs import cast, measured
+from funcprop.comparison.programs import cast, computed
 from funcprop.composites import RewiredParams
 from funcprop.layer import LayerError, is_float
 
@@ -189,7 +189,7 @@ def test_rules_equal_their_definition(name):
             with pytest.raises((LayerError, ValueError)):
                 jax.eval_shape(run, params, x, context, dy)
             return
-        found, new, every, sums = measured(run, params, x, context, dy, quick=True)
+        found, new, every, sums = computed(run, params, x, context, dy)
         if updates:
             stepped = jax.tree.map(lambda p, g: p - 0.5 * g.sum(0), params, every)
             close(new, stepped)

@@ -12,7 +12,7 @@ from funcprop.catalogue.comparisons import drawn
 from funcprop.catalogue.inputs import Normal
 from funcprop.catalogue.row import Row
 from funcprop.catalogue.table import ROWS
-from funcprop.comparison.programs import cast, measured
+from funcprop.comparison.programs import cast, computed
 from funcprop.composites.sharing import Sum
 from funcprop.gradient import partition
 from funcprop.models.transformer import transformer_block
@@ -68,7 +68,7 @@ def test_the_halves_are_the_whole(name):
             (dx, dparams), dx_alone, weights, kept = jax.eval_shape(run, *arguments)
             assert dx_alone == dx and not jax.tree.leaves(kept) and weights == dparams
             return
-        (dx, dparams), dx_alone, weights, _ = measured(run, *arguments, quick=True)
+        (dx, dparams), dx_alone, weights, _ = computed(run, *arguments)
         rtol = 1e-6 if "Cast" in name else 1e-12
         close(dx_alone, dx, rtol)
         close(weights, dparams, rtol)

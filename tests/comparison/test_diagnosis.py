@@ -15,7 +15,7 @@ from funcprop.catalogue.row import Mutant, Row
 from funcprop.catalogue.table import ROWS, diagonal_softmax, sigma_prime_of_activation
 from funcprop.comparison.explanation.diagnosis import diagnose, diagnose_shape
 from funcprop.comparison.leaf import NO_PATTERN
-from funcprop.comparison.programs import cast, measured, named_leaves
+from funcprop.comparison.programs import cast, computed, named_leaves
 from funcprop.comparison.witnesses.gradients import differentiable, gradients, numerical
 from funcprop.comparison.witnesses.points import cotangents
 
@@ -29,7 +29,7 @@ def right(row):
     """-> arguments, dys, truth of a row in float64, and what the wrong backwards of it give."""
     with jax.enable_x64(True):
         wide = [cast(tree, np.float64) for tree in row.arguments(KEY)]
-        dys = cotangents(row.layer, *wide, PROBES, KEY)
+        dys = cotangents(row.subject(tuple(wide), KEY), PROBES)
         for dy in jax.tree.leaves(dys):
             dy[1] *= np.exp(2 * dy[0])  # of very uneven sizes
             dy[2].reshape(-1)[1:] = 0  # one number alone
@@ -41,7 +41,7 @@ def right(row):
         def run(*given):
             return rule(layer, *given), [gradients(each, *given) for each in wrong]
 
-        truth, found = measured(run, *wide, dys, quick=True)
+        truth, found = computed(run, *wide, dys)
         return wide, dys, truth, dict(zip(backwards_of(row), found, strict=True))
 
 
@@ -248,7 +248,7 @@ SLIPS = [
     slip("· for matrix product", fp.Dense(4), Normal((4, 4)),
          of_dx(lambda dx, p, x, dz: dz * p.w), {"dx": "each element from its own dy alone"}),
     slip("a for a(1 − a)", fp.Sigmoid(), Normal((5, 7)), lambda layer, p, a, da: (da * a, ()),
-         {"dx": "a for"}),
+         {"dx": "the activation itself in the place of its derivative a(1 − a)"}),
 ]  # fmt: skip
 
 

@@ -120,7 +120,7 @@ def test_a_narrow_terminal_shows_the_columns_that_say_what_to_correct(wrong, wid
         console = rich.Console(record=True, width=width, file=nowhere)
         console.print(wrong)
     lines = console.export_text().splitlines()
-    (headings,) = [line for line in lines if "by hand" in line]
+    headings, *_ = [line for line in lines if "by hand" in line]
     assert "automatic" in headings and "rule" in headings and max(map(len, lines)) <= width
     assert ("cosine" in headings) is all_columns and ("worst at" in headings) is all_columns
 
@@ -221,6 +221,21 @@ def test_a_gradient_function_names_the_wrong_layer_and_leaf():
     assert found.wrong[0].name == "Serial[1] WrongSigmoid: dx"
     assert {row.name for row in found.wrong} >= {"dparams[0].w", "dparams[0].b"}
     assert "dparams[2].w" not in {row.name for row in found.wrong}
+
+
+def test_a_gradient_function_is_told_what_is_wrong_with_it():
+    def double(params, batch, context=fp.Context()):
+        value, grads = jax.value_and_grad(loss)(params, batch)
+        return value, {"w": 2 * grads["w"], "b": grads["b"]}
+
+    def loss(params, batch, context=fp.Context()):
+        return jnp.sum((batch @ params["w"] + params["b"]) ** 2)
+
+    params = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
+    found = fp.compare(
+        double, params, jnp.arange(6.0).reshape(2, 3), against=jax.value_and_grad(loss)
+    )
+    assert found.headline == "double: wrong gradient in dparams['w'] (a factor of 2)"
 
 
 def test_two_gradient_functions_against_each_other():
@@ -403,14 +418,14 @@ def test_the_cost_is_measured_on_request(kind):
             (x, jnp.ones((5, 3))),
         ),
     }[kind]
-    found = fp.compare(*given, profile=True)
-    assert fp.compare(*given).costs is None
-    (profile,) = found.costs.profiles
+    costs = fp.measure(*given, seconds=0.01)
+    (profile,) = costs.profiles
+    assert profile.name == fp.compare(*given).target
     for cost in (profile.by_hand, profile.automatic):
         assert cost.seconds > 0 and cost.compiling > 0 and cost.bytes > 0 and cost.accessed > 0
-    written = json.loads(found.to_json())
+    written = costs.as_dict()[profile.name]
     assert written["cost"]["by_hand"]["compiling"] == profile.by_hand.compiling
-    assert written["machine"] in str(found) and "compiling s" in found.to_html()
+    assert written["machine"] in str(costs) and "compiling s" in str(costs)
 
 
 def test_the_cost_of_a_wrong_gradient_is_not_measured():
@@ -419,4 +434,28 @@ def test_the_cost_of_a_wrong_gradient_is_not_measured():
         def backward(self, params, a, da):
             return da, ()
 
-    assert fp.compare(Wrong(), (), jnp.ones((2, 3)), profile=True).costs is None
+    with pytest.raises(ValueError, match=r"differs by .* they must be one function"):
+        fp.measure(Wrong(), (), jnp.ones((2, 3)))
+
+
+def test_a_second_comparison_compiles_nothing():
+    """What is compared is traced anew; the same program is compiled once."""
+    compiled = []
+
+    def listener(name, seconds, **options):
+        if name.endswith("backend_compile_duration"):
+            compiled.append(name)
+
+    def f(x):
+        return jnp.tanh(x) ** 3
+
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        fp.compare(f, jnp.linspace(-1.0, 1.0, 7))
+        first = len(compiled)
+        fp.compare(lambda x: jnp.tanh(x) ** 3, jnp.linspace(-1.0, 1.0, 7))
+        again = len(compiled) - first
+        fp.compare(lambda x: jnp.tanh(x) ** 5, jnp.linspace(-1.0, 1.0, 7))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    assert first >= 4 and again == 0 and len(compiled) >= first + 4

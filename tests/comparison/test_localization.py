@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import pytest
 
 import funcprop as fp
+from funcprop.comparison.subject.door import of_layer
 from funcprop.comparison.verdict.inside import localize
-from funcprop.comparison.witnesses.records import recording
+from funcprop.comparison.witnesses.records import model_of
 from funcprop.models import gpt, gpt_objective
 from funcprop.models.transformer import transformer_block
 
@@ -60,7 +61,8 @@ def test_in_any_of_twelve_blocks():
     model = fp.Serial(*blocks)
     x = jax.random.normal(jax.random.key(0), (1, LENGTH, WIDTH))
     params = model.init(jax.random.key(1), x)
-    rows, notes = localize(recording(model), params, x, fp.Context(), jnp.ones_like(x))
+    inner = of_layer(model, params, x, fp.Context(), jax.random.key(2)).inner
+    rows, notes = localize(model_of(inner), inner, jnp.ones_like(x))
     assert notes == []
     places = dict.fromkeys(row.place for row in rows if not row.ok)
     for place, (depth, kind) in zip(places, wrong.items(), strict=True):

@@ -9,6 +9,7 @@ import pytest
 
 import funcprop as fp
 from funcprop.comparison.programs import Programs, cast
+from funcprop.comparison.subject.door import of_layer
 from funcprop.comparison.witnesses.overflow import enlarged, overflows
 from funcprop.comparison.witnesses.points import cotangents
 
@@ -66,15 +67,15 @@ class NaiveLength(fp.Layer):
 
 def notes(layer, x=X, dtype="float32"):
     x = cast(x, dtype)
-    given = (), x, fp.Context()
-    dys = cotangents(layer, *given, 2, KEY)
+    subject = of_layer(layer, (), x, fp.Context(), KEY)
+    dys = cotangents(subject, 2)
     with jax.enable_x64(True):
         wide = cast(dys, "float64")
-    return overflows(layer, layer, False, (*given, dys), wide, Programs(), quick=True)
+    return overflows(subject, False, dys, wide, Programs())
 
 
 def test_compare_notes_an_overflow_and_does_not_fail_for_it():
-    found = fp.compare(Naive(), (), X, quick=True)
+    found = fp.compare(Naive(), (), X)
     assert found.ok and found.notes[-1] == (
         "forward is not finite at |x| = 100 in float32, where float64's value would fit"
     )
@@ -97,6 +98,43 @@ def test_what_overflows_on_the_way(layer, dtype, words):
 @pytest.mark.parametrize("layer", [fp.Softmax(), fp.Sigmoid(), Exp()])
 def test_what_is_safe_or_beyond_the_dtype_by_definition(layer, dtype):
     assert notes(layer, dtype=dtype) == []
+
+
+@pytest.mark.parametrize(
+    ("function", "lost"),
+    [
+        (lambda z: jnp.log(1 + jnp.exp(z)), "forward"),
+        (lambda z: 1 / (1 + jnp.exp(-z)), "dx[0]"),  # 1 / (1 + inf) is right, its derivative is NaN
+        (lambda z: (jnp.exp(z) - jnp.exp(-z)) / (jnp.exp(z) + jnp.exp(-z)), "forward"),
+        (lambda z: z * jnp.exp(z) / (1 + jnp.exp(z)), "forward"),
+    ],
+    ids=["softplus", "logistic", "tanh", "silu"],
+)
+def test_plain_functions_overflow_on_the_way_too(function, lost):
+    found = fp.compare(function, X, probes=2)
+    told = f"{lost} is not finite at |x| = 100 in float32, where float64's value would fit"
+    assert found.ok and told in found.notes
+
+
+@pytest.mark.parametrize("function", [jnp.exp, jnp.tanh, jax.nn.softplus, jax.nn.sigmoid])
+def test_plain_functions_that_are_safe_or_beyond_the_dtype(function):
+    found = fp.compare(lambda z: function(z), X, probes=2)
+    assert found.ok and not any("not finite" in note for note in found.notes)
+
+
+def test_a_rule_of_a_function_that_overflows_is_named():
+    """The forward is safe; e^z in the rule is not."""
+
+    @jax.custom_vjp
+    def softplus(z):
+        return jax.nn.softplus(z)
+
+    softplus.defvjp(
+        lambda z: (jax.nn.softplus(z), z),
+        lambda z, dy: (dy * jnp.exp(z) / (1 + jnp.exp(z)),),
+    )
+    found = fp.compare(softplus, X, probes=2)
+    assert found.ok and found.notes[-1].startswith("dx[0] is not finite at |x| = 100 in float32")
 
 
 def test_a_target_that_may_not_be_scaled_hides_nothing():

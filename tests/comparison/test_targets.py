@@ -11,8 +11,9 @@ from jax import lax
 
 import funcprop as fp
 from funcprop.comparison.leaf import broken
-from funcprop.comparison.programs import cast, measured
+from funcprop.comparison.programs import cast, computed
 from funcprop.comparison.subject.functions import Function, Pair
+from funcprop.comparison.subject.subject import Subject
 from funcprop.comparison.subject.targets import adapted
 from funcprop.comparison.subject.without_rules import count_rules
 from funcprop.comparison.verdict.rules import judge_exact
@@ -24,15 +25,15 @@ from funcprop.layer import Context, LayerError, describe
 
 def wrong(target, *args, against=None):
     """The names of the wrong leaves, in float64 under three random cotangents."""
-    layer, x, peer = adapted(target, args, against)
-    dys = cotangents(layer, (), x, Context(), 3, jax.random.key(0))
+    layer, x, peer = adapted(target, args, against)[:3]
+    dys = cotangents(Subject(layer, (), x, Context(), jax.random.key(0), peer), 3)
 
     def both(x, dys):
         given = gradients(layer, (), x, Context(), dys)
         return given, gradients(autodiff(peer), (), x, Context(), dys)
 
     with jax.enable_x64(True):
-        given, truth = measured(both, *(cast(tree, jnp.float64) for tree in (x, dys)), quick=True)
+        given, truth = computed(both, *(cast(tree, jnp.float64) for tree in (x, dys)))
     one = [jax.tree.map(lambda leaf: leaf[0], given["dx"]), cast(x, jnp.float64)]
     rows = broken("", {"dx": one[0]}, {"dx": one[1]}) or judge_exact("", given, truth)
     assert rows
@@ -138,7 +139,7 @@ def test_a_pair_that_agrees_is_right_inside_custom_vjp_too():
 
 @pytest.mark.parametrize("result", [lambda d: (d, d), lambda d: (d,) * 4, lambda d: d])
 def test_a_wrong_number_of_cotangents(result):
-    layer, x, _ = adapted((product_forward, lambda r, dy: result(dy)), PRODUCT)
+    layer, x, _ = adapted((product_forward, lambda r, dy: result(dy)), PRODUCT)[:3]
     y, residuals = layer.forward((), x)
     with pytest.raises(LayerError, match="wanted 3 cotangents, one for each argument") as caught:
         layer.backward((), residuals, y)
@@ -251,8 +252,8 @@ def test_an_equinox_module(factor, found):
     arrays, static = eqx.partition(Gate(normal(4)), eqx.is_array)
     assert wrong(lambda gate, x: eqx.combine(gate, static)(x), arrays, normal(4, seed=1)) == found
     assert wrong(Gate(normal(4)), normal(4, seed=1)) == []  # w is closed over, x is on trial
-    with pytest.raises(TypeError, match=r"args\[0\]\.act is a .*, wanted an array"):
-        adapted(lambda gate, x: gate(x), (Gate(normal(4)), normal(4)))
+    whole = Gate(normal(4)), normal(4, seed=1)  # what is no array in a module is closed over
+    assert wrong(lambda gate, x: gate(x), *whole) == found
 
 
 @pytest.mark.parametrize("factor, right", [(1, True), (2, False)])
@@ -429,10 +430,10 @@ def test_names():
     assert hash(Pair(product_forward, product_backward))
 
 
-def test_arguments_become_arrays():
+def test_numbers_with_a_gradient_become_arrays():
     x = adapted(lambda *args: args[0], (1.5, np.ones(3), {"n": 2, "none": None}, [True])).x
     assert [leaf.dtype for leaf in jax.tree.leaves(x)] == [
-        jnp.float32, jnp.float32, jnp.int32, jnp.bool_
+        jnp.float32, jnp.float32
     ]  # fmt: skip
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(x))
 
@@ -441,7 +442,7 @@ def test_integers_have_no_cotangent():
     def f(x, i, keep):
         return jnp.where(keep, x[i], 0.0), i + 1
 
-    layer, x, _ = adapted(f, (normal(4), jnp.asarray([1, 3]), np.asarray([True, False])))
+    layer, x, _ = adapted(f, (normal(4), jnp.asarray([1, 3]), np.asarray([True, False])))[:3]
     (y, _), residuals = layer.forward((), x)
     (dx, di, dkeep), dparams = layer.backward((), residuals, (jnp.ones_like(y), None))
     assert (di, dkeep, dparams) == (None, None, ())
@@ -455,10 +456,6 @@ def test_integers_have_no_cotangent():
         (3, (1.0,), None, r"target is a int, wanted a function or a pair"),
         ((jnp.sin,), (1.0,), None, r"target is tuple\(a .*\), wanted a function or a pair"),
         (jnp.sin, (), None, "there are no example arguments"),
-        (jnp.sin, (1.0, "mean"), None, r"args\[1\] is 'mean', wanted an array: close over"),
-        (jnp.sin, ({"w": [1.0, jnp.sin]},), None, r"args\[0\]\['w'\]\[1\] is a .*, wanted an arr"),
-        (jnp.sin, (1j,), None, r"args\[0\] holds complex numbers"),
-        (jnp.fft.fft, (np.ones(3),), None, "the output holds complex numbers"),
         (jnp.sin, (1.0,), 3, "against is a int, wanted a function"),
         (jnp.sin, (np.ones(3),), jnp.sum, r"sin returns float32\[3\], .* float32\[\]: they must"),
     ],
@@ -469,19 +466,15 @@ def test_what_cannot_be_compared_is_told(target, args, against, message):
 
 
 @pytest.mark.parametrize("f", [jnp.sum, jax.jit(jnp.sum, static_argnums=1)])
-def test_an_option_given_as_an_argument_is_told(f):
-    with pytest.raises((TypeError, ValueError)) as caught:
-        adapted(f, (np.ones((2, 3)), 0))
-    assert "close over those that are options" in "".join(caught.value.__notes__)
-    assert wrong(lambda x: f(x, 0), normal(2, 3)) == []
+def test_an_option_may_be_an_argument(f):
+    assert wrong(f, normal(2, 3), 0) == []
 
 
-def test_arguments_that_a_rule_keeps_for_itself_are_told_in_words():
+def test_arguments_that_a_rule_keeps_for_itself_are_closed_over():
     @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
     def scale(c, x):
         return c * x
 
     scale.defvjp(lambda c, x: (c * x, None), lambda c, kept, dy: (c * dy,))
-    with pytest.raises(TypeError, match=r"nondiff_argnums: close over .*lambda x: f\(3, x\), x"):
-        fp.compare(scale, 3.0, jnp.ones(4))
-    assert fp.compare(lambda x: scale(3.0, x), jnp.ones(4)).ok
+    assert fp.compare(scale, 3.0, jnp.ones(4)).ok
+    assert fp.compare(lambda c, x: scale(c, x), 3.0, jnp.ones(4)).ok

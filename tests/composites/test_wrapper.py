@@ -15,7 +15,6 @@ from funcprop.collectors.collecting import Collecting, Finishing
 from funcprop.collectors.protocol import Checked, Marking, Seeing
 from funcprop.collectors.rule import Gradient
 from funcprop.collectors.split import Deferred
-from funcprop.comparison.subject.subject import Surrogate
 from funcprop.comparison.witnesses.records import Recorder
 from funcprop.composites import Wrapper
 
@@ -69,7 +68,6 @@ WRAPPED = [
     Seeing(NORM, []),
     Mutated(NORM, Mutant("", lambda layer, *given: layer.backward(*given))),
     Recorder(NORM, NORM, ()),
-    Surrogate(NORM),
     fp.rewiring.Frozen(NORM),
     fp.rewiring.Clipped(NORM, max_abs=1.0),
     fp.rewiring.Noisy(NORM, 0.1),

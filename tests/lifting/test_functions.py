@@ -11,7 +11,7 @@ import funcprop as fp
 from funcprop import collectors as c
 from funcprop.lifting import lift, per_example
 
-from . import calls, equinox_rows, flax_rows, plain, solvers  # noqa: F401
+from . import calls, equinox_rows, flax_rows, odd, plain, solvers  # noqa: F401
 from .table import ROWS
 
 MAX_NORM = 0.5

@@ -85,3 +85,41 @@ def test_what_a_loop_goes_through_is_not_stacked_again():
     stacked = [v.aval.shape for v in there.outvars[scan_parts(there)[1] :]]
     assert (T, B, H) in stacked  # the states, and what JAX keeps
     assert (T, B, D) not in stacked  # x
+
+
+def attending(p, x):
+    """As the LSTM, with a product of the data's own in every step."""
+
+    def step(state, x):
+        h, s = state
+        gates = jnp.split(x @ p["w"] + h @ p["u"], 4)
+        i, f, g, o = (jax.nn.sigmoid(gate) for gate in gates)
+        s = f * s + i * jnp.tanh(g) + jnp.outer(s, o) @ h
+        return (jax.nn.sigmoid(o) * jnp.tanh(s), s), None
+
+    return jnp.square(lax.scan(step, (jnp.zeros(H), jnp.ones(H)), x)[0][0]).sum()
+
+
+@pytest.mark.parametrize(("loss", "fewer"), [(lstm, True), (attending, False)])
+def test_what_is_cheap_is_computed_again(loss, fewer):
+    """Of an LSTM four sums and two states a step, and the state that its use reads: not the value
+    and slope of every gate."""
+    p, x = params(4), jnp.ones((B, T, D))
+    layer = lift(per_example(loss, reduction="sum"), p, x)
+    norms = fp.backprop(fp.collect(layer, c.squared_norms))
+
+    def kept(function):
+        """How many numbers the loop forwards stacks for each example, H at a time."""
+        loops = [e for e in jax.make_jaxpr(function)(p, x).eqns if e.primitive.name == "scan"]
+        there = next(e for e in loops if not e.params["reverse"] and e.params["length"] == T)
+        stacked = [v.aval for v in there.outvars[scan_parts(there)[1] :]]
+        return sum(a.size // (T * B * H) for a in stacked)
+
+    plain = kept(jax.grad(lambda p, x: jax.vmap(loss, (None, 0))(p, x).sum()))
+    if fewer:
+        assert kept(norms) <= 7 < plain
+    else:
+        assert kept(norms) >= plain
+    by_hand = jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(p, x)
+    wanted = sum(jnp.square(g).sum((1, 2)) for g in jax.tree.leaves(by_hand))
+    np.testing.assert_allclose(c.total(jax.jit(norms)(p, x)[1]), wanted, rtol=1e-4)

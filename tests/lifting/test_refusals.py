@@ -132,6 +132,19 @@ REFUSED = {
         lambda: fp.lift(plain, {"w": W.astype(complex)}, X),
         "params['w'] is complex64[3, 2], wanted real numbers", "lax.complex(re, im)",
     ),
+    "a Python number": (
+        lambda: fp.lift(plain, {"w": W, "s": 0.5}, X),
+        "params['s'] is the Python number 0.5, wanted an array", "jnp.asarray(0.5)",
+    ),
+    "a loss with something beside it": (
+        lambda: asked(fp.per_example(lambda w, e: (loss_of_one(w, e), e[0]), "sum"), W, (X, Y)),
+        "returns tuple(float32[], float32[3]) for one example, wanted a loss, one number",
+        "fp.per_example(function, reduction='none')",
+    ),
+    "a loss that is a vector": (
+        lambda: asked(fp.per_example(lambda w, e: e[0] @ w), W, (X, Y)),
+        "returns float32[2] for one example", "since reduction is 'mean'",
+    ),
     "no float": (
         lambda: fp.lift(plain, {"w": W.astype(int)}, X),
         "it holds no array of floats", "fp.lift(apply, params, x)",

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from funcprop.comparison.programs import compiled
+from funcprop.comparison.programs import on_device
 from funcprop.gradient import backprop
 from funcprop.models import from_objective, gpt, gpt2_params, gpt_objective, to_objective
 
@@ -136,7 +136,7 @@ def test_logits_loss_and_every_gradient_are_those_of_pytorch(hugging_face):
             batch = (tokens[:, :-1], tokens[:, 1:])
             return model.forward(params, tokens)[0], gradient(to_objective(params), batch)
 
-        logits, (loss, grads) = compiled(run, params, tokens, quick=True)
+        logits, (loss, grads) = on_device(run, params, tokens)
         np.testing.assert_allclose(logits, wanted_logits, rtol=1e-10, atol=1e-10)
         np.testing.assert_allclose(loss, wanted_loss, rtol=1e-12)
         given = {name: p.grad for name, p in reference.named_parameters()}

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from funcprop.comparison.programs import compiled
+from funcprop.comparison.programs import on_device
 from funcprop.composites import Serial
 from funcprop.gradient import backprop, objective
 from funcprop.initializers import HeNormal, Normal
@@ -66,7 +66,7 @@ def init(name):
     """Parameters in float32: made by one program for all tests of a model."""
     parts, batch = setting(name)
     x = batch if len(parts) == 1 else batch[0]
-    return compiled(lambda key: parts[0].init(key, x), KEY, quick=True)
+    return on_device(lambda key: parts[0].init(key, x), KEY)
 
 
 def test_every_model_is_tried_here_and_documented_and_a_value():
@@ -92,7 +92,7 @@ def test_the_gradient_by_hand_is_that_of_jax(name):
             by_jax = jax.value_and_grad(objective(*parts))(params, batch, context)
             return backprop(*parts)(params, batch, context), by_jax
 
-        by_hand, by_jax = compiled(both, params, batch, quick=True)
+        by_hand, by_jax = on_device(both, params, batch)
     assert jax.tree.structure(by_hand) == jax.tree.structure(by_jax)
     for a, b in zip(jax.tree.leaves(by_hand), jax.tree.leaves(by_jax), strict=True):
         assert a.dtype == jnp.float64
@@ -111,10 +111,10 @@ def test_every_model_takes_a_step_and_predicts(name):
         state, metrics = jax.lax.scan(lambda s, _: step(s, batch), state, length=20)
         return state, metrics.loss
 
-    state, losses = compiled(run, KEY, batch, quick=True)
+    state, losses = on_device(run, KEY, batch)
     assert losses[-5:].mean() < losses[:5].mean()
     predictor, params = inference(parts[0], state.params, state.statistics)
-    y = compiled(lambda p, x: predictor.forward(p, x)[0], params, x, quick=True)
+    y = on_device(lambda p, x: predictor.forward(p, x)[0], params, x)
     assert jnp.isfinite(y).all()
     assert y.shape == (() if name == "gpt" else (4, 3)) and y.dtype == jnp.float32
 
@@ -126,7 +126,7 @@ def test_classifiers_read_bytes_as_numbers_up_to_one(name):
     def run(params, *inputs):
         return [SMALL[name].forward(params, x, Context(key=KEY))[0] for x in inputs]
 
-    both = compiled(run, init(name), x, (x / 255).astype(np.float32), quick=True)
+    both = on_device(run, init(name), x, (x / 255).astype(np.float32))
     np.testing.assert_allclose(*both, atol=1e-5)
 
 

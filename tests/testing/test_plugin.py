@@ -220,3 +220,154 @@ def test_a_layer_that_plain_inputs_do_not_fit(session, pytester):
     result.stdout.fnmatch_lines(
         "no Row in own has a layer of the type Picky, and plain inputs do not fit: *seven*"
     )
+
+
+# --- the rules that the tests of a project call ---------------------------------------------------
+
+RULES = """
+import jax
+import jax.numpy as jnp
+
+
+@jax.custom_vjp
+def halved(x):
+    return x * x
+
+
+halved.defvjp(lambda x: (x * x, x), lambda x, dy: (x * dy,))
+
+
+@jax.custom_jvp
+def cube(x):
+    return x**3
+
+
+cube.defjvps(lambda dx, y, x: 3 * x**2 * dx)
+"""
+LINE = 1 + RULES[: RULES.index("@jax.custom_vjp")].count("\n")
+RULES_TEST = """
+import jax
+import jax.numpy as jnp
+import pytest
+from own.rules import cube, halved
+
+X = jnp.asarray([0.5, -1.0, 2.0])
+
+def test_right():
+    assert cube(X)[2] == 8
+
+def test_in_float64():
+    with jax.enable_x64(True):
+        assert halved(jnp.asarray([2.0]))[0] == 4
+
+def test_that_leaves_settings_behind():
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.config.update("jax_debug_nans", True)
+"""
+FAILING = """
+
+def test_that_fails():
+    assert jax.jit(halved)(X)[0] == 1
+
+@pytest.fixture
+def broken():
+    raise RuntimeError("no")
+
+def test_that_errs(broken):
+    pass
+
+@pytest.mark.skip
+def test_that_is_skipped():
+    pass
+
+@pytest.mark.xfail
+def test_that_is_known_to_fail():
+    assert halved(X).sum() == 0
+"""
+
+
+@pytest.fixture
+def project(session, pytester):
+    """(arguments) -> the result of pytest on tests that call rules; in a process of its own, since
+    one of them leaves settings behind."""
+    (pytester.path / "own" / "rules.py").write_text(RULES)
+    (pytester.path / "test_rules.py").write_text(RULES_TEST)
+
+    def run(*arguments, process=True):
+        return session("test_rules.py", *arguments, process=process)
+
+    return run
+
+
+def table_of(pytester):
+    """What --rules-json rules.json wrote: the verdicts by name, and all of it."""
+    found = json.loads((pytester.path / "rules.json").read_text())
+    return {each["name"]: each["verdict"] for each in found}, found
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["one process", "two workers"])
+def test_wrong_rules_are_found_and_fail_a_suite_that_passes(project, pytester, workers):
+    if workers:
+        pytest.importorskip("xdist")
+    files = ("--rules-json", "rules.json", "--rules-html", "rules.html")
+    result = project("--rules", *files, *workers)
+    result.assert_outcomes(passed=3)
+    assert result.ret == 1
+    verdicts, found = table_of(pytester)
+    assert verdicts == {"halved": "WRONG", "cube": "ok"}
+    file = str(pytester.path / "own" / "rules.py")
+    assert (found[0]["module"], found[0]["file"], found[0]["line"]) == ("own.rules", file, LINE)
+    assert "a factor of 1/2" in found[0]["words"]
+    result.stdout.fnmatch_lines(
+        [
+            "*= derivative rules =*",
+            "2 derivative rules called: 1 WRONG, 1 ok",
+            f"own.rules *halved *own/rules.py:{LINE} *WRONG *",
+            "own.rules *cube *own/rules.py:* ok *",
+            "halved: wrong gradient in dx *",
+        ]
+    )
+    assert "own/rules.py" in (pytester.path / "rules.html").read_text()
+
+
+def test_right_rules_leave_the_exit_status_alone(project, pytester):
+    result = project("--rules", "-k", "right", process=False)
+    result.assert_outcomes(passed=1, deselected=2)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines("1 derivative rule called: 1 ok")
+
+
+def test_rules_that_are_skipped(project, pytester):
+    result = project("--rules-json", "rules.json", "--rules-skip", "*.halved")
+    assert result.ret == 0
+    assert table_of(pytester)[0] == {"halved": "left out", "cube": "ok"}
+
+
+def test_a_suite_fails_in_the_same_tests_as_without(project, pytester):
+    with (pytester.path / "test_rules.py").open("a") as file:
+        file.write(FAILING)
+    wanted = {"passed": 3, "failed": 1, "errors": 1, "skipped": 1, "xfailed": 1}
+    for arguments in ((), ("--rules-json", "rules.json", "--rules-skip", "*.cube")):
+        result = project(*arguments)
+        result.assert_outcomes(**wanted)
+        assert result.ret == 1
+    verdicts, (found, _) = table_of(pytester)
+    assert verdicts == {"halved": "WRONG", "cube": "left out"}
+    assert found["calls"] == 3  # in a test that fails too
+
+
+def test_nothing_is_compared_where_no_test_was_run(project, pytester):
+    for arguments in (("-k", "nothing"), ("--collect-only",)):
+        result = project("--rules-json", "rules.json", *arguments, process=False)
+        result.stdout.no_fnmatch_line("*derivative rule*")
+        assert result.ret == (5 if "-k" in arguments else 0)
+    result = project("--rules", "--rules-seconds", "0", process=False)
+    assert result.ret == 4
+    result.stderr.fnmatch_lines("*--rules-seconds is 0.0, wanted more than 0: 20 unless given")
+
+
+def test_the_plugin_by_its_old_name(project, pytester):
+    name = ("-p", "funcprop.comparison.plugin", "-p", "no:cacheprovider")
+    result = pytester.runpytest_inprocess(*name, "--rules-json", "rules.json", "-k", "right")
+    assert result.ret == 0
+    assert table_of(pytester)[0] == {"cube": "ok"}

@@ -247,7 +247,6 @@ def core(
 
 
 LONG = heads(1024, 1024, 2, 2, 64, (2,))
-
 ATTENTION = (
     Row(
         "Embedding",

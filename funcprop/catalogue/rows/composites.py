@@ -229,13 +229,8 @@ def dropped_examples_count(layer: Any, params: Params, residuals: Any, dy: Any) 
 # --- rows -----------------------------------------------------------------------------------------
 
 BLOCK = Serial(Dense(4), Tanh())
-
-
 DEEP = Serial(Dense(128), Tanh())
-
-
 WIDE = Serial(Dense(256), Tanh())
-
 LOOPS = (
     Row(
         "Repeat",
@@ -298,7 +293,6 @@ LOOPS = (
         (Normal((2, 5, 4)), Classes((2, 5, 3), 4)),
     ),
 )
-
 SHARED = (
     Row(
         "Tied, transposed",
@@ -320,7 +314,6 @@ SHARED = (
         Normal((5, 4)),
     ),
 )
-
 IMPLICIT = (
     Row(
         "Reversible",
@@ -383,5 +376,4 @@ IMPLICIT = (
         ),
     ),
 )
-
 MORE_COMPOSITES: tuple[Row, ...] = (*LOOPS, *SHARED, *IMPLICIT)

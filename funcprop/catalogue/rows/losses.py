@@ -187,25 +187,12 @@ def padding_counts(layer: Any, params: Any, residuals: Any, dy: Array) -> Any:
 
 
 VECTORS = (Normal((5, 4)), Normal((5, 4)))
-
-
 EMBEDDINGS = (Normal((512, 512)), Normal((512, 512)))
-
-
 DISTRIBUTIONS = (Normal((4096, 1024)), Probabilities((4096, 1024)))
-
-
 SCORES = (Normal((4096, 1024)), Classes((4096,), 1024))
-
-
 WORDS = (Normal((1024, 256)), Classes((1024,), 16_384))
-
-
 SOME_WORDS = (Normal((1024, 256)), Classes((1024,), 16_384, ignored=-1))
-
-
 SPEECH = (Normal((32, 256, 64)), Spelled((32, 48), 64))  # a second or more of letters
-
 EVERYTHING: dict[str, Any] = {
     "bias": True,
     "label_smoothing": 0.1,

@@ -123,16 +123,9 @@ NORM_MUTANTS = (
     Mutant("dscale from x in place of x̂", scale_gradient_of_x),
     Mutant("scale left out of dx", scale_left_out_of_dx),
 )
-
-
 MEAN_MUTANTS = (*NORM_MUTANTS, Mutant("the mean's derivative forgotten", mean_constant))
-
-
 MIXES: dict[str, Any] = {"batched": False, "reason": "normalizes over the batch: examples mix"}
-
-
 IMAGES = Normal((32, 32, 32, 64))
-
 NORMALIZATION = (
     Row(
         "BatchNorm",

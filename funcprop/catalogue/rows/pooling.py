@@ -87,16 +87,11 @@ MAX_MUTANTS = (
     Mutant("all of dy to the first tap", first_tap_only),
     Mutant("indices counted from one", tap_off_by_one),
 )
-
-
 MEAN_MUTANTS = (
     Mutant("not divided by the count", not_divided),
     Mutant("averaged along a pooled axis", summed_over_one_window),
 )
-
-
 LARGE = Normal((16, 64, 64, 32))
-
 POOLING = (
     max_row(
         "MaxPool",

@@ -131,22 +131,11 @@ TIME = (
     Mutant("dw_h with the state after", state_after),
     Mutant("w_h not transposed", w_h_not_transposed),
 )
-
-
 SEQUENCE = Normal((3, 7, 5))
-
-
 LONG = Normal((2, 20, 3))  # more than one stretch: 20 steps are two of ten
-
-
 SMALL_STEPS = Normal((8, 128, 64))
-
-
 LARGE_STEPS = Normal((32, 64, 256))
-
-
 STATE = Normal((3, 4))
-
 RECURRENCE = (
     Row(
         "RNN",

@@ -129,16 +129,9 @@ def in_chain(layer: Any, params: RewiredParams, residuals: Any, dy: Any) -> Any:
 
 
 OWN = Mutant("the layer's own dx", by_w)
-
-
 X = Normal((5, 4))
-
-
 DENSE, CONV = layers.Dense(3), layers.Conv(3, (3, 2))
-
-
 BLOCKS = (layers.Dense(6), layers.Tanh(), layers.Dense(5), layers.Tanh(), layers.Dense(3))
-
 REWIRING = (
     Row(
         "LoRA",

@@ -13,8 +13,6 @@ from funcprop.catalogue.row import Mutant, Row, key_of
 from funcprop.layer import Array, Context, Layer, Params
 
 PIXELS = Normal((2, 3, 5, 4))
-
-
 PICTURES = Normal((16, 64, 64, 32))
 
 
@@ -118,7 +116,6 @@ def derivative_of_activation(layer: Any, params: Params, z: Array, da: Array) ->
 
 
 FRAME = ((2, 1), (1, 2), (0, 0))
-
 MORE_SHAPES: tuple[Row, ...] = (
     Row(
         "Transpose",
@@ -190,7 +187,6 @@ MORE_SHAPES: tuple[Row, ...] = (
         ),
     ),
 )
-
 MORE_STOCHASTIC: tuple[Row, ...] = (
     Row(
         "SpatialDropout",

@@ -8,13 +8,14 @@ first, and those that need the layer again (`hypotheses`) only where nothing sim
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
 from funcprop.comparison.explanation.arrays import along, axes_told, largest, norm, places, subsets
+from funcprop.comparison.explanation.elementwise import formula_of
 from funcprop.comparison.explanation.factors import EXPLAINED, factors
 from funcprop.comparison.explanation.hypotheses import hypotheses
 from funcprop.comparison.explanation.patterns import (
@@ -26,6 +27,7 @@ from funcprop.comparison.explanation.patterns import (
     first,
 )
 from funcprop.comparison.explanation.problem import Problem
+from funcprop.comparison.explanation.samples import Elementwise, elementwise_rule
 from funcprop.comparison.leaf import NO_PATTERN
 from funcprop.comparison.programs import named_leaves
 from funcprop.comparison.verdict.rules import ZERO
@@ -56,12 +58,34 @@ def diagnose(
 
     Raises ValueError where the trees of `given` and `truth` differ.
     """
+    problem = problem_of(layer, params, x, context, dys, given, truth, peer)
+    return diagnosed(problem, lambda: elementwise_rule(problem))
+
+
+def problem_of(
+    layer: Layer,
+    params: Params,
+    x: Any,
+    context: Context,
+    dys: Any,
+    given: Grads,
+    truth: Grads,
+    peer: Layer | None = None,
+) -> Problem:
+    """What `diagnose` is given, as one value. Raises ValueError as it does."""
     returned, right = dict(named_leaves(given)), dict(named_leaves(truth))
     if returned.keys() != right.keys():
         raise ValueError(
             f"given has the leaves {list(returned)} and truth {list(right)}, wanted the same: "
             'write diagnose(..., {"dx": dx, "dparams": dparams}, truth)'
         )
+    return Problem(layer, peer or layer, params, x, context, dys, returned, right)
+
+
+def diagnosed(problem: Problem, rule: Callable[[], Elementwise | None]) -> dict[str, str]:
+    """The same of a problem; `rule()` is the elementwise rule in it, looked for where needed."""
+    layer, params, x, dys = problem.layer, problem.params, problem.x, problem.dys
+    returned, right = problem.given, problem.truth
     found: dict[str, str] = {}
     cases: dict[str, WrongLeaf] = {}
     numbers = tuple(factors(layer, params, x, dys))
@@ -85,19 +109,31 @@ def diagnose(
                 tuple(dy for dy in cotangents if dy.shape == wanted.shape),
                 {word: v[None] for word, v, _ in places(x, "x") if v.shape == wanted.shape[1:]},
                 numbers,
+                name.endswith(".imag"),
                 alone=wanted[0].size < 2 and all(dy[0].size < 2 for dy in cotangents),
             )
     found |= {name: words for name, case in cases.items() if (words := first(case, SIMPLE))}
     waiting = {name: case for name, case in cases.items() if name not in found}
-    problem = Problem(layer, peer or layer, params, x, context, dys, returned, right)
+    if waiting and (alone := rule()) is not None and alone.leaf in waiting:
+        told = formula_of(alone, layer)
+        if told and waiting[alone.leaf].explained(told[1]):
+            found[alone.leaf] = told[0]
+            del waiting[alone.leaf]
     for words, predicted in hypotheses(problem) if waiting else ():
         explained = [n for n in waiting if n in predicted and waiting[n].explained(predicted[n])]
+        explained = [n for n in explained if other_part(n) not in set(waiting) - set(explained)]
         found |= dict.fromkeys(explained, words)
         waiting = {name: case for name, case in waiting.items() if name not in explained}
         if not waiting:
             break
     found |= {name: first(case, LAST) or NO_PATTERN for name, case in waiting.items()}
     return {name: found[name] for name in right if name in found}
+
+
+def other_part(name: str) -> str:
+    """The imaginary part of a complex leaf for its real one, and the other way round."""
+    stem, _, part = name.rpartition(".")
+    return {"real": f"{stem}.imag", "imag": f"{stem}.real"}.get(part, "")
 
 
 def wrong_leaves(given: Leaves, truth: Leaves) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

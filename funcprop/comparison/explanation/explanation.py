@@ -2,83 +2,97 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from funcprop.comparison.evidence import Found
-from funcprop.comparison.explanation.diagnosis import diagnose
+from funcprop.comparison.explanation.curve import Curve, curve_of
+from funcprop.comparison.explanation.diagnosis import diagnosed, problem_of
+from funcprop.comparison.explanation.samples import elementwise_rule
+from funcprop.comparison.explanation.worst import with_origin_inside
 from funcprop.comparison.leaf import Leaf
-from funcprop.comparison.programs import measured
-from funcprop.comparison.subject.subject import Subject
-from funcprop.comparison.verdict.verdict import lenient, wide
+from funcprop.comparison.programs import cast, computed
+from funcprop.comparison.subject.subject import Inner, Subject
 from funcprop.comparison.witnesses.gradients import frozen_by, gradients
 from funcprop.comparison.witnesses.points import Point, cotangents
 from funcprop.comparison.witnesses.records import values_at
-from funcprop.composites import Composite
 from funcprop.gradient import autodiff
-from funcprop.layer import Array, Context, Layer, Params
+from funcprop.layer import Array
 
 FROZEN = "backward returned None, which freezes it, and forward lets jax.vjp see it"
 
 
-# --- what is wrong, in words ----------------------------------------------------------------------
+class Explained(NamedTuple):
+    """Rows with words, and the curve of a rule that acts element by element."""
+
+    rows: list[Leaf]
+    curve: Curve | None = None
 
 
-def explained(rows: list[Leaf], subject: Subject, dys: Any, found: Found) -> list[Leaf]:
+def explained(rows: list[Leaf], subject: Subject, dys: Any, found: Found) -> Explained:
     """The rows of the first wrong place, with what `diagnose` says of its leaves."""
     place = next(row.place for row in rows if not row.ok)
     with jax.enable_x64(True):
-        given = wide(*subject.given)
-        words = diagnose(
-            subject.layer, *given, dys=dys, given=found.given, truth=found.truth, peer=subject.peer
+        problem = problem_of(
+            subject.layer,
+            *subject.in_float64().given,
+            dys=dys,
+            given=found.given,
+            truth=found.truth,
+            peer=subject.peer,
         )
+        rule_of = functools.cache(lambda: elementwise_rule(problem))
+        words = diagnosed(problem, rule_of)
+        rule = rule_of() if words else None
+        curve = None if rule is None else curve_of(rule, place)
     words |= dict.fromkeys(words.keys() & frozen_in(subject, dys), FROZEN)
-    return [
+    told = [
         replace(row, words=words.get(row.path, "")) if row.place == place and not row.ok else row
         for row in rows
     ]
+    return Explained(told, curve)
 
 
 def frozen_in(subject: Subject, dys: Any) -> frozenset[str]:
     """The names of the leaves to which the layer gives no gradient but None."""
     with jax.enable_x64(True):
-        given = wide(*subject.given)
-        residuals = jax.eval_shape(lambda *given: subject.layer.forward(*given)[1], *given)
+        wide = subject.in_float64()
+        residuals = jax.eval_shape(lambda *given: wide.layer.forward(*given)[1], *wide.given)
         dy = jax.tree.map(lambda leaf: leaf[0], dys)
-        return frozen_by(subject.layer, given[0], residuals, dy)
+        return frozen_by(wide.layer, wide.params, residuals, dy)
 
 
-def explained_inside(
-    rows: list[Leaf], model: Layer, params: Params, x: Any, context: Context, dy: Any, key: Array
-) -> list[Leaf]:
-    """The same of a layer inside a `lenient` model, at the values it was given in this pass."""
+def explained_inside(rows: list[Leaf], inner: Inner, dy: Any, key: Array) -> Explained:
+    """The same of a layer inside a model, at the values it was given in this pass."""
     place = next(row.place for row in rows if not row.ok)
-    record = values_at(place, model, params, x, context, dy)
-    if record is None:
-        return rows
-    subject = Subject(record.layer, record.params, record.x, record.context, key, record.layer)
+    seen = values_at(place, inner, dy)
+    if seen is None:
+        return Explained(rows)
+    subject = seen.subject(key)
     with jax.enable_x64(True):
-        return tried(rows, subject, cotangents(subject.layer, *subject.given, 3, key))
+        return tried(with_origin_inside(rows, seen), subject, cotangents(subject, 3))
 
 
 def shapes_explained(rows: list[Leaf], subject: Subject, dys: Any) -> list[Leaf]:
     """The rows of a broken contract, with words for leaves of another shape."""
-    if isinstance(subject.layer, Composite) and rows[0].place != subject.name:
+    if subject.inner is not None and rows[0].place != subject.name:
         dy = jax.tree.map(lambda leaf: leaf[0], dys)
-        return explained_inside(rows, lenient(subject.layer), *subject.given, dy, subject.key)
-    return tried(rows, subject, dys)
+        return explained_inside(rows, subject.inner, dy, subject.key).rows
+    return tried(rows, subject, dys).rows
 
 
-def tried(rows: list[Leaf], subject: Subject, dys: Any) -> list[Leaf]:
+def tried(rows: list[Leaf], subject: Subject, dys: Any) -> Explained:
     """`explained`, where only the cotangents are known yet; the rows as they are if that fails."""
     try:
         with jax.enable_x64(True):
-            given = wide(*subject.given, dys)
-            by_hand = measured(lambda *given: gradients(subject.layer, *given), *given)
-            truth = measured(lambda *given: gradients(autodiff(subject.peer), *given), *given)
+            given = *subject.in_float64().given, cast(dys, jnp.float64)
+            by_hand = computed(lambda *given: gradients(subject.layer, *given), *given)
+            truth = computed(lambda *given: gradients(autodiff(subject.peer), *given), *given)
             found = Found(Point("", subject.x, subject.context), by_hand, truth)
             return explained(rows, subject, given[-1], found)
     except Exception:  # a gradient that cannot be made cannot be explained: its row says why
-        return rows
+        return Explained(rows)

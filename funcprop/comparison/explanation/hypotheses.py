@@ -57,7 +57,7 @@ def mask_ignored(problem: Problem) -> Iterator[Guess]:
 
     x, mask = jax.tree.map(all_seen, (problem.x, problem.context.mask))
     if any(leaf.dtype == bool for leaf in jax.tree.leaves((x, mask))):
-        context = Context(problem.context.key, mask)
+        context = dataclasses.replace(problem.context, mask=mask)
         yield "the mask is ignored", problem.at(x=x, context=context)
 
 
@@ -92,6 +92,17 @@ def left_out(problem: Problem) -> Iterator[Guess]:
     for name, leaf, put in places(problem.params, "params"):
         params = stacked(put(np.ones_like(leaf)), problem.probes)
         yield f"as if {name} were 1", problem.at(params=params)
+
+
+def conjugated(problem: Problem) -> Iterator[Guess]:
+    """Complex arrays go through a comparison as two real ones."""
+    for name, leaf, put in places(problem.x, "x"):
+        if name.endswith(".imag"):
+            yield f"as if {name[:-5]} were conjugated", problem.at(x=put(-leaf))
+    for name, leaf, put in places(problem.dys, "dy"):
+        if name == "imag" or name.endswith(".imag"):
+            words = f"as if {name[:-5] or 'dy'} were conjugated"
+            yield words, problem.at(dys=put(-leaf))
 
 
 def another_dy(problem: Problem) -> Iterator[Guess]:
@@ -133,13 +144,13 @@ def weights_updated(problem: Problem) -> Iterator[Guess]:
 
 
 def another_key(problem: Problem) -> Iterator[Guess]:
-    key, mask, dy = problem.context.key, problem.context.mask, problem.dy
+    key, dy = problem.context.key, problem.dy
     if key is None:
         return
     usual = [*jax.random.split(key), *(jax.random.fold_in(key, data) for data in (0, 1))]
     draws = False
     for other in (*usual, jax.random.key(0), jax.random.key(1)):
-        leaves = problem.at(context=Context(other, mask))
+        leaves = problem.at(context=dataclasses.replace(problem.context, key=other))
         draws |= any(not np.array_equal(leaf, problem.truth[n]) for n, leaf in leaves.items())
         yield "drawn from another key", leaves
     for name in problem.truth if draws else ():
@@ -208,6 +219,7 @@ TABLE: tuple[Callable[[Problem], Iterator[Guess]], ...] = (
     mask_ignored,
     diagonal_alone,
     not_transposed,
+    conjugated,
     left_out,
     another_dy,
     weights_updated,

@@ -26,13 +26,8 @@ from funcprop.comparison.explanation.arrays import (
 from funcprop.comparison.explanation.factors import EXPLAINED, spelled
 
 WRONG = 1e-8  # relative norm: below, a leaf is right
-
-
 ROUNDING = 1e-12  # of the leaf: two right computations in float64 differ by less
-
 Guess = tuple[str, np.ndarray]  # words, and the leaf that they predict
-
-
 Leaves = dict[str, np.ndarray]
 
 
@@ -46,6 +41,7 @@ class WrongLeaf:
     dys: tuple[np.ndarray, ...]  # cotangents of this shape
     xs: Leaves  # inputs of this shape, [1, ...]
     numbers: tuple[tuple[float, str], ...]  # what a factor may equal
+    imaginary: bool  # the imaginary part of a complex array
     alone: bool  # one number that one cotangent reaches: any two of them have a constant ratio
 
     @property
@@ -136,7 +132,12 @@ def mean_kept(case: WrongLeaf) -> Iterator[Guess]:
         yield words, case.truth - case.truth.mean(axes, keepdims=True)
 
 
-SIMPLE = (zero, factor, rounded, rearrangement, exchanged, spread, dy_itself, mean_kept)
+def conjugated(case: WrongLeaf) -> Iterator[Guess]:
+    if case.imaginary:
+        yield "conjugated: the sign of the imaginary part is flipped", -case.truth
+
+
+SIMPLE = (zero, conjugated, factor, rounded, rearrangement, exchanged, spread, dy_itself, mean_kept)
 
 
 # --- patterns that are said only where nothing sharper explains -----------------------------------

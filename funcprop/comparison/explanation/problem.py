@@ -17,8 +17,6 @@ from funcprop.gradient import autodiff
 from funcprop.layer import Context, Layer, Params
 
 Leaves = dict[str, np.ndarray]  # [probes, ...] by name
-
-
 Guess = tuple[str, Leaves]  # words, and the leaves that they predict
 
 
@@ -45,7 +43,7 @@ class Problem:
         leaves = jax.tree.leaves(self.dys)
         return leaves[0] if len(leaves) == 1 else None
 
-    def dys_from(self, dy: np.ndarray) -> Any:
+    def dys_from(self, dy: Any) -> Any:
         """That cotangent in place of the only one."""
         return jax.tree.unflatten(jax.tree.structure(self.dys), [dy])
 

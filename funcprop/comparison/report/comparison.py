@@ -10,19 +10,17 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
+from funcprop.comparison.explanation.curve import Curve
 from funcprop.comparison.leaf import NO_PATTERN, Leaf
-from funcprop.costs.cost import Costs
 from funcprop.sheets import Line, Sheet, html
 
 HEADINGS = (
     "where", "shape", "dtype", "max error", "relative", "ulps", "cosine",
     "worst at", "by hand", "automatic", "verdict", "rule",
 )  # fmt: skip
-
-
 ESSENTIAL = ("where", "relative", "by hand", "automatic", "verdict", "rule")
-
-
+# How places begin that are a transformation and no layer: "under vmap over argument 1: dx[0]".
+TRANSFORMED = ("under ", "with only ", "with integers ", "in the gradient of ", "run a second time")
 MEANINGS = {
     "where": "the layer, by its place in the model, and the leaf: dx is the gradient of the cost "
     "with respect to its input, dw and db those with respect to its parameters w and b",
@@ -47,7 +45,7 @@ class GradientError(AssertionError):
     ...     def backward(self, params, a, da):
     ...         return 0.5 * da * (1 - a * a), ()
     >>> try:
-    ...     fp.assert_gradients(Half(), (), jnp.arange(8.0).reshape(4, 2), quick=True)
+    ...     fp.assert_gradients(Half(), (), jnp.arange(8.0).reshape(4, 2))
     ... except fp.GradientError as error:
     ...     print(str(error).splitlines()[0])
     Half(): wrong gradient in Half: dx (a factor of 1/2)
@@ -64,13 +62,14 @@ class Comparison:
     notes   what the other witnesses say, what could not be looked at, and why, and what is not
             finite at large inputs though its value would fit the dtype
     kept    bytes that the backward pass reads beside parameters and dy, in float64
-    costs   what it costs, where that was asked for and every row is right
+    curve   where a rule that acts element by element is wrong: z, a and the derivative by hand and
+            automatic at nine points, as tuples of numbers; else None
 
     raises  `raise_if_wrong`, GradientError
 
     >>> import jax.numpy as jnp
     >>> import funcprop as fp
-    >>> found = fp.compare(fp.Tanh(), (), jnp.arange(8.0).reshape(4, 2), quick=True)
+    >>> found = fp.compare(fp.Tanh(), (), jnp.arange(8.0).reshape(4, 2))
     >>> found.ok, found.wrong
     (True, ())
     >>> [(row.name, row.shape, row.dtype) for row in found.rows]
@@ -81,28 +80,39 @@ class Comparison:
     rows: tuple[Leaf, ...]
     notes: tuple[str, ...] = ()
     kept: int | None = None
-    costs: Costs | None = None
+    curve: Curve | None = None
 
     @property
     def ok(self) -> bool:
-        """Whether every row is right."""
-        return all(row.ok for row in self.rows)
+        """Whether every row is right, and was judged: what no witness can judge is not right."""
+        return all(row.ok and row.judged for row in self.rows)
+
+    @property
+    def unjudged(self) -> tuple[Leaf, ...]:
+        """The rows that no witness could judge, at any input."""
+        return tuple(row for row in self.rows if row.ok and not row.judged)
 
     @property
     def wrong(self) -> tuple[Leaf, ...]:
         """The rows that are wrong; the first ones name the deepest wrong layers."""
         return tuple(row for row in self.rows if not row.ok)
 
-    def raise_if_wrong(self) -> None:
-        """Raise GradientError, with the wrong rows in its text, unless all is right."""
-        if not self.ok:
-            raise GradientError(
-                "\n".join((self.headline, "", *replace(self, rows=self.wrong).sheet.table))
-            )
+    def raise_if_wrong(self, allow_unjudged: bool = False) -> None:
+        """Raise GradientError, with the rows concerned in its text, unless all is right.
+
+        allow_unjudged  whether what no witness could judge may pass
+        """
+        rows = self.wrong or (() if allow_unjudged else self.unjudged)
+        if rows:
+            table = replace(self, rows=rows).sheet.table
+            raise GradientError("\n".join((self.headline, "", *table, *self._points)))
 
     @property
     def headline(self) -> str:
-        """One line: what is wrong, or that nothing is."""
+        """One line: what is wrong, what cannot be judged, or that all agree."""
+        if not self.wrong and self.unjudged:
+            told = ", ".join(dict.fromkeys(row.name for row in self.unjudged))
+            return f"{self.target}: cannot be judged: {told}, at no input that was tried"
         if self.ok:
             exact = [row for row in self.rows if row.dtype == "float64"]
             worst = max(
@@ -123,11 +133,22 @@ class Comparison:
         for row in self.wrong:
             if row.place == self._culprit():
                 names[row.name] = names.get(row.name) or row.words
-        told = [
+        wrong = ", ".join(
             f"{name} ({words})" if words and words != NO_PATTERN else name
             for name, words in names.items()
-        ]
-        return f"{self.target}: wrong gradient in {', '.join(told)}"
+        )
+        if self.less_accurate:
+            dtype = self.wrong[0].dtype
+            return f"{self.target}: right in float64, and too inexact in {dtype}: {wrong}"
+        where = "" if wrong.startswith(TRANSFORMED) else "in "
+        return f"{self.target}: wrong gradient {where}{wrong}"
+
+    @property
+    def less_accurate(self) -> bool:
+        """Whether all that is wrong is rounding: float64 agrees, the working dtype does not."""
+        wrong = self.wrong
+        finite = all(math.isfinite(row.error) and row.dtype != "float64" for row in wrong)
+        return bool(wrong) and finite and not any(row.rule.startswith("contract") for row in wrong)
 
     def _culprit(self) -> str:
         """The place of the first wrong row: layers inside a composite come before it."""
@@ -136,29 +157,35 @@ class Comparison:
     @property
     def sheet(self) -> Sheet:
         """Every row in words."""
-        lines = tuple(Line(cells(row), row.ok) for row in self.rows)
+        lines = tuple(Line(cells(row), row.ok and row.judged) for row in self.rows)
         return Sheet(self.headline, HEADINGS, lines, self.notes, ESSENTIAL, MEANINGS)
 
     def __str__(self) -> str:
-        text = str(self.sheet)
-        return text if self.costs is None else f"{text}\n\n{self.costs}"
+        return "\n".join((str(self.sheet), *self._points))
+
+    @property
+    def _points(self) -> tuple[str, ...]:
+        """The curve as lines of text."""
+        return () if self.curve is None else ("", *self.curve.table)
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
         """A rich table; in a narrow terminal only the columns that say what to correct."""
         yield self.sheet.as_rich(options.max_width)
-        if self.costs is not None:
-            yield str(self.costs)
+        yield from self._points
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values only: target, ok, rows, notes, kept, and the cost where it was measured.
+        """Plain values only: target, ok, rows, notes, kept and curve.
 
         Numbers of rows that are not finite are words.
         """
         rows = [{"name": row.name} | dataclasses.asdict(row) for row in self.rows]
         rows = [{name: _plain(value) for name, value in row.items()} for row in rows]
-        given = {} if self.costs is None else self.costs.as_dict()[self.target]
+        curve = None
+        if self.curve is not None:
+            columns = dataclasses.asdict(self.curve)
+            curve = {name: _plain(value) for name, value in columns.items()}
         return {"target": self.target, "ok": self.ok, "rows": rows, "notes": list(self.notes),
-                "kept": self.kept} | given  # fmt: skip
+                "kept": self.kept, "curve": curve}  # fmt: skip
 
     def to_json(self) -> str:
         """The same as JSON text."""
@@ -170,9 +197,9 @@ class Comparison:
         return html.document(self.headline, [title, self.as_html(), html.legend(MEANINGS)])
 
     def as_html(self) -> str:
-        """The rows, the wrong ones first, the notes and the costs: part of a page."""
-        costs = "" if self.costs is None else html.preformatted(str(self.costs))
-        return html.rows_and_notes(self.sheet) + costs
+        """The rows, the wrong ones first, the notes and the curve: part of a page."""
+        drawn = "" if self.curve is None else f"<figure>{self.curve.as_svg()}</figure>"
+        return html.rows_and_notes(self.sheet) + drawn
 
     def _repr_html_(self) -> str:
         """The headline and the table, for notebooks."""
@@ -196,12 +223,17 @@ def cells(row: Leaf) -> tuple[str, ...]:
         str(list(row.index)) + (f" of {row.at}" if row.at else ""),
         f"{row.by_hand:.6g}",
         f"{row.expected:.6g}",
-        "ok" if row.ok else "WRONG",
-        f"{row.words}: wanted {row.rule}" if row.words else row.rule,
+        ("ok" if row.judged else "not judged") if row.ok else "WRONG",
+        (f"{row.words}: wanted {row.rule}" if row.words else row.rule) + redone(row),
     )
+
+
+def redone(row: Leaf) -> str:
+    """`, at x = 0.731, dy = -1.2`, where they are known."""
+    return "" if row.x is None or row.dy is None else f", at x = {row.x:.6g}, dy = {row.dy:.6g}"
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    return list(value) if isinstance(value, tuple) else value
+    return list(map(_plain, value)) if isinstance(value, tuple) else value

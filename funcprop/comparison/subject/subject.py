@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
 
 import jax
+import jax.numpy as jnp
 
 from funcprop.comparison.leaf import place_name
-from funcprop.comparison.subject.functions import Function
-from funcprop.composites import Wrapper
-from funcprop.layer import Array, Context, Layer, Params
+from funcprop.comparison.programs import cast
+from funcprop.comparison.subject.functions import Function, Pair
+from funcprop.layer import Array, Context, Layer, Params, describe
 
 
-@dataclass(frozen=True)
-class Surrogate(Wrapper):
-    """A layer in whose derivative's place another's backward stands; its values are its own."""
+class Inner(NamedTuple):
+    """A model whose layers are judged one by one, at the values of the actual pass."""
 
-    def stops(self, params: Params, x: Any, context: Context) -> bool:
-        """Whether finite differences would see more than its derivative."""
-        return "stop_gradient" in str(jax.make_jaxpr(self.layer.forward)(params, x, context))
+    model: Callable[[Wrap], Layer]  # with every layer, or every leaf, wrapped
+    params: Params
+    x: Any
+    context: Context
+    dy: Any = None  # None: the first cotangent of the subject
+    words: dict[str, str] | None = None  # of places, where they are calls of rules in a function
+    always: bool = True  # whether it is looked at where the whole is right
+
+    def in_float64(self) -> Inner:
+        """The same with every float in float64."""
+        params, x, context, dy = (cast(tree, jnp.float64) for tree in self[1:5])
+        return self._replace(params=params, x=x, context=context, dy=dy)
+
+
+Wrap = Callable[[Layer, tuple[str, ...]], Layer]
 
 
 @dataclass(frozen=True)
 class Subject:
     """A layer, what it is tried on, and a peer: the layer whose forward JAX differentiates.
 
-    A peer that is a `Surrogate` has other values than the layer.
+    surrogate  whether the peer has other values than the layer, and lends it its derivative
+    title      what is compared, in words; the layer's own where it is empty
+    inner      the model that is looked into; None where there is nothing inside
+    notes      what was found out at the door
+    others     further inputs of the same shapes and dtypes, beside x
+    changed    whether x may be changed: scaled, zeroed, rounded
+    by_reference  whether the truth is another function, given for it
     """
 
     layer: Layer
@@ -35,6 +54,13 @@ class Subject:
     context: Context
     key: Array
     peer: Layer
+    surrogate: bool = False
+    title: str = ""
+    inner: Inner | None = None
+    notes: tuple[str, ...] = ()
+    others: tuple[Any, ...] = ()
+    changed: bool = True
+    by_reference: bool = False
 
     @property
     def by_rule(self) -> bool:
@@ -46,7 +72,30 @@ class Subject:
         return self.params, self.x, self.context
 
     @property
+    def words(self) -> str:
+        return self.title or describe(self.layer)
+
+    @property
     def name(self) -> str:
         """How rows call it: a target that is no layer of ours has one gradient and no name."""
-        own = self.peer is self.layer or isinstance(self.peer, Surrogate)
+        own = self.peer is self.layer or self.surrogate
         return place_name(self.layer, ()) if own else ""
+
+    @property
+    def contracted(self) -> str:
+        """How rows of the contract call it."""
+        return place_name(self.layer, ()) if isinstance(self.layer, (Pair, Function)) else self.name
+
+    def at(self, x: Any, context: Context) -> Self:
+        """The same at another input."""
+        return replace(self, x=x, context=context)
+
+    def in_float64(self) -> Self:
+        """The same with every float in float64; only inside `jax.enable_x64`."""
+        params, x, context = (cast(tree, jnp.float64) for tree in self.given)
+        inner = None if self.inner is None else self.inner.in_float64()
+        return replace(self, params=params, x=x, context=context, inner=inner)
+
+    def output(self) -> Any:
+        """Shapes and dtypes of the layer's output. Raises what `forward` raises."""
+        return jax.eval_shape(lambda *given: self.layer.forward(*given)[0], *self.given)

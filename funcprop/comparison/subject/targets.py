@@ -15,12 +15,11 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from funcprop.arguments import native
+from funcprop.comparison.subject.arguments import Arguments, arguments_of, named
 from funcprop.comparison.subject.functions import Function, Pair, name_of
-from funcprop.comparison.subject.subject import Surrogate
 from funcprop.comparison.subject.without_rules import count_rules, without_rules
 from funcprop.gradient import partition
 from funcprop.layer import Context, Layer, Params, describe, spell, two
@@ -32,25 +31,35 @@ class Adapted(NamedTuple):
     layer: Layer  # its backward is on trial
     x: tuple[Any, ...]  # the arguments as arrays
     peer: Layer  # its forward, differentiated by JAX, is the truth
+    notes: tuple[str, ...] = ()
+    fixed: tuple[int, ...] = ()  # positions of arguments that are closed over
+    numbers: bool = True  # whether Python's floats are data
 
 
-def adapted(target: Any, args: Sequence[Any], against: Callable[..., Any] | None = None) -> Adapted:
+def adapted(
+    target: Any,
+    args: Sequence[Any],
+    against: Callable[..., Any] | None = None,
+    kwargs: dict[str, Any] | None = None,
+) -> Adapted:
     """-> the layer on trial, the arguments as arrays, and the peer that JAX differentiates.
 
     target   a pair (forward, backward): `forward(*args) -> y, residuals` and
              `backward(residuals, dy) -> cotangents`, one for each argument; or a function of args
-    args     example arguments: pytrees of what `jnp.asarray` takes
+    args     example arguments: pytrees; what is no array in them is closed over
     against  a reference for the truth, a function of args; else what the target itself computes.
              Either is differentiated with its custom rules taken out.
+    kwargs   further arguments by name
 
-    Raises TypeError for other targets, for arguments that are not arrays, for complex numbers, and
+    Raises TypeError for other targets, for a function that JAX cannot differentiate in reverse, and
     where the reference's output has another tree, shape or dtype than the target's.
     """
-    if isinstance(target, tuple) and len(target) == 2 and all(map(callable, target)):
-        layer, plain = Pair(*target, native=_native(args)), _first_of(target[0])
-    elif callable(target):
-        layer, plain = Function(target, _native(args)), target
-    else:
+    pair = isinstance(target, tuple) and len(target) == 2 and all(map(callable, target))
+    if pair and kwargs:
+        raise TypeError(
+            f"{next(iter(kwargs))}= is for functions: close over it in both of the pair"
+        )
+    if not pair and not callable(target):
         raise TypeError(
             f"target is {spell(target)}, wanted a function or a pair (forward, backward): "
             "write compare(jax.nn.relu, x) or compare((forward, backward), x, w)"
@@ -60,11 +69,38 @@ def adapted(target: Any, args: Sequence[Any], against: Callable[..., Any] | None
             f"against is {spell(against)}, wanted a function of the same arguments: "
             "write compare(fused, x, against=plain)"
         )
-    x = arrays(args)
-    peer = Function(without_rules(plain if against is None else against))
-    y, wanted = _output(layer, x, args), _output(peer, x, args)
-    for leaf in jax.tree.leaves(y):
-        _check_real(leaf, "the output")
+    fixed = () if pair else fixed_positions(target)
+    try:
+        found = with_arguments(target, against, *arguments_of(args, kwargs or {}, fixed))
+        return found._replace(fixed=fixed)
+    except (jax.errors.UnexpectedTracerError, TypeError) as error:
+        given = jax.tree.leaves((tuple(args), kwargs))
+        if not any(type(leaf) is float for leaf in given):
+            raise
+        try:  # a number may be an option
+            found = arguments_of(args, kwargs or {}, fixed, numbers=False)
+            return with_arguments(target, against, *found)._replace(fixed=fixed, numbers=False)
+        except Exception:
+            raise error from None
+
+
+def with_arguments(target: Any, against: Any, arguments: Arguments, x: tuple[Any, ...]) -> Adapted:
+    """The same, where it is known what of the arguments is x."""
+    native = _native(x)
+    if isinstance(target, tuple):
+        layer: Layer = Pair(*arguments.bound_pair(*target), native=native)
+        plain = _first_of(target[0])
+    else:
+        layer, plain = Function(arguments.bound(target), native), target
+    reference = arguments.bound(plain if against is None else against)
+    peer, notes = Function(without_rules(reference)), ()
+    try:
+        wanted = _output(peer, x)
+    except NotImplementedError as error:
+        peer, notes = Function(undifferentiated(reference, error)), (str(error).partition(":")[0],)
+        wanted = _output(peer, x)
+    y = _output(layer, x)
+    check_reverse(layer, x, y)
     for what, tree in (("argument", x), ("output", y)):
         if not jax.tree.leaves(partition(tree)[0]):
             raise TypeError(f"no {what} of {layer!r} is a float: there is no gradient to compare")
@@ -74,12 +110,56 @@ def adapted(target: Any, args: Sequence[Any], against: Callable[..., Any] | None
             f"{_spelled(wanted)}: they must agree: "
             "write against=lambda *args: plain(*args).astype(args[0].dtype)"
         )
-    return Adapted(layer, x, peer)
+    return Adapted(layer, x, peer, notes)
 
 
-def has_no_rule(layer: Layer, x: tuple[Any, ...]) -> bool:
+# What JAX says of a primitive that has no transpose, in lower case.
+NO_REVERSE = ("reverse-mode differentiation does not work", "transpose rule", "transpose of")
+
+
+def check_reverse(layer: Layer, x: tuple[Any, ...], y: Any) -> None:
+    """Raises TypeError for a function that JAX cannot differentiate in reverse, nor any rule."""
+    if not isinstance(layer, Function):
+        return
+    try:
+        jax.eval_shape(lambda x, dy: layer.backward((), x, dy)[0], x, partition(y)[0])
+    except (ValueError, NotImplementedError) as error:
+        told = str(error).partition("\n")[0].partition(". ")[0]
+        if any(word in told.lower() for word in NO_REVERSE):
+            raise TypeError(
+                f"{layer!r} has no reverse mode: jax.vjp raises {type(error).__name__}: {told}: "
+                "there is no gradient to compare"
+            ) from error
+    except Exception:  # a rule that raises: told where the contract is checked
+        return
+
+
+def fixed_positions(target: Any) -> tuple[int, ...]:
+    """The `nondiff_argnums` of a custom rule."""
+    fixed = getattr(target, "nondiff_argnums", ())
+    return tuple(fixed) if isinstance(fixed, (tuple, list)) else ()
+
+
+def undifferentiated(function: Callable[..., Any], reason: Exception) -> Callable[..., Any]:
+    """The function, which JAX refuses to differentiate: finite differences are its truth."""
+
+    @jax.custom_jvp
+    def values(*x: Any) -> Any:
+        return function(*x)
+
+    @values.defjvp
+    def refused(primals: Any, tangents: Any) -> Any:
+        raise NotImplementedError(str(reason))
+
+    return named(values, function)
+
+
+def has_no_rule(layer: Layer, x: Any) -> bool:
     """Whether it is a function without a derivative rule in it: JAX would be compared with JAX."""
-    return isinstance(layer, Function) and not count_rules(layer.function, *x)
+    try:
+        return isinstance(layer, Function) and not count_rules(layer.function, *x)
+    except NotImplementedError:  # there is one, and it does not show
+        return False
 
 
 def layer_arguments(
@@ -101,10 +181,10 @@ def layer_arguments(
     return params, x, replace(context, mask=mask)
 
 
-def surrogate_of(
+def check_same_output(
     layer: Layer, against: Layer, params: Params, x: Any, context: Context
-) -> Surrogate:
-    """The peer of a layer whose backward is the derivative of another: of the same output."""
+) -> None:
+    """Raises TypeError where another layer has an output of another tree, shape or dtype."""
     outputs = [
         jax.eval_shape(lambda *given, one=one: two(one, "forward", one.forward(*given))[0],
                        params, x, context)
@@ -115,41 +195,11 @@ def surrogate_of(
             f"{describe(layer)} returns {spell(outputs[0])} and `against`, {describe(against)}, "
             f"{spell(outputs[1])}: they must agree in shape and dtype"
         )
-    return Surrogate(against)
 
 
-def arrays(args: Sequence[Any]) -> tuple[Any, ...]:
-    """The arguments with every leaf an array. Raises TypeError for leaves that are none."""
-    if not args:
-        raise TypeError("there are no example arguments: write compare(jax.nn.relu, x)")
-
-    def array(path: Any, leaf: Any) -> Any:
-        place = f"args{jax.tree_util.keystr(path)}"
-        try:
-            leaf = jnp.asarray(leaf)
-        except (TypeError, ValueError) as error:
-            given = repr(leaf) if isinstance(leaf, str) else spell(leaf)
-            raise TypeError(
-                f"{place} is {given}, wanted an array: close over what is none, "
-                "compare(lambda x: f(x, option), x)"
-            ) from error
-        _check_real(leaf, place)
-        return leaf
-
-    return jax.tree.map_with_path(array, tuple(args))
-
-
-def _output(layer: Layer, x: tuple[Any, ...], args: Sequence[Any]) -> Any:
+def _output(layer: Layer, x: tuple[Any, ...]) -> Any:
     """Shapes and dtypes of the output."""
-    try:
-        return jax.eval_shape(lambda x: layer.forward((), x)[0], x)
-    except (TypeError, ValueError) as error:
-        if any(isinstance(leaf, int) for leaf in jax.tree.leaves(args)):
-            error.add_note(
-                "Python numbers became arrays: close over those that are options, "
-                "compare(lambda x: f(x, 1), x)"
-            )
-        raise
+    return jax.eval_shape(lambda x: layer.forward((), x)[0], x)
 
 
 def _first_of(fwd: Callable[..., Any]) -> Callable[..., Any]:
@@ -166,14 +216,6 @@ def _native(args: Sequence[Any]) -> bool:
     """Whether float64 is what the target is used in, and not only where it is judged."""
     wide = [getattr(leaf, "dtype", None) == np.float64 for leaf in jax.tree.leaves(args)]
     return any(wide) and bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
-
-
-def _check_real(leaf: Any, place: str) -> None:
-    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-        raise TypeError(
-            f"{place} holds complex numbers, {spell(leaf)}, wanted real ones: "
-            "write the function of real and imaginary parts"
-        )
 
 
 def _types(tree: Any) -> Any:

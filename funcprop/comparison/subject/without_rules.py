@@ -19,8 +19,6 @@ from funcprop.layer import is_float
 
 # By name: not every primitive stands in jax.extend. linear_call has a hand-written transpose.
 RULES = {p.custom_jvp_call_p.name, p.custom_vjp_call_p.name, "linear_call"}
-
-
 # Where an equation that only calls a jaxpr keeps it. custom_vmap_call is left out with the rules it
 # calls, since its batching rule could bring them back.
 CALLS = {
@@ -32,18 +30,10 @@ CALLS = {
     p.call_p.name: "call_jaxpr",
     p.closed_call_p.name: "call_jaxpr",
 }
-
-
 REMAT = p.remat_p.name  # a call that is to stay a checkpoint
-
-
 # Equations that do more with their jaxprs than call them, and take others of the same types.
 REBUILT = {p.scan_p.name, p.while_p.name, p.cond_p.name}
-
-
 KERNELS = {"pallas_call"}  # not looked into: a kernel is compared with a reference
-
-
 HIDDEN = {"call_hi_primitive"}  # a derivative rule around a function that the jaxpr does not show
 
 

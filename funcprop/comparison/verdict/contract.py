@@ -14,24 +14,53 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcprop.comparison.leaf import Broken, Leaf, broke, broken, place_name, with_reason
+from funcprop.comparison.leaf import Broken, Leaf, broke, broken, with_reason
 from funcprop.comparison.programs import Programs, cast, dtypes
-from funcprop.comparison.witnesses.records import recording
-from funcprop.composites import Composite
+from funcprop.comparison.subject.gradients import Gradient
+from funcprop.comparison.subject.subject import Subject
+from funcprop.comparison.witnesses.records import model_of
 from funcprop.layer import Context, Layer, Params, two
 
 
 def check_contract(
-    layer: Layer, params: Params, x: Any, context: Context, dy: Any, run: Programs | None = None
+    subject: Subject, dy: Any, run: Programs | None = None
 ) -> tuple[list[Leaf], list[str]]:
     """-> rows for what breaks the contract; notes where a model cannot be looked into.
 
     `run` knows what was found before: of the same dtypes, and whether the layer is pure, which is
     asked in the first of them.
     """
-    run, name = Programs() if run is None else run, place_name(layer, ())
+    run = Programs() if run is None else run
+    notes: list[str] = []
+    for wide in (False, True):
+        with jax.enable_x64(wide or jax.config.jax_enable_x64):  # type: ignore[attr-defined]
+            here, cotangent = subject, dy
+            if wide:
+                here, cotangent = subject.in_float64(), cast(dy, jnp.float64)
+            name = f"trees in {dtypes(here.given)}"
+            rows, said = run.once(name, check_trees, here, cotangent)
+        if rows:
+            return rows, []
+        notes = said or notes
+    return list(run.once("purity", check_purity, subject, dy)), list(notes)
+
+
+def check_trees(subject: Subject, dy: Any) -> tuple[list[Leaf], list[str]]:
+    """-> rows for broken trees, shapes and dtypes, inside and outside, in the dtypes given."""
+    notes: list[str] = []
+    try:
+        if subject.inner is not None:
+            inner = subject.inner
+            given = inner.params, inner.x, inner.context
+            traced(model_of(inner), *given, dy if inner.dy is None else inner.dy)
+    except Broken as error:
+        return error.rows, []
+    except Exception as error:  # a composite that looks at the second slot, or a bug
+        notes = [f"could not look inside: {type(error).__name__}: {error}"]
+    name = subject.contracted
 
     def plain(params: Params, x: Any, context: Context, dy: Any) -> None:
+        layer = subject.layer
         _, residuals = layer.forward(params, x, context)
         dx, dparams = with_reason(
             name, lambda: two(layer, "backward", layer.backward(params, residuals, dy))
@@ -39,71 +68,27 @@ def check_contract(
         if rows := broken(name, {"dx": dx, "dparams": dparams}, {"dx": x, "dparams": params}):
             raise Broken(rows)
 
-    given = params, x, context, dy
-    rows, notes = check_trees(layer, plain, *given, run=run)
-    return list(rows or run.once("purity", check_purity, layer, *given)), list(notes)
-
-
-def check_trees(
-    layer: Layer,
-    plain: Any,
-    params: Params,
-    x: Any,
-    context: Context,
-    dy: Any,
-    *,
-    run: Programs | None = None,
-) -> tuple[list[Leaf], list[str]]:
-    """-> rows for broken trees, shapes and dtypes, inside and outside.
-
-    plain  traces the layer as it is; None where the layer records already
-    run    knows what was found in which dtypes
-    """
-    run = Programs() if run is None else run
-    notes: list[str] = []
-    for wide in (False, True):
-        with jax.enable_x64(wide or jax.config.jax_enable_x64):  # type: ignore[attr-defined]
-            given = (params, x, context, dy)
-            if wide:
-                given = tuple(cast(tree, jnp.float64) for tree in given)
-            name = f"trees in {dtypes(given[:3])}"
-            rows, said = run.once(name, check_trees_in, layer, plain, *given)
-        if rows:
-            return rows, []
-        notes = said or notes
+    try:
+        jax.eval_shape(plain, *subject.given, dy)
+    except Broken as error:
+        return error.rows, []
     return [], notes
 
 
-def check_trees_in(
-    layer: Layer, plain: Any, params: Params, x: Any, context: Context, dy: Any
-) -> tuple[list[Leaf], list[str]]:
-    """The same in the dtypes of what is given."""
+def traced(model: Layer, params: Params, x: Any, context: Context, dy: Any) -> None:
+    """Forward and backward, by shapes alone."""
 
-    def inside(params: Params, x: Any, context: Context, dy: Any) -> None:
-        model = recording(layer) if plain is not None else layer
+    def both(params: Params, x: Any, context: Context, dy: Any) -> None:
         _, residuals = model.forward(params, x, context)
         model.backward(params, residuals, dy)
 
-    notes: list[str] = []
-    try:
-        jax.eval_shape(inside, params, x, context, dy)
-        if not isinstance(layer, Composite):
-            return [], []
-    except Broken as error:
-        return error.rows, []
-    except Exception as error:  # a composite that looks at the second slot, or a bug
-        notes = [f"could not look inside: {type(error).__name__}: {error}"]
-    try:
-        if plain is not None:
-            jax.eval_shape(plain, params, x, context, dy)
-    except Broken as error:
-        return error.rows, []
-    return [], notes
+    jax.eval_shape(both, params, x, context, dy)
 
 
-def check_purity(layer: Layer, params: Params, x: Any, context: Context, dy: Any) -> list[Leaf]:
+def check_purity(subject: Subject, dy: Any) -> list[Leaf]:
     """Rows where two traces differ, forward keeps parameters, or backward reads what it leaked."""
-    name = place_name(layer, ())
+    layer, name = subject.layer, subject.contracted
+    params, x, context = subject.given
     traced = [jax.make_jaxpr(layer.forward, return_shape=True)(params, x, context) for _ in "12"]
     (forward, (_, residuals)), (again, (_, others)) = traced
     if differ(forward, again):
@@ -111,7 +96,8 @@ def check_purity(layer: Layer, params: Params, x: Any, context: Context, dy: Any
     if jax.tree.structure(residuals) != jax.tree.structure(others):
         rule = "two forward passes give residuals of different structure: every step would compile"
         return [broke(name, "residuals", rule)]
-    if kept := held_params(forward, params, residuals):
+    own = not isinstance(layer, Gradient)  # a gradient may be the parameters themselves
+    if own and (kept := held_params(forward, params, residuals)):
         rule = f"residuals hold {kept}: backward is given params, keep nothing of them"
         return [broke(name, "residuals", rule)]
     try:

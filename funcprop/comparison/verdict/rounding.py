@@ -16,26 +16,18 @@ import numpy as np
 
 from funcprop.comparison.evidence import Evidence
 from funcprop.comparison.leaf import Leaf
-from funcprop.comparison.programs import Programs, cast, generator, named_leaves
+from funcprop.comparison.programs import Programs, generator, named_leaves
+from funcprop.comparison.subject.subject import Subject
 from funcprop.comparison.verdict.rules import FACTOR, pooled
 from funcprop.comparison.witnesses.gradients import in_working_dtype, truth_of
-from funcprop.layer import Array, Context, Layer, Params, is_float
+from funcprop.layer import is_float
 
 INPUTS = 16
-
-
 AWAY = 0.1  # of every number: in bfloat16 less would meet the same roundings
 
 
-def looked_at_again(
-    rows: Sequence[Leaf],
-    layer: Layer,
-    peer: Layer,
-    given: tuple[Params, Any, Context],
-    evidence: Evidence,
-    key: Array,
-    run: Programs,
-    quick: bool,
+def judged_again(
+    rows: Sequence[Leaf], subject: Subject, evidence: Evidence, run: Programs
 ) -> list[Leaf]:
     """The rows of the working dtype: those that are wrong by rounding alone judged once more.
 
@@ -45,7 +37,7 @@ def looked_at_again(
     """
     if all(row.ok or not np.isfinite(row.error) for row in rows) or evidence.automatic is None:
         return list(rows)
-    found = ratios(layer, peer, given, evidence, key, run, quick)
+    found = ratios(subject, evidence, run)
     judged = []
     for row in rows:
         if row.ok or not np.isfinite(row.error):
@@ -58,23 +50,13 @@ def looked_at_again(
     return judged
 
 
-def ratios(
-    layer: Layer,
-    peer: Layer,
-    given: tuple[Params, Any, Context],
-    evidence: Evidence,
-    key: Array,
-    run: Programs,
-    quick: bool,
-) -> dict[str, tuple[float, float]]:
+def ratios(subject: Subject, evidence: Evidence, run: Programs) -> dict[str, tuple[float, float]]:
     """leaf -> lower bounds of the mean ratios of largest errors, and of relative norms."""
-    params, x, context = given
-    random, logs = generator(key), {}
+    random, logs = generator(subject.key), {}
     count = len(jax.tree.leaves(evidence.rounded)[0])
     dys = jax.tree.map(
-        lambda dy, leaf: dy[:count].astype(leaf.dtype),
-        evidence.dys, jax.eval_shape(lambda *a: layer.forward(*a)[0], *given),
-    )  # fmt: skip
+        lambda dy, leaf: dy[:count].astype(leaf.dtype), evidence.dys, subject.output()
+    )
 
     def moved(leaf: Any) -> Any:
         if not is_float(leaf):
@@ -83,19 +65,20 @@ def ratios(
         return (wide * (1 + AWAY * random.normal(size=wide.shape))).astype(leaf.dtype)
 
     for _ in range(INPUTS):
-        near = *jax.tree.map(moved, (params, x)), context
-        ours, automatic = in_working_dtype(layer, peer, True, (*near, dys), run, quick)
+        params, x = jax.tree.map(moved, (subject.params, subject.x))
+        near = replace(subject, params=params, x=x)
+        ours, automatic = in_working_dtype(near, True, dys, run)
         with jax.enable_x64(True):
-            wide = [cast(tree, jnp.float64) for tree in near]
-            exact = run("truth", truth_of(peer, True), *wide, evidence.dys, quick=True)
+            truth = truth_of(subject.peer, True)
+            exact = run("truth", truth, *near.in_float64().given, evidence.dys)
         leaves = jax.tree.leaves(automatic), jax.tree.leaves(exact)
-        for (path, by_hand), peers, truth in zip(named_leaves(ours), *leaves, strict=True):
-            truth = np.asarray(truth[:count], np.float64)
+        for (path, by_hand), peers, right in zip(named_leaves(ours), *leaves, strict=True):
+            right = np.asarray(right[:count], np.float64)
             eps = float(jnp.finfo(by_hand.dtype).eps)
             sides = [np.asarray(side, np.float64) for side in (by_hand, peers)]
-            least = eps * np.abs(truth).max(initial=0) + 1e-300
-            errors = [max(np.abs(side - truth).max(initial=0), least) for side in sides]
-            norms = [max(pooled(side, truth), eps / 4) for side in sides]
+            least = eps * np.abs(right).max(initial=0) + 1e-300
+            errors = [max(np.abs(side - right).max(initial=0), least) for side in sides]
+            norms = [max(pooled(side, right), eps / 4) for side in sides]
             logs.setdefault(path, []).append([np.log(a / b) for a, b in (errors, norms)])
     return {path: lower_bounds(np.asarray(each)) for path, each in logs.items()}
 

@@ -19,45 +19,19 @@ from funcprop.comparison.programs import named_leaves
 from funcprop.comparison.witnesses.slopes import Slope
 
 EXACT = 1e-10  # relative norm in float64: forty times the square root of eps would be 6e-7
-
-
 NUMERICAL = 1e-6  # the same where finite differences are the only witness
-
-
 FACTOR = 2.0  # times the error that automatic differentiation makes in the working dtype
-
-
 FLOOR = 8.0  # eps of the leaf's largest gradient: rounding of the last operations
-
-
 SPREAD = 0.25  # of the floor: what the relative norm may be, since roundings are of either sign
-
-
 ALONE = 1000.0  # eps, where there is no automatic differentiation to compare with
-
-
 COARSE = 0.25  # the most that those may come to: in bfloat16 they are eight times the gradient
-
-
 LOST = 0.5  # relative norm of an automatic gradient in the working dtype that has no right digit
-
-
 DIFFERENCES = 1e-6  # of Σ |g v|: how far finite differences may be off, in float64
-
-
 FORWARD = 1e-9  # the same of jax.jvp
-
-
 VALUE = 1e-9  # of Σ |dy y|, whose rounding finite differences divide by their step
-
-
 CHANGED = 1e-7  # where the input was changed: a gradient that saturation made small is a difference
-
-
 # of large numbers
 UNKNOWN = "no element of the truth is finite: nothing can be judged here"
-
-
 ZERO = 64.0  # eps of the target's largest gradient: a leaf below it is zero but for rounding
 
 

@@ -11,12 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcprop.comparison.programs import Programs, dtypes, named_leaves
+from funcprop.comparison.subject.subject import Subject
 from funcprop.gradient import autodiff, combine, partition, zeros_where_frozen
 from funcprop.layer import Array, Context, Layer, Params, is_float
 
 Grads = dict[str, Any]  # {"dx": ..., "dparams": ...}; leaves [probes, ...] where there are probes
-
-
 COORDINATES = 4096  # finite differences visit every coordinate: more would take too long
 
 
@@ -27,7 +26,15 @@ def pulled(layer: Layer, params: Params, residuals: Any, dys: Any) -> Grads:
         dx, dparams = layer.backward(params, residuals, dy)
         return {"dx": dx, "dparams": zeros_where_frozen(dparams, params)}
 
-    return jax.vmap(back)(dys)
+    return each(back, dys)
+
+
+def each(function: Callable[..., Any], stacked: Any) -> Any:
+    """The function of every entry [n, ...], as a batch; one by one where it takes none."""
+    try:
+        return jax.vmap(function)(stacked)
+    except (ValueError, TypeError, NotImplementedError):  # a primitive without a batching rule
+        return jax.lax.map(function, stacked)
 
 
 def frozen_by(layer: Layer, params: Params, residuals: Any, dy: Any) -> frozenset[str]:
@@ -71,7 +78,11 @@ def numerical(layer: Layer, params: Params, x: Any, context: Context, dys: Any) 
         near, far = value(one) - value(minus_one), value(two) - value(minus_two)
         return (8 * near - far) / (12 * h)
 
-    slopes = jax.lax.map(slope, jnp.arange(start.size), batch_size=64)
+    places = jnp.arange(start.size)
+    try:
+        slopes = jax.lax.map(slope, places, batch_size=64)
+    except (ValueError, TypeError, NotImplementedError):
+        slopes = jax.lax.map(slope, places)
     dparams, dx = jax.vmap(unravel)(slopes.T)
     return {"dx": dx, "dparams": dparams}
 
@@ -117,16 +128,17 @@ def truth_of(peer: Layer, by_jax: bool) -> Callable[..., Grads]:
 
 
 def in_working_dtype(
-    layer: Layer, peer: Layer, by_jax: bool, given: tuple[Any, ...], run: Programs, quick: bool
+    subject: Subject, by_jax: bool, dys: Any, run: Programs
 ) -> tuple[Grads, Grads | None]:
-    """(params, x, context, dys) -> gradients by hand, and automatically where JAX can."""
-    return working_pass(layer, peer, by_jax, given, run, quick)[1:]
+    """Gradients by hand, and automatically where JAX can."""
+    return working_pass(subject, by_jax, dys, run)[1:]
 
 
 def working_pass(
-    layer: Layer, peer: Layer, by_jax: bool, given: tuple[Any, ...], run: Programs, quick: bool
+    subject: Subject, by_jax: bool, dys: Any, run: Programs
 ) -> tuple[Any, Grads, Grads | None]:
     """-> the floats of the output, and those gradients: by one program, as they are."""
+    layer, peer = subject.layer, subject.peer
 
     def both(params: Params, x: Any, context: Context, dys: Any) -> Any:
         y, residuals = layer.forward(params, x, context)
@@ -134,7 +146,8 @@ def working_pass(
         automatic = truth_of(peer, True)(params, x, context, dys) if by_jax else None
         return partition(y)[0], by_hand, automatic
 
-    return run(f"both in {dtypes(given[:2])}", both, *given, quick=quick)
+    name = f"both in {dtypes((subject.params, subject.x))}"
+    return run(name, both, *subject.given, dys, quick=not run.thorough)
 
 
 def all_finite(tree: Any) -> bool:

@@ -15,45 +15,41 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcprop.comparison.programs import Programs, cast, dtypes, named_leaves
+from funcprop.comparison.programs import Programs, dtypes, named_leaves
+from funcprop.comparison.subject.subject import Subject
 from funcprop.comparison.witnesses.gradients import all_finite, pulled, working_pass
 from funcprop.gradient import partition
-from funcprop.layer import Context, Layer, Params, is_float
+from funcprop.layer import is_float
 
 LARGE = 100.0  # e¹⁰⁰ is beyond float32 and bfloat16
-
-
 LARGER = 1e4  # 10⁴ · 10⁴ is beyond float16, and e¹⁰⁰ has long been
 
 
-def overflows(
-    layer: Layer,
-    peer: Layer,
-    by_jax: bool,
-    given: tuple[Params, Any, Context, Any],
-    wide_dys: Any,
-    run: Programs,
-    quick: bool = False,
-) -> list[str]:
+def overflows(subject: Subject, by_jax: bool, dys: Any, wide_dys: Any, run: Programs) -> list[str]:
     """A note on what is not finite in the working dtype at a large x, and would be by its value.
 
-    given = params, x, context, dys [probes, ...]; `wide_dys` are the cotangents of the float64
-    programs in `run`. No program is added to those of `observe`, and in float64 they run only
-    where something is not finite: what is not finite there, or beyond the dtype, is no overflow
-    on the way, nor is a gradient where the output is beyond it.
+    dys       cotangents [probes, ...] in the working dtype
+    wide_dys  those of the float64 programs in `run`
+
+    No program is added to those of `observe`, and in float64 they run only where something is not
+    finite: what is not finite there, or beyond the dtype, is no overflow on the way, nor is a
+    gradient where the output is beyond it.
     """
-    params, x, context, dys = given
-    floats = [leaf.dtype for leaf in jax.tree.leaves(x) if is_float(leaf)]
+    floats = [leaf.dtype for leaf in jax.tree.leaves(subject.x) if is_float(leaf)]
     narrow = any(float(jnp.finfo(dtype).max) < LARGER**2 for dtype in floats)
     for size in (LARGE, LARGER) if narrow else (LARGE,):
-        for large in enlarged(x, size):
-            here = params, large, context
-            y, by_hand, _ = working_pass(layer, peer, by_jax, (*here, dys), run, quick)
+        for large in enlarged(subject.x, size):
+            here = subject.at(large, subject.context)
+            try:
+                y, by_hand, _ = working_pass(here, by_jax, dys, run)
+            except Exception:  # an input that nobody gave, and that the target refuses
+                continue
             found = {"y": y, **by_hand}
             if all_finite(found):
                 continue
-            truth = in_float64(layer, here, wide_dys, run)
-            told = f"at |x| = {size:g} in {dtypes(here[:2])}, where float64's value would fit"
+            truth = in_float64(here, wide_dys, run)
+            names = dtypes((here.params, large))
+            told = f"at |x| = {size:g} in {names}, where float64's value would fit"
             lost, beyond = overflown({"y": y}, truth)
             if lost:
                 return [f"forward is not finite {told}"]
@@ -83,15 +79,13 @@ def enlarged(x: Any, size: float) -> Iterator[Any]:
             yield jax.tree.unflatten(tree, scaled)
 
 
-def in_float64(
-    layer: Layer, here: tuple[Params, Any, Context], wide_dys: Any, run: Programs
-) -> dict[str, Any]:
+def in_float64(subject: Subject, wide_dys: Any, run: Programs) -> dict[str, Any]:
     """The output and the gradients by hand in float64, by the programs of `observe`."""
     with jax.enable_x64(True):
-        params, x, context = (cast(tree, jnp.float64) for tree in here)
-        y, residuals = run("forward", layer.forward, params, x, context, quick=True)
-        backward = functools.partial(pulled, layer)
-        grads = run("backward", backward, params, residuals, wide_dys, quick=True)
+        wide = subject.in_float64()
+        y, residuals = run("forward", wide.layer.forward, *wide.given)
+        backward = functools.partial(pulled, wide.layer)
+        grads = run("backward", backward, wide.params, residuals, wide_dys)
     return {"y": partition(y)[0], **grads}
 
 

@@ -14,14 +14,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from funcprop.comparison.leaf import Broken, Place, broken, place_name, with_reason
 from funcprop.comparison.programs import Programs, cast
+from funcprop.comparison.subject.subject import Inner, Subject
 from funcprop.comparison.witnesses.gradients import Grads
 from funcprop.composites import Composite, Wrapper
 from funcprop.composites.sharing import Apart
 from funcprop.gradient import autodiff, zeros_where_frozen
-from funcprop.layer import Context, Layer, Params, Residuals, two
+from funcprop.layer import Array, Context, Layer, Params, Residuals, two
 
 
 @functools.partial(
@@ -42,6 +44,10 @@ class Pass:
     layer: Layer
     place: str
     ranks: tuple[int, ...]  # of all arrays above when written: a scan adds axes in front
+
+    def subject(self, key: Array) -> Subject:
+        """The layer at what it was given."""
+        return Subject(self.layer, self.params, self.x, self.context, key, self.layer)
 
 
 class RecorderResiduals(NamedTuple):
@@ -127,11 +133,6 @@ class Name:
     place: str
 
 
-def mapped(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function over axis 0 of all its arguments, one step after the other."""
-    return lambda *arguments: jax.lax.map(lambda each: function(*each), arguments)
-
-
 def checked(record: Pass) -> tuple[Name, Grads, Grads]:
     """-> the place, what the layer's backward returned, and what jax.vjp says at those values."""
 
@@ -157,32 +158,35 @@ def checked(record: Pass) -> tuple[Name, Grads, Grads]:
 FAILURES = (ValueError, TypeError, NotImplementedError)
 
 
-def values_at(
-    place: str, model: Layer, params: Params, x: Any, context: Context, dy: Any
-) -> Pass | None:
-    """What the layer at `place` was given in this pass: its first step, where it has several."""
+def model_of(inner: Inner, composites: bool = False, strict: bool = True) -> Layer:
+    """The model with every leaf recording, and on request every composite.
+
+    With composites, and not `strict`, even what breaks the contract is recorded.
+    """
+    return inner.model(functools.partial(recording, composites=composites, strict=strict))
+
+
+def values_at(place: str, inner: Inner, dy: Any) -> Pass | None:
+    """What the layer at `place` was given in this pass: one step, where it has several."""
 
     def run(records: list[Pass]) -> list[Pass]:
         return [record for record in records if record.place == place][:1]
 
     try:
-        found = recorded(run, model, params, x, context, dy)
-    except (*FAILURES, Broken):
+        found = recorded(run, model_of(inner, composites=True, strict=False), inner, dy)
+    except Exception:  # what cannot be run again cannot be explained
         return None
-    return first_step(found[0]) if found else None
+    return one_step(found[0]) if found else None
 
 
 def recorded(
     read: Callable[[list[Pass]], Any],
     model: Layer,
-    params: Params,
-    x: Any,
-    context: Context,
+    inner: Inner,
     dy: Any,
-    *,
     programs: Programs | None = None,
 ) -> Any:
-    """`read(records)` of one pass in float64, as NumPy arrays."""
+    """`read(records)` of one pass of a recording model in float64, as NumPy arrays."""
 
     def run(params: Params, x: Any, context: Context, dy: Any) -> Any:
         _, residuals = model.forward(params, x, context)
@@ -190,14 +194,23 @@ def recorded(
         return read(passes_in(tree))
 
     with jax.enable_x64(True):
-        wide = [cast(tree, jnp.float64) for tree in (params, x, context, dy)]
-        return (programs or Programs())("records", run, *wide, quick=True)
+        given = inner.params, inner.x, inner.context, dy if inner.dy is None else inner.dy
+        wide = [cast(tree, jnp.float64) for tree in given]
+        return (programs or Programs())("records", run, *wide)
 
 
-def first_step(record: Pass) -> Pass:
-    """The record of a layer under a scan, at the index 0 of the axes that the scan has added."""
+def one_step(record: Pass) -> Pass:
+    """The record of a layer under a scan, at that index of the axes that the scan has added where
+    most came back: what a layer makes of no cotangent says nothing about it."""
     leaves, tree = jax.tree.flatten(record)
     added = max(
         (leaf.ndim - rank for leaf, rank in zip(leaves, record.ranks, strict=True)), default=0
     )
-    return jax.tree.unflatten(tree, [leaf[(0,) * added] for leaf in leaves])
+    if not added:
+        return record
+    sizes = 0.0
+    for leaf in jax.tree.leaves(record.dy):
+        wide = np.asarray(leaf, np.float64)
+        sizes = sizes + np.square(wide).reshape(*wide.shape[:added], -1).sum(-1)
+    index = np.unravel_index(np.argmax(sizes), np.shape(sizes))
+    return jax.tree.unflatten(tree, [leaf[index] for leaf in leaves])

@@ -13,23 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcprop.comparison.programs import Programs, generator, named_leaves
-from funcprop.comparison.subject.subject import Surrogate
+from funcprop.comparison.subject.subject import Subject
 from funcprop.gradient import combine, partition
 from funcprop.layer import Array, Context, Layer, Params
 
 NEAR, FAR = 1e-6, 1e-4  # steps, in units of a leaf's root mean square
-
-
 OFFSETS = (1.0, -1.0, 2.0, -2.0)
-
-
 STEPS = tuple(step * offset for step in (NEAR, FAR) for offset in OFFSETS)
-
-
-NUMBERS = 10_000_000  # that the directions may hold; where they would be more, leaves are not
-
-
-# looked at one by one
+# That the directions may hold; where they would be more, leaves are not looked at one by one.
+NUMBERS = 10_000_000
 COTANGENTS = 2  # that slopes are taken for
 
 
@@ -63,34 +55,29 @@ class Slope(NamedTuple):
 
 
 def along(
-    layer: Layer,
-    peer: Layer,
-    params: Params,
-    x: Any,
-    context: Context,
+    subject: Subject,
     dys: Any,
     by_hand: dict[str, Any],
-    key: Array,
-    each: bool = True,
-    run: Programs | None = None,
+    *,
     frozen: frozenset[str] = frozenset(),
+    run: Programs | None = None,
 ) -> tuple[tuple[Slope, ...], Any]:
     """-> slopes, and the directions as a tree of leaves [directions, ...].
 
-    In float64 along two random directions of all leaves, and of each leaf alone along a
-    random direction and along a coordinate, where `each` says so; for the first cotangents of
-    `dys` [probes, ...].
+    In float64 along two random directions of all leaves, and of each leaf alone along a random
+    direction and along a coordinate; for the first cotangents of `dys` [probes, ...].
 
     by_hand  the gradients {"dx": ..., "dparams": ...} under `dys`
     frozen   names of leaves that do not move, since forward hides them from a gradient
 
-    The forward is the layer's, but for a peer that is no function like it (`Surrogate`).
+    The forward is the layer's, but for a surrogate, whose values are others.
     """
+    peer, (params, x, context) = subject.peer, subject.given
     run = Programs() if run is None else run
-    moving = peer if isinstance(peer, Surrogate) else layer
+    moving = peer if subject.surrogate else subject.layer
     floats, rest = partition({"dx": x, "dparams": params})
     dys = jax.tree.map(lambda leaf: leaf[:COTANGENTS], dys)
-    names, moves = directions(floats, key, each, frozen)
+    names, moves = directions(floats, subject.key, frozen)
 
     def output(layer: Layer, floats: Any, rest: Any, context: Context) -> Any:
         given = combine(floats, rest)
@@ -132,18 +119,18 @@ def along(
 
     def known() -> bool:
         try:
-            run.prepare("slopes", both, *given, quick=True)
+            run.prepare("slopes", both, *given)
         except (TypeError, NotImplementedError, ValueError):  # a jax.custom_vjp function, say
             return False
         return True
 
     if run.once("jax.jvp", known):
-        found, forward = run("slopes", both, *given, quick=True)
+        found, forward = run("slopes", both, *given)
     else:
-        found, forward = run("differences", differences, *given, quick=True), None
+        found, forward = run("differences", differences, *given), None
     value, near, far, left, right, most = quotients(*found)
     exact, size = inner(by_hand, moves)
-    if isinstance(peer, Surrogate) and peer.stops(params, x, context):
+    if subject.surrogate and stops(peer, *subject.given):  # there they see more
         near, far, left, right, most = (
             np.full_like(each, np.nan) for each in (near, far, left, right, most)
         )
@@ -157,6 +144,11 @@ def along(
         for c in range(len(value))
     )  # fmt: skip
     return slopes, moves
+
+
+def stops(layer: Layer, params: Params, x: Any, context: Context) -> bool:
+    """Whether `lax.stop_gradient` stands in a forward."""
+    return "stop_gradient" in str(jax.make_jaxpr(layer.forward)(params, x, context))
 
 
 def moved(floats: Any, moves: Any, which: Array, step: Array) -> Any:
@@ -204,7 +196,7 @@ def inner(grads: dict[str, Any], moves: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def directions(
-    floats: Any, key: Array, each: bool, frozen: frozenset[str] = frozenset()
+    floats: Any, key: Array, frozen: frozenset[str] = frozenset()
 ) -> tuple[list[str], Any]:
     """Names, and a tree of leaves [directions, ...], of the size of each leaf's own numbers."""
     random = generator(key)
@@ -220,7 +212,7 @@ def directions(
 
     names = ["", ""]
     rows = [[noise(i) for i in range(len(leaves))] for _ in names]
-    if each and (2 + 2 * len(leaves)) * sum(leaf.size for leaf in leaves) <= NUMBERS:
+    if (2 + 2 * len(leaves)) * sum(leaf.size for leaf in leaves) <= NUMBERS:
         for i, (name, leaf) in enumerate(named_leaves(floats)):
             if name in frozen:
                 continue

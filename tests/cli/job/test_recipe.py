@@ -28,7 +28,7 @@ from funcprop.cli.job.names import (
     OPTIONS,
 )
 from funcprop.cli.job.recipe import Recipe, settled
-from funcprop.comparison.programs import compiled
+from funcprop.comparison.programs import on_device
 from funcprop.data import Dataset, Examples
 from funcprop.gradient import backprop
 from funcprop.initializers import HeNormal, Normal, VarianceScaling, Zeros
@@ -224,13 +224,13 @@ def test_the_gradient_of_text_is_the_objectives_in_the_models_arrangement():
     model = build_model(recipe, (4,), 6)
     x = np.array([[0, 1, 2, 3], [5, 4, 3, 2]], np.uint8)
     batch = prepare(recipe, x, np.roll(x, 1).astype(np.int32), 6)
-    params = compiled(lambda key: model.init(key, x), jax.random.key(0), quick=True)
+    params = on_device(lambda key: model.init(key, x), jax.random.key(0))
     found = []
     for name in ("manual", "automatic"):
         gradient = build_gradient(dataclasses.replace(recipe, gradient=name), model)
-        found.append(compiled(gradient, params, batch, quick=True))
+        found.append(on_device(gradient, params, batch))
     wanted = backprop(gpt_objective(model))
-    value, grads = compiled(wanted, to_objective(params), batch, quick=True)
+    value, grads = on_device(wanted, to_objective(params), batch)
     for (found_value, _), found_grads in found:
         np.testing.assert_allclose(found_value, value, rtol=1e-5)
         assert jax.tree.structure(found_grads) == jax.tree.structure(params)

@@ -1,0 +1,62 @@
+"""The values beside the peer's: a gradient of another function proves nothing."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from typing import Any
+
+import jax
+
+from funcprop.comparison.leaf import Leaf
+from funcprop.comparison.programs import computed
+from funcprop.comparison.subject.gradients import Gradient
+from funcprop.comparison.subject.subject import Subject
+from funcprop.comparison.verdict.rules import judge_exact
+from funcprop.gradient import combine, partition
+from funcprop.layer import Context, Layer, Params
+
+
+def judge_values(subject: Subject, narrow: Any = None) -> list[Leaf]:
+    """A row for every output beside the peer's, and where it is differentiated beside its own.
+
+    A derivative rule replaces the function's own values by those of its forward, and nothing in JAX
+    holds the two together.
+    """
+    if subject.peer is subject.layer or subject.surrogate:
+        return []
+
+    def values(layer: Layer, params: Params, x: Any, context: Context) -> Any:
+        return partition(layer.forward(params, x, context)[0])[0]
+
+    def differentiated(params: Params, x: Any, context: Context) -> Any:
+        floats, rest = partition(x)
+
+        def of_floats(floats: Any) -> Any:
+            return values(subject.layer, params, combine(floats, rest), context)
+
+        return jax.vjp(of_floats, floats)[0]
+
+    with jax.enable_x64(True):
+        given = subject.in_float64().given
+        ours, wanted = (
+            computed(functools.partial(values, layer), *given)
+            for layer in (subject.layer, subject.peer)
+        )
+        passed = computed(differentiated, *given) if subject.by_rule else ours
+    rows = []
+    name = "value" if isinstance(subject.layer, Gradient) else "y"
+    for told, found, truth in (
+        ("is not that of the function it is compared with", ours, wanted),
+        ("is another one where it is differentiated: its rule's forward differs", passed, ours),
+    ):
+        for row in judge_exact(
+            subject.name, *one_probe(({name: found}, {name: truth})), narrow=narrow
+        ):
+            rows.append(row if row.ok else replace(row, words=f"the value {told}"))
+    return rows
+
+
+def one_probe(tree: Any) -> Any:
+    """The leaves with an axis of one probe."""
+    return jax.tree.map(lambda leaf: leaf[None], tree)
