@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
-import inspect
 import json
 import math
 import re
@@ -14,14 +12,12 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
 import jax
 
 import funcprop as fp
-from funcprop.comparison import evidence, trial
 from funcprop.comparison.verdict.rules import UNKNOWN
 from rules_in_the_wild.call import Call
 from rules_in_the_wild.places import definition, reached, short
@@ -78,6 +74,8 @@ def judged(call: Call) -> dict[str, Any]:
     row |= worst_of(found) | {"notes": list(found.notes), "table": str(found)[:4000]}
     if found.ok:
         return row | {"verdict": "right"}
+    if not found.wrong:
+        return row | {"verdict": call.kind or "cannot be judged"}
     if found.wrong[0].rule.startswith("contract: backward raised"):
         return row | {"verdict": "cannot be judged", "headline": found.wrong[0].rule}
     if all(leaf.rule == UNKNOWN for leaf in found.wrong):
@@ -99,24 +97,9 @@ def seconds_since(start: float) -> dict[str, float]:
 
 def compared(call: Call) -> fp.Comparison:
     """`compare`, with the inputs as they are where a call asks for that."""
-    options = dict(call.options) | {"quick": True, "against": call.against}
-    knows = "changed" in inspect.signature(fp.compare).parameters
-    if not call.changed and knows:
-        options["changed"] = False
-    with only_as_given() if not call.changed and not knows else contextlib.nullcontext():
-        return fp.compare(call.function, *call.args, **options)
-
-
-@contextlib.contextmanager
-def only_as_given() -> Iterator[None]:
-    """Without `changed=False`: the inputs that `compare` adds are left out where it makes them."""
-    points, overflows = evidence.points, trial.overflows
-    evidence.points = lambda x, context: points(x, context)[:1]
-    trial.overflows = lambda *_: []
-    try:
-        yield
-    finally:
-        evidence.points, trial.overflows = points, overflows
+    changed = None if call.changed else False
+    options = dict(call.options)
+    return fp.compare(call.function, *call.args, against=call.against, changed=changed, **options)
 
 
 def worst_of(found: fp.Comparison) -> dict[str, Any]:
