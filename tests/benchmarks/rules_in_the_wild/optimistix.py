@@ -1,0 +1,58 @@
+"""Derivative rules of Optimistix."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import optimistix as optx
+
+from rules_in_the_wild.call import Call
+
+A = np.array([[1.2, -0.3], [0.5, 0.9], [-0.4, 1.6]], np.float32)
+B = np.array([0.7, -1.1, 0.3], np.float32)
+RULE = "optimistix._ad._implicit_impl"
+TIGHT = {"rtol": 1e-12, "atol": 1e-12}
+
+
+def start(args, size=2):
+    return jnp.full(size, 0.5, args[0].dtype)
+
+
+def root(a, b):
+    found = optx.root_find(
+        lambda y, args: args[0][:2] @ jnp.sinh(y) - args[1][:2], optx.Newton(**TIGHT),
+        start((a, b)), (a, b),
+    )  # fmt: skip
+    return found.value
+
+
+def least(a, b):
+    found = optx.least_squares(
+        lambda y, args: args[0] @ jnp.sinh(y) - args[1], optx.LevenbergMarquardt(**TIGHT),
+        start((a, b)), (a, b), max_steps=512,
+    )  # fmt: skip
+    return found.value
+
+
+def smallest(a, b):
+    found = optx.minimise(
+        lambda y, args: jnp.sum((args[0] @ y - args[1]) ** 4) + jnp.sum(y**2),
+        optx.BFGS(**TIGHT), start((a, b)), (a, b), max_steps=512,
+    )  # fmt: skip
+    return found.value
+
+
+def fixed(a, b):
+    found = optx.fixed_point(
+        lambda y, args: jnp.cos(args[0][0] * y) * args[1][:2], optx.FixedPointIteration(**TIGHT),
+        start((a, b)), (a, b), max_steps=1000,
+    )  # fmt: skip
+    return found.value
+
+
+CALLS = [
+    Call(RULE, root, (A, B), changed=False, note="Newton"),
+    Call(RULE, least, (A, B), changed=False, note="Levenberg-Marquardt"),
+    Call(RULE, smallest, (A, B), changed=False, note="BFGS"),
+    Call(RULE, fixed, (A, B / 3), changed=False, note="fixed-point iteration"),
+]
