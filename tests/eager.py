@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jax._src import array, config, core, pjit
 
+calls = weakref.WeakKeyDictionary()  # how often an operation was called
 OFTEN = 20  # calls, from which on compiling an operation pays
 SMALL = 100_000  # numbers
 WITHIN = str(Path(jax.__file__).parent)  # `jnp.add` is compiled, and so is `jnp.where`
@@ -238,7 +239,7 @@ def placed(value, aval):
 
 def without_programs():
     """Puts NumPy before the compiler."""
-    compiled, calls = pjit._pjit_call_impl_python, weakref.WeakKeyDictionary()
+    compiled = pjit._pjit_call_impl_python
 
     def run(*args, jaxpr, **options):
         own = getattr(jaxpr, "jaxpr", jaxpr)  # before jax 0.12 it comes with its constants

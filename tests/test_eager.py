@@ -1,11 +1,14 @@
 """What tests/eager.py computes is what a compiled program computes."""
 
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax._src import compiler
 
+from . import eager as eager_module
 from .eager import OFTEN
 
 X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
@@ -42,7 +45,8 @@ SUMS = (
 
 @pytest.fixture
 def programs(monkeypatch):
-    """The names of what is compiled."""
+    """The names of what is compiled; no operation was called before."""
+    monkeypatch.setattr(eager_module, "calls", weakref.WeakKeyDictionary())
     names, compile_one = [], compiler.compile_or_get_cached
 
     def counted(backend, computation, *rest, **options):
