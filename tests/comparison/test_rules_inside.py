@@ -95,3 +95,23 @@ def test_rules_of_jax_are_looked_at_where_the_whole_is_wrong():
     inner = rules_inside(functools.partial(lambda x: jax.nn.relu(x)), (X,))
     assert inner is not None and not inner.always
     assert rules_inside(jnp.tanh, (X,)) is None
+
+
+@pytest.mark.parametrize(
+    "backward, words",
+    [
+        (lambda a, g: g[0] * jnp.cos(a) + g[1] * jnp.sin(a), "output 1: the sign of its cotangent"),
+        (lambda a, g: g[1] * jnp.cos(a) - g[0] * jnp.sin(a), "outputs 0 and 1 are exchanged"),
+        (lambda a, g: g[0] * jnp.cos(a), "output 1: dropped"),
+        (lambda a, g: g[0] * jnp.cos(a) - g[1] * jnp.sin(a), ""),
+    ],
+)
+def test_a_rule_of_two_outputs(backward, words):
+    @jax.custom_vjp
+    def both(a):
+        return jnp.sin(a), jnp.cos(a)
+
+    both.defvjp(lambda a: (both(a), a), lambda a, g: (backward(a, g),))
+    x = np.random.default_rng(3).normal(size=(2, 5)).astype(np.float32)
+    found = fp.compare(both, x, probes=2)
+    assert found.ok == (words == "") and all(words in row.words for row in found.wrong), found

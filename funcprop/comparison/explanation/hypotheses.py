@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from funcprop.comparison.explanation.arrays import (
+    MOST,
     axes_of,
     other_ways_round,
     places,
@@ -103,6 +104,26 @@ def conjugated(problem: Problem) -> Iterator[Guess]:
         if name == "imag" or name.endswith(".imag"):
             words = f"as if {name[:-5] or 'dy'} were conjugated"
             yield words, problem.at(dys=put(-leaf))
+
+
+def several_outputs(problem: Problem) -> Iterator[Guess]:
+    """The cotangent of one output with another sign, in the place of another's, or as zero."""
+    leaves, tree = jax.tree.flatten(problem.dys)
+    if not 1 < len(leaves) <= MOST:
+        return
+    for i, leaf in enumerate(leaves):
+        for words, other in (
+            ("the sign of its cotangent is flipped", -leaf),
+            ("dropped", 0 * leaf),
+        ):
+            dys = jax.tree.unflatten(tree, [*leaves[:i], other, *leaves[i + 1 :]])
+            yield f"output {i}: {words}", problem.at(dys=dys)
+    for i, j in itertools.combinations(range(len(leaves)), 2):
+        if leaves[i].shape == leaves[j].shape:
+            moved = list(leaves)
+            moved[i], moved[j] = leaves[j], leaves[i]
+            words = f"the cotangents of outputs {i} and {j} are exchanged"
+            yield words, problem.at(dys=jax.tree.unflatten(tree, moved))
 
 
 def another_dy(problem: Problem) -> Iterator[Guess]:
@@ -220,6 +241,7 @@ TABLE: tuple[Callable[[Problem], Iterator[Guess]], ...] = (
     diagonal_alone,
     not_transposed,
     conjugated,
+    several_outputs,
     left_out,
     another_dy,
     weights_updated,
