@@ -14,7 +14,7 @@ from jax.extend.core import primitives as p
 
 # Where an equation that is nothing but a call keeps what it calls.
 INLINED = {p.jit_p.name: "jaxpr", p.call_p.name: "call_jaxpr", p.closed_call_p.name: "call_jaxpr"}
-# What JAX does not map over examples, by what it does map: see `plainly`.
+# What JAX does not map over examples, by what it does map: see `grouped_product`.
 RAGGED = "ragged_dot_general"
 REMAT = p.remat_p.name
 SCAN = p.scan_p.name
@@ -67,8 +67,8 @@ def holds(eqn: JaxprEqn, names: set[str]) -> bool:
 def inlined(jaxpr: ClosedJaxpr, anew: bool = False) -> ClosedJaxpr:
     """The same jaxpr without calls that are nothing but calls: `jit` in `jit`. Loops stay.
 
-    Equations are moved, not traced again: a rule that closes over a value of its own trace keeps
-    it. One inside of JAX, which shows no line of a user's, gets that of the call.
+    Equations are moved, not traced again. One inside of JAX, which shows no line of a user's, gets
+    that of the call.
 
     anew   with variables of its own, even where there is none
     """
@@ -112,37 +112,6 @@ def inlined(jaxpr: ClosedJaxpr, anew: bool = False) -> ClosedJaxpr:
     own = [var for var, _ in constants]
     new = jaxpr.jaxpr.replace(constvars=own, invars=invars, outvars=outvars, eqns=eqns)
     return ClosedJaxpr(new, [value for _, value in constants])
-
-
-def flat(jaxpr: ClosedJaxpr, *args: Any, caller: Any = None) -> list[Any]:
-    """Evaluates a jaxpr, and the jaxprs that it calls, equation by equation.
-
-    caller   the traceback of the call, for equations inside of JAX, which show no line of a user's
-    """
-    inputs = (*jaxpr.jaxpr.constvars, *jaxpr.jaxpr.invars)
-    values = dict(zip(inputs, (*jaxpr.consts, *args), strict=True))
-
-    def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, Literal) else values[atom]
-
-    for eqn in jaxpr.eqns:
-        operands = [read(atom) for atom in eqn.invars]
-        name = eqn.primitive.name
-        info = eqn.source_info
-        if caller is not None and not source_info_util.summarize(info).strip():
-            info = info.replace(traceback=caller)
-            eqn = eqn.replace(source_info=info)
-        if name in INLINED:
-            stack = source_info_util.current_name_stack() + info.name_stack
-            with source_info_util.user_context(info.traceback, name_stack=stack):
-                called = closed(eqn.params[INLINED[name]])
-                found = flat(called, *operands, caller=info.traceback)
-            values |= zip(eqn.outvars, found, strict=True)
-        elif name == RAGGED and is_grouped(eqn):
-            values[eqn.outvars[0]] = grouped_product(eqn, *operands)
-        else:
-            values |= zip(outputs(eqn), equation(jaxpr, eqn)(*operands), strict=True)
-    return [read(atom) for atom in jaxpr.jaxpr.outvars]
 
 
 def is_grouped(eqn: JaxprEqn) -> bool:
@@ -206,7 +175,8 @@ def over_examples(function: Callable[..., Any], in_axes: Any = 0) -> Callable[..
 
         def written_out(*args: Any) -> Any:
             jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
-            return jax.tree.structure(shapes).unflatten(flat(jaxpr, *jax.tree.leaves(args)))
+            run = jaxpr_as_fun(inlined(jaxpr))
+            return jax.tree.structure(shapes).unflatten(run(*jax.tree.leaves(args)))
 
         return jax.vmap(written_out, in_axes)(*args)
 

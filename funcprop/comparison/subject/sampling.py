@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from funcprop.comparison.subject.without_rules import closed, jaxprs_in, traced
+from funcprop.comparison.subject.without_rules import jaxprs_in, traced
 from funcprop.layer import is_float
+from funcprop.lifting.jaxprs import closed
 
 BITS = {"random_bits", "threefry2x32", "rng_bit_generator"}
 SAMPLERS = {"random_gamma"}

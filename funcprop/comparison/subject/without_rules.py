@@ -16,6 +16,7 @@ from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, jaxp
 from jax.extend.core import primitives as p
 
 from funcprop.layer import is_float
+from funcprop.lifting.jaxprs import closed
 
 # By name: not every primitive stands in jax.extend. linear_call has a hand-written transpose.
 RULES = {p.custom_jvp_call_p.name, p.custom_vjp_call_p.name, "linear_call"}
@@ -193,8 +194,3 @@ def jaxprs_in(eqn: JaxprEqn) -> Iterator[ClosedJaxpr]:
     if eqn.primitive.name not in KERNELS:
         for value in eqn.params.values():
             yield from search(value)
-
-
-def closed(jaxpr: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
-    """The jaxpr with the constants it reads, of which an open one in an equation has none."""
-    return jaxpr if isinstance(jaxpr, ClosedJaxpr) else ClosedJaxpr(jaxpr, [])
