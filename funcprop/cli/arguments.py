@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn, Union, get_args, get_origin, get_ty
 
 from funcprop.cli.compare import Compare
 from funcprop.cli.errors import UsageError
+from funcprop.cli.explain import Explain
 from funcprop.cli.job.checks import nearest
 from funcprop.cli.markers import Positional, UseAppendAction
 from funcprop.cli.predict import Predict
@@ -25,13 +26,15 @@ DESCRIPTION = """Programmable backpropagation: every layer is a forward and a ha
   funcprop train --out runs/one    ... and keep the network, its history and its curves
   funcprop predict runs/one        read it back: its accuracy on the test set
   funcprop compare                 hand-written gradients beside automatic differentiation
-  funcprop compare mine:layer --x 8x4    ... of a layer or a function of your own"""
+  funcprop compare mine:layer --x 8x4    ... of a layer or a function of your own
+  funcprop explain                 a page on which one sees value, error and slope"""
 
 
-COMMANDS = {"train": Train, "predict": Predict, "compare": Compare}
+COMMANDS = {"train": Train, "predict": Predict, "compare": Compare, "explain": Explain}
+Command = Train | Predict | Compare | Explain
 
 
-def parse(arguments: Sequence[str]) -> Train | Predict | Compare | None:
+def parse(arguments: Sequence[str]) -> Command | None:
     """The command that the arguments are, or None where they ask for help, which is printed.
 
     Raises UsageError, in one line.

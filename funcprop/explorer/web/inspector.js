@@ -1,6 +1,6 @@
 // What is chosen, in equations with its numbers: value, error, slope and gradient of one place.
 
-import { both, el, equations, lowered, number, raised, row, show, sub, sup, valued } from "./dom.js";
+import { both, el, equations, frac, lowered, number, raised, row, show, sub, sup, valued } from "./dom.js";
 import { ACTIVATIONS, LOSSES } from "./engine.js";
 import { summaryOf, wordOf } from "./network.js";
 import { BATCH } from "./store.js";
@@ -12,7 +12,7 @@ const TERMS = 4; // of a sum that are written out
 const letter = (a, layer, j) => (layer === 0 ? sub("x", String(j + 1)) : both(a, String(j + 1), String(layer)));
 const weight = (layer, i, j) => both("w", `${i + 1},${j + 1}`, String(layer));
 const slopeSign = (name) => (name === "identity" ? "1" : `${ACTIVATIONS[name].sign}′`);
-const dC = (part) => row("∂C/∂", part);
+const dC = (part) => frac("∂C", row("∂", part));
 
 // Σ of products, the largest terms first where there are many.
 function products(pairs) {

@@ -13,7 +13,7 @@ export function layoutOf(data) {
   const image = data.image ?? null;
   const columns = data.sizes.map((count, layer) => ({ layer, count, cells: count > LARGEST || (layer === 0 && image !== null) }));
   const widest = Math.max(...columns.filter((c) => !c.cells).map((c) => c.count), 1);
-  const radius = widest <= 4 ? 30 : widest <= 6 ? 24 : widest <= 9 ? 17 : widest <= 13 ? 12 : 9.5;
+  const radius = widest <= 4 ? 32 : widest <= 6 ? 24 : widest <= 9 ? 17 : widest <= 13 ? 12 : 9.5;
   const pitch = radius * (radius > 20 ? 3.1 : 2.75);
   const height = Math.max(widest * pitch + 46, 300);
   const gap = Math.max(150, Math.min(240, 700 / (columns.length - 1)));
@@ -225,15 +225,21 @@ function showNode(store, { group, parts, chosen, word }, layer, j, pass, layout,
     said += known ? `, slope ${show(slope)}` : "";
     said += reached ? `, error δ ${show(delta)}` : "";
     said += state ? `, ${state.trim()}` : "";
-    if (parts.errorText) parts.errorText.textContent = reached ? brief(delta) : "";
+    if (parts.errorText) fit(parts.errorText, reached ? brief(delta) : "");
     set(parts.error, { class: `error ${delta < 0 ? "below" : "above"}` });
   }
-  if (parts.valueText) parts.valueText.textContent = known ? brief(a) : "";
+  if (parts.valueText) fit(parts.valueText, known ? brief(a) : "");
   set(parts.value, { class: `value ${a < 0 ? "below" : "above"}` });
   const active = (phase.kind === "forward" || phase.kind === "backward") && phase.layer === layer - 1;
   const outer = layer === 0 || layer === store.depth;
   parts.name.textContent = outer ? word + (layer === store.depth ? targetOf(store, j) : "") : "";
   set(group, { class: `node${picked ? " chosen" : ""}${active ? " active" : ""}${state}`, "aria-label": `${word}, ${input ? "input" : `neuron ${j + 1} of layer ${layer}`}: ${said}`, "aria-pressed": picked ? "true" : "false" });
+}
+
+// Five letters in half a circle are smaller than three.
+function fit(text, words) {
+  text.textContent = words;
+  text.style.fontSize = words.length > 4 ? "9.5px" : "";
 }
 
 const mean = (x, rows, n, j) => Array.from({ length: rows }, (_, r) => x[r * n + j]).reduce((s, v) => s + v, 0) / rows;

@@ -27,8 +27,8 @@ export function makeStore(data) {
     depth,
     phases,
     at: data.steps.length > 1 ? 0 : data.steps.length - 1, // which snapshot
-    example: rows > 1 && !data.each.examples.includes(0) ? BATCH : 0,
-    phase: phases.length - 2, // everything is known, and nothing updated
+    example: liveliest(data),
+    phase: phases.length - 1, // everything is known
     view: "values",
     chosen: null, // { kind: "node", layer, j } with layer 0 the inputs, { kind: "edge", layer, i, j }
     own: null, // what the reader has changed: { net, params, x, learningRate, steps, history }
@@ -115,6 +115,13 @@ export function makeStore(data) {
     return store.phase >= reached;
   };
   return store;
+}
+
+// Of the recorded examples the one with the most inputs that are not 0: where x is 0, no weight moves.
+function liveliest(data) {
+  const n = data.sizes[0];
+  const size = (r) => data.x.flat.subarray(r * n, (r + 1) * n).filter((v) => v !== 0).length;
+  return data.each.examples.reduce((best, r) => (size(r) > size(best) ? r : best), data.each.examples[0]);
 }
 
 const outputsOf = (data) => data.sizes.slice(1);
