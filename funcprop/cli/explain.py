@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from funcprop.cli.compare import check_new
 from funcprop.cli.errors import UsageError
@@ -23,13 +21,12 @@ from funcprop.cli.job.build import (
 )
 from funcprop.cli.job.checks import choose, whole
 from funcprop.cli.job.folder import PARAMS, read_config
-from funcprop.cli.job.names import ACTIVATIONS
 from funcprop.cli.job.recipe import Recipe
 from funcprop.cli.markers import Positional
 from funcprop.cli.train import make_job, read
 from funcprop.data import Dataset, Examples, load
 from funcprop.explorer.blocks import record_blocks, trained
-from funcprop.explorer.chain import LOSSES
+from funcprop.explorer.chain import ACTIVATIONS, LOSSES
 from funcprop.explorer.explaining import blocks_words, explain
 from funcprop.explorer.lessons import LESSONS, lesson
 from funcprop.explorer.page import Page
@@ -82,7 +79,7 @@ class Explain:
     """Of mlp: sizes of the hidden layers, up to 20 each."""
 
     activation: str | None = None
-    """Of mlp: sigmoid, tanh, relu and others, as in `funcprop train`."""
+    """Of mlp: sigmoid, tanh, relu, leaky-relu, elu, silu, softplus, gelu, gelu-tanh or identity."""
 
     loss: str | None = None
     """Of mlp: quadratic, mean-squared-error, cross-entropy or binary-cross-entropy."""
@@ -93,8 +90,8 @@ class Explain:
     steps: int | None = None
     """Steps of training that the page shows."""
 
-    seed: int = 0
-    """Where random numbers come from."""
+    seed: int | None = None
+    """Where random numbers come from (0, for nielsen 5)."""
 
     out: Path = Path("explain.html")
     """The file to write, which must be new."""
@@ -129,6 +126,8 @@ def page_of(command: Explain) -> Page:
         choose("loss", command.loss, LOSSES)
     if command.steps is not None:
         whole("steps", command.steps, 0, 1_000_000)
+    if command.seed is not None:
+        whole("seed", command.seed, 0, 2**32 - 1)
     for size in command.layers or ():
         whole("layers", size, 1, 20)
     if len(command.folder) > 1:
@@ -145,7 +144,7 @@ def page_of(command: Explain) -> Page:
             command.loss,
             command.learning_rate,
             command.steps,
-            command.seed,
+            command.seed or 0,
         )
     if command.model == "mlp":
         choose("data", command.data, LESSONS)
@@ -159,12 +158,9 @@ def worked(command: Explain, example: str) -> Page:
         return olah()
     if example == "mazur":
         return mazur() if command.steps is None else mazur(command.steps)
-    if command.data_dir is not None:
-        data = load("mnist", command.data_dir)
-    else:
-        data = load("digits")
+    data = load("digits" if command.data_dir is None else "mnist", command.data_dir)
     steps = 500 if command.steps is None else command.steps
-    return nielsen(data, steps, seed=command.seed)
+    return nielsen(data, steps, seed=5 if command.seed is None else command.seed)
 
 
 def larger(command: Explain) -> Page:
@@ -177,7 +173,7 @@ def larger(command: Explain) -> Page:
         data=command.data,
         data_dir=command.data_dir,
         learning_rate=command.learning_rate,
-        seed=command.seed,
+        seed=command.seed or 0,
         batch_size=EXAMPLES_SEEN,
         **options,
     )

@@ -18,6 +18,15 @@ def packed(array: Any, whole: bool = False) -> dict[str, Any]:
     return {"shape": list(array.shape), kind: base64.b64encode(data).decode("ascii")}
 
 
+def levels(array: Any, scale: int) -> dict[str, Any]:
+    """{"shape", "u1", "scale"} of numbers that are k / scale, k from 0 to 255: exactly."""
+    array = np.asarray(array, np.float64) * scale
+    if not (array == np.clip(np.round(array), 0, 255)).all():
+        return packed(array / scale)
+    text = base64.b64encode(array.astype(np.uint8).tobytes()).decode("ascii")
+    return {"shape": list(array.shape), "u1": text, "scale": scale}
+
+
 def picture(array: Any) -> dict[str, Any]:
     """{"shape", "i1", "scale"}: numbers as shares of the largest, for maps that are looked at."""
     array = np.asarray(array, np.float64)
@@ -31,7 +40,8 @@ def picture(array: Any) -> dict[str, Any]:
 
 
 def unpacked(given: dict[str, Any]) -> np.ndarray:
-    """The array of `packed` or `picture`."""
-    kind = next(name for name in ("f8", "f4", "i1") if name in given)
+    """The array of `packed`, `levels` or `picture`."""
+    kind = next(name for name in ("f8", "f4", "i1", "u1") if name in given)
     flat = np.frombuffer(base64.b64decode(given[kind]), "<" + kind).astype(np.float64)
-    return flat.reshape(given["shape"]) * (given["scale"] / 127 if kind == "i1" else 1)
+    factor = {"i1": given.get("scale", 1) / 127, "u1": 1 / given.get("scale", 1)}.get(kind, 1)
+    return flat.reshape(given["shape"]) * factor

@@ -2,43 +2,45 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from funcprop.collectors import Rule, collect, collect_all, records, trace
+from funcprop.collectors import Remembered, collect, records
+from funcprop.collectors.tracing import Tracing
 from funcprop.costs.measuring import measure
 from funcprop.explorer.arrays import packed
 from funcprop.explorer.maps import maps_of
 from funcprop.explorer.recording import spaced
 from funcprop.gradient import autodiff, backprop, objective
-from funcprop.layer import Context, Layer, Params, Residuals, is_float
+from funcprop.layer import Context, Layer, Params, is_float
 
 NORMS = ("x", "y", "dy", "dx", "params", "dparams")
 BINS = 31
+LINES = 6  # in the drawing of ‖δ‖
 States = list[tuple[int, Params]]
 
 
 @dataclass(frozen=True)
-class Keeping(Rule):
-    """How many bytes a layer keeps for its backward pass, and how many numbers its parameters are.
+class Watching(Tracing):
+    """A trace, the bytes that a layer keeps for its backward pass, and how many parameters it has.
 
     Residuals that two layers keep, such as an output that is the next one's input, count in both.
     """
 
-    separate: ClassVar[bool] = True
-
     def __call__(
-        self, layer: Layer, params: Params, residuals: Residuals, dy: Any
+        self, layer: Layer, params: Params, residuals: Remembered, dy: Any
     ) -> tuple[Any, Any]:
-        dx, _ = layer.backward(params, residuals, dy)
-        sizes = [leaf.size for leaf in jax.tree.leaves(params)]
-        return dx, {"kept": jnp.float32(size(residuals)), "parameters": jnp.float32(sum(sizes))}
+        dx, trace = super().__call__(layer, params, residuals, dy)
+        own = sum(leaf.size for leaf in jax.tree.leaves(params))
+        kept = jnp.float32(size(residuals.residuals))
+        return dx, {"trace": trace, "kept": kept, "parameters": jnp.float32(own)}
 
 
 def size(tree: Any) -> int:
@@ -95,13 +97,12 @@ def record_blocks(
 
     Returns plain data for JSON, arrays as `packed` makes them.
     """
-    rules = collect_all(trace=trace, keeping=Keeping())
-    gradient = jax.jit(backprop(collect(model, rules), loss))
+    gradient = jax.jit(backprop(collect(model, Watching()), loss))
     values, passes = [], []
     for _, params in states:
         value, found = gradient(params, batch, context)
         values.append(float(value))
-        passes.append([seen for record in records(found) for seen in apiece(record)])
+        passes.append(in_order([seen for record in records(found) for seen in apiece(record)]))
     params = states[-1][1]
     return {
         "kind": "blocks",
@@ -110,7 +111,7 @@ def record_blocks(
                 "name": "by hand",
                 "steps": [step for step, _ in states],
                 "cost": packed(values),
-                "layers": [block_of(block) for block in zip(*passes, strict=True)],
+                "layers": with_lines([block_of(block) for block in zip(*passes, strict=True)]),
             }
         ],
         "costs": costs_of(model, loss, params, batch, context) if costs else None,
@@ -125,7 +126,9 @@ class Seen:
     path: str
     layer: Layer
     trace: Any
-    keeping: Any
+    kept: int
+    parameters: int
+    group: tuple[str, int]  # what repeats it, and in which of its steps
 
 
 def apiece(record: Any) -> Iterator[Seen]:
@@ -134,10 +137,31 @@ def apiece(record: Any) -> Iterator[Seen]:
         return
     value = jax.tree.map(np.asarray, record.value)
     stacked = record.stacked
+    repeat = record.path.partition("Repeat")[0] if stacked else ""
     for index in np.ndindex(*value["trace"].dead.shape[:stacked]):
         own = jax.tree.map(lambda leaf, at=index: leaf[at], value)
-        path = record.path + "".join(f", step {i + 1}" for i in index)
-        yield Seen(path, record.layer, own["trace"], own["keeping"])
+        step = int(index[0]) + 1 if stacked else 0
+        sizes = int(own["kept"]), int(own["parameters"])
+        yield Seen(record.path, record.layer, own["trace"], *sizes, (repeat, step))
+
+
+def in_order(seen: list[Seen]) -> list[Seen]:
+    """All layers of the first step of what is repeated, then those of the second, ..."""
+    found: list[Seen] = []
+    for (_, repeated), part in itertools.groupby(seen, lambda s: (s.group[0], s.group[1] > 0)):
+        layers = list(part)
+        found += sorted(layers, key=lambda s: s.group[1]) if repeated else layers
+    return found
+
+
+def with_lines(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The layers, of which a few that have parameters get a line in the drawing of ‖δ‖."""
+    own = [k for k, layer in enumerate(layers) if layer["parameters"]]
+    few = {own[int(i)] for i in np.round(np.linspace(0, len(own) - 1, LINES))} if own else set()
+    return [
+        {**layer, "line": f"{k + 1} {layer['name']}" if k in few else None}
+        for k, layer in enumerate(layers)
+    ]
 
 
 def block_of(passes: tuple[Seen, ...]) -> dict[str, Any]:
@@ -149,14 +173,15 @@ def block_of(passes: tuple[Seen, ...]) -> dict[str, Any]:
         "path": last.path,
         "repr": words if len(words) <= 120 else type(last.layer).__name__ + "(…)",
         "shape": shapes(last.trace.y),
-        "parameters": int(last.keeping["parameters"]),
-        "kept": int(last.keeping["kept"]),
+        "parameters": last.parameters,
+        "kept": last.kept,
         "norms": {k: packed([seen.trace.norms[k] for seen in passes]) for k in NORMS},
         "dead": packed([seen.trace.dead for seen in passes]),
         "saturated": packed([seen.trace.saturated for seen in passes]),
         "histograms": {k: histogram([getattr(s.trace, k) for s in passes]) for k in ("y", "dy")},
         "maps": maps_of(last.layer, last.trace) or None,
-        "depth": 1 if ", step" in last.path else 0,
+        "group": f"block {last.group[1]}" if last.group[1] else None,
+        "depth": 1 if last.group[1] else 0,
     }
 
 

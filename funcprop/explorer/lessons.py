@@ -35,10 +35,14 @@ class Lesson(NamedTuple):
 
 
 LESSONS = {
-    "nand": Lesson("NAND by three hidden neurons", planes.nand, (3,), "sigmoid", "quadratic", 8, 600),
+    "nand": Lesson(
+        "NAND by three hidden neurons", planes.nand, (3,), "sigmoid", "quadratic", 8, 600
+    ),
     "xor": Lesson("XOR: no line divides it", planes.xor, (3,), "sigmoid", "quadratic", 8, 2000),
     "moons": Lesson("Two moons", planes.moons, (6, 4), "tanh", "binary-cross-entropy", 0.5, 1500),
-    "spiral": Lesson("A spiral", planes.spiral, (12, 12), "tanh", "binary-cross-entropy", 0.3, 8000),
+    "spiral": Lesson(
+        "A spiral", planes.spiral, (12, 12), "tanh", "binary-cross-entropy", 0.3, 8000
+    ),
     "digits": Lesson("Handwritten digits", None, (12,), "tanh", "cross-entropy", 0.5, 400),
 }
 SEEN = 360  # digits that are trained on, and in the page
@@ -75,9 +79,7 @@ def lesson(
     count = own.steps if steps is None else steps
     batch: Any = (x, y)
     examples = 4 if len(x) == 4 or own.points is None else 6
-    data = record(
-        found, LOSSES[cost](), batch, rate, count, own.snapshots, examples, held_out=held
-    )
+    data = record(found, LOSSES[cost](), batch, rate, count, own.snapshots, examples, held_out=held)
     names = {"outputs": list("0123456789")} if own.points is None else None
     image = [8, 8] if own.points is None else None
     changed = layers is not None and sizes != own.layers

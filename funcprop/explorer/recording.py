@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcprop.collectors import collect, records, trace
-from funcprop.explorer.arrays import packed
+from funcprop.explorer.arrays import levels, packed
 from funcprop.explorer.chain import (
     Chain,
     in_float64,
@@ -27,7 +28,8 @@ from funcprop.gradient import backprop, objective
 from funcprop.layer import Array, Layer, is_integer
 from funcprop.layers import Affine
 
-ROOM = 60_000  # numbers that gradients of single examples may take
+CURVE = 121  # points of a curve over training
+ROOM = 90_000  # numbers that gradients of single examples may take
 
 
 def spaced(steps: int, snapshots: int) -> list[int]:
@@ -65,12 +67,17 @@ def record(
     ways = Ways(found, loss, train_bias)
     count = min(examples, len(x))
     at = spaced(steps, fitting(found, snapshots, count))
+    fine = sorted({*at, *spaced(steps, CURVE)})
+    kept = np.searchsorted(fine, at)
     with jax.enable_x64(True):
         data = (jnp.asarray(x), as_target(target))
         held = None if held_out is None else held_data(found, held_out)
-        stacked = ways.trained(data, learning_rate, at)
+        way = ways.trained(data, learning_rate, fine)
+        stacked = jax.tree.map(lambda leaf: leaf[kept], way)
         look = jax.jit(lambda p: jax.lax.map(ways.look(data, held, count), p))
         seen = jax.tree.map(np.asarray, look(stacked))
+        glance = jax.jit(lambda p: jax.lax.map(ways.glance(data), p))
+        curve = jax.tree.map(packed, glance(way))
     worst = apart(seen["manual"], seen["automatic"])
     return {
         "kind": "network",
@@ -80,7 +87,7 @@ def record(
         "reduction": loss.reduction,  # type: ignore[attr-defined]
         "learningRate": learning_rate,
         "trainBias": train_bias,
-        "x": packed(x),
+        "x": levels(x, 16),
         "y": packed(rows(target, found.sizes[-1])),
         "steps": at,
         "params": layers_of(jax.tree.map(np.asarray, stacked)),
@@ -93,9 +100,8 @@ def record(
             "automatic": layers_of(seen["each"]),
         },
         "cost": packed(seen["cost"]),
-        "accuracy": packed(seen["accuracy"]),
+        "curve": {"steps": fine, **curve},
         "heldOut": None if held is None else packed(seen["held_out"]),
-        "norms": packed(seen["norms"]),
         "worst": worst,
         "jax": jax.__version__,
         "seconds": time.perf_counter() - began,
@@ -167,7 +173,7 @@ class Ways:
         walk = jax.jit(lambda params, count: jax.lax.fori_loop(0, count, one, params))
         params = interleaved(in_float64(self.found.params))
         reached = [params]
-        for before, after in zip(at[:-1], at[1:], strict=True):
+        for before, after in itertools.pairwise(at):
             reached.append(walk(reached[-1], after - before))
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *reached)
 
@@ -197,13 +203,27 @@ class Ways:
                 "a": [r.y[:count] for r in after],
                 "da": [r.dy[:count] for r in after],
                 "delta": [r.dy[:count] for r in dense],
-                "norms": jnp.stack([r.norms["dy"] for r in dense]) / len(data[0]) ** 0.5,
-                "accuracy": right(self.decided(after[-1].y), data[1]),
             }
             if held is not None:
                 prediction, _ = model.forward(params, held[0])
                 seen["held_out"] = right(self.decided(prediction), held[1])
             return seen
+
+        return one
+
+    def glance(self, data: tuple[Array, Array]) -> Callable[[Any], dict[str, Any]]:
+        """params -> what the curves show: the cost, ‖δ‖ of each Dense layer, how many are right."""
+        traced = backprop(collect(self.found.model, trace), summed(self.loss))
+        goal = objective(self.found.model, self.loss)
+
+        def one(params: Any) -> dict[str, Any]:
+            passed = [r.value for r in records(traced(params, data)[1])]
+            sizes = [r.norms["dy"] for r in passed[::2]]
+            return {
+                "cost": goal(params, data),
+                "norms": jnp.stack(sizes) / len(data[0]) ** 0.5,
+                "accuracy": right(self.decided(passed[-1].y), data[1]),
+            }
 
         return one
 

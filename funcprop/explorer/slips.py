@@ -146,7 +146,7 @@ SLIPS = (
         "A forgotten factor",
         "The cost is ½‖a − y‖², and its derivative that of a mean over the n outputs: 2/n of it.",
         "quadratic",
-        "",
+        "dx[0]: a factor of 0.6667 = 2/n (n = 3, the last axis of x)",
     ),
     Slip(
         "updated-too-early",
@@ -154,6 +154,6 @@ SLIPS = (
         "A layer overwrites its weights before the layer below has read them: the bug behind a "
         "number that was published (0.291027924).",
         "",
-        "",
+        "dx: by weights already updated, with a learning rate of 0.5",
     ),
 )

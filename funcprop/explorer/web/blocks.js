@@ -59,12 +59,12 @@ export function makeBlocks(data, main) {
     runs && runs.querySelectorAll("button").forEach((b, k) => set(b, { "aria-pressed": k === state.run ? "true" : "false" }));
     const tops = ["y", "dy"].map((key) => Math.max(...layers.map((l) => slice(l.norms[key], state.at)[0]).filter(Number.isFinite), 1e-300));
     if (shownRun !== state.run) {
-      cards.replaceChildren(...layers.map((layer, k) => card(layer, k)));
+      cards.replaceChildren(...layers.flatMap((layer, k) => [layer.group && layer.group !== layers[k - 1]?.group ? el("p", { class: "group" }, layer.group) : null, card(layer, k)]).filter(Boolean));
       shownRun = state.run;
       if (state.block === null || state.block >= layers.length) state.block = layers.findIndex((l) => l.maps) >= 0 ? layers.findIndex((l) => l.maps) : 0;
     }
     layers.forEach((layer, k) => {
-      const element = cards.children[k];
+      const element = cards.querySelector(`[data-block="${k}"]`);
       ["y", "dy"].forEach((key, c) => {
         const v = slice(layer.norms[key], state.at)[0];
         element.querySelector(`.${key} i`).style.width = `${Math.max(0, 100 * (1 + Math.log10(Math.max(v, 1e-300) / tops[c]) / 5)).toFixed(1)}%`;
@@ -79,7 +79,7 @@ export function makeBlocks(data, main) {
   function card(layer, k) {
     const bar = (key, label) => el("span", { class: `meter ${key}` }, el("span", { class: "what" }, label), el("span", { class: "track" }, el("i")), el("data"));
     return el("button", { type: "button", class: "block", "data-block": k, style: `--depth:${layer.depth ?? 0}`, onclick: () => change({ block: k }) },
-      el("b", {}, layer.name), el("span", { class: "shape" }, layer.shape), bar("y", layer.output ?? "‖a‖"), bar("dy", "‖δ‖"));
+      el("b", {}, el("span", { class: "index" }, `${k + 1} `), layer.name), el("span", { class: "shape" }, layer.shape), bar("y", layer.output ?? "‖a‖"), bar("dy", "‖δ‖"));
   }
   globalThis.explorer = { state, change, data };
   change({});

@@ -3,7 +3,7 @@
 import { el, show, svg } from "./dom.js";
 import { LOSSES, forward } from "./engine.js";
 
-const [W, H, LEFT, RIGHT, TOP, BOTTOM] = [420, 220, 52, 74, 12, 34];
+const [W, H, LEFT, RIGHT, TOP, BOTTOM] = [380, 212, 52, 66, 12, 34];
 
 // series: [{ name, xs, ys }]; marked: where on the x axis a line stands.
 export function lines(series, { label, log = false, marked = null, wide = W, unit = "step" } = {}) {
@@ -52,6 +52,11 @@ function apart(places, least) {
   return found;
 }
 function decades(low, high) {
+  if (high - low < 1.6) {
+    const fine = [];
+    for (let p = Math.floor(low); p <= high; p++) for (const k of [1, 2, 5]) fine.push(p + Math.log10(k));
+    return fine.filter((t) => t >= low && t <= high);
+  }
   const every = Math.ceil((high - low) / 5) || 1;
   const found = [];
   for (let t = Math.ceil(low); t <= high; t += every) found.push(t);

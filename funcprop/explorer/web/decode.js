@@ -1,11 +1,12 @@
 // The page's data: JSON, with arrays as bytes in base64.
 
-function decoded({ shape, f8, f4, i1, scale }) {
-  const text = atob(f8 ?? f4 ?? i1);
+function decoded({ shape, f8, f4, i1, u1, scale }) {
+  const text = atob(f8 ?? f4 ?? i1 ?? u1);
   const bytes = Uint8Array.from(text, (c) => c.charCodeAt(0));
-  const kind = f8 !== undefined ? Float64Array : f4 !== undefined ? Float32Array : Int8Array;
+  const kind = f8 !== undefined ? Float64Array : f4 !== undefined ? Float32Array : i1 !== undefined ? Int8Array : Uint8Array;
   const flat = Float64Array.from(new kind(bytes.buffer));
   if (i1 !== undefined) flat.forEach((v, k) => (flat[k] = (v * scale) / 127));
+  if (u1 !== undefined) flat.forEach((v, k) => (flat[k] = v / scale));
   return { shape, flat };
 }
 
@@ -13,7 +14,7 @@ function decoded({ shape, f8, f4, i1, scale }) {
 export function unpacked(value) {
   if (Array.isArray(value)) return value.map(unpacked);
   if (value === null || typeof value !== "object") return value;
-  if (Array.isArray(value.shape) && ("f8" in value || "f4" in value || "i1" in value)) return decoded(value);
+  if (Array.isArray(value.shape) && ("f8" in value || "f4" in value || "i1" in value || "u1" in value)) return decoded(value);
   return Object.fromEntries(Object.entries(value).map(([name, part]) => [name, unpacked(part)]));
 }
 

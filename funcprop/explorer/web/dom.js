@@ -95,8 +95,8 @@ function raw(name, text) {
 }
 
 // A number in a formula, in brackets where it is negative and not alone.
-export function valued(v, alone = false) {
-  const element = raw("mn", show(v));
+export function valued(v, alone = false, digits = 4) {
+  const element = raw("mn", show(v, digits));
   element.setAttribute("data-value", v);
   return v < 0 && !alone ? row(raw("mo", "("), element, raw("mo", ")")) : element;
 }
@@ -113,5 +113,5 @@ export function equations(lines, label) {
       ml("mtr", {}, ml("mtd", {}, i ? "" : row(left)), ml("mtd", {}, row("=")), ml("mtd", {}, row(right))),
     ),
   );
-  return el("div", { class: "formula" }, ml("math", { display: "block", "aria-label": label ?? null }, ml("mtable", {}, ...rows)));
+  return el("div", { class: "formula" }, ml("math", { "aria-label": label ?? null }, ml("mtable", {}, ...rows)));
 }

@@ -16,8 +16,9 @@ const dC = (part) => frac("∂C", row("∂", part));
 
 // Σ of products, the largest terms first where there are many.
 function products(pairs) {
-  const order = pairs.map((pair, k) => [Math.abs(pair[0] * pair[1]), k]).sort((p, q) => q[0] - p[0]).slice(0, TERMS).map(([, k]) => k).sort((p, q) => p - q);
-  const parts = order.flatMap((k, place) => [place ? "+" : "", valued(pairs[k][0]), "·", valued(pairs[k][1])]);
+  const [most, digits] = [pairs.length > TERMS ? 3 : TERMS, pairs.length > 2 ? 3 : 4];
+  const order = pairs.map((pair, k) => [Math.abs(pair[0] * pair[1]), k]).sort((p, q) => q[0] - p[0]).slice(0, most).map(([, k]) => k).sort((p, q) => p - q);
+  const parts = order.flatMap((k, place) => [place ? "+" : "", valued(pairs[k][0], false, digits), "·", valued(pairs[k][1], false, digits)]);
   if (pairs.length > order.length) parts.push("+", "⋯");
   return parts;
 }

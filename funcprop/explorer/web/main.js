@@ -24,9 +24,9 @@ function makeNetwork(data, main) {
   main.append(
     makeStepper(store),
     el("div", { class: "stage" },
-      el("section", { class: "drawing", "aria-label": "The network" }, makeChoices(store), el("div", { class: "scroll" }, drawn.root), legend()),
+      el("div", { class: "drawing" }, el("section", { "aria-label": "The network" }, makeChoices(store), el("div", { class: "scroll" }, drawn.root), legend()), makeEdits(store)),
       inspector),
-    el("div", { class: "panels" }, makeEdits(store), ...makeCurves(store).filter(Boolean)),
+    el("div", { class: "panels" }, ...makeCurves(store).filter(Boolean)),
     help(KEYS));
   store.listen(() => {
     showNetwork(store, drawn);

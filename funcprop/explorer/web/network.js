@@ -13,17 +13,19 @@ export function layoutOf(data) {
   const image = data.image ?? null;
   const columns = data.sizes.map((count, layer) => ({ layer, count, cells: count > LARGEST || (layer === 0 && image !== null) }));
   const widest = Math.max(...columns.filter((c) => !c.cells).map((c) => c.count), 1);
-  const radius = widest <= 4 ? 32 : widest <= 6 ? 24 : widest <= 9 ? 17 : widest <= 13 ? 12 : 9.5;
-  const pitch = radius * (radius > 20 ? 3.1 : 2.75);
+  const radius = widest <= 4 ? 32 : widest <= 6 ? 30 : widest <= 9 ? 17 : widest <= 13 ? 12 : 9.5;
+  const pitch = radius * (widest <= 4 ? 2.9 : radius > 20 ? 2.45 : 2.75);
   const height = Math.max(widest * pitch + 46, 300);
-  const gap = Math.max(150, Math.min(240, 700 / (columns.length - 1)));
-  const left = columns[0].cells ? 90 : radius + 46;
-  const width = left + gap * (columns.length - 1) + radius + 96;
+  const compact = innerWidth < 560;
+  const gap = compact ? Math.max(96, Math.min(130, 300 / (columns.length - 1))) : Math.max(150, Math.min(240, 700 / (columns.length - 1)));
+  const below = compact && radius > 20; // names stand below the neurons
+  const left = columns[0].cells ? (compact ? 76 : 90) : radius + (below ? 12 : 46);
+  const width = left + gap * (columns.length - 1) + radius + (below ? 36 : compact ? 70 : 96);
   for (const column of columns) {
     column.x = left + gap * column.layer;
     column.y = (j) => 34 + (height - 34) / 2 + (j - (column.count - 1) / 2) * pitch;
   }
-  return { columns, radius, width, height, middle: 34 + (height - 34) / 2, numbers: radius > 20, image };
+  return { columns, radius, width, height, middle: 34 + (height - 34) / 2, numbers: radius > 20, below, image };
 }
 
 // ── the drawing, made once, and what it shows ───────────────────────────────────────────────────
@@ -88,7 +90,7 @@ function drawNode(store, parent, column, j, layout, names) {
     mark: svg("circle", { r: r + 7, class: "mark" }),
     valueText: numbers ? svg("text", { x: input ? 0 : -r * 0.47, y: 4, class: "inside" }) : null,
     errorText: numbers && !input ? svg("text", { x: r * 0.47, y: 4, class: "inside" }) : null,
-    name: svg("text", { x: nameOffset(column, layout)[0], y: nameOffset(column, layout)[1], class: "name", "text-anchor": column.layer === 0 ? "end" : "start" }),
+    name: svg("text", { x: nameOffset(column, layout)[0], y: nameOffset(column, layout)[1], class: "name", "text-anchor": layout.below ? "middle" : column.layer === 0 ? "end" : "start" }),
   };
   const group = svg("g", {
     transform: `translate(${column.x} ${column.y(j)})`, class: "node", role: "button", tabindex: "-1",
@@ -99,7 +101,8 @@ function drawNode(store, parent, column, j, layout, names) {
   return { group, parts, chosen, word: wordOf(store, names, column.layer, j) };
 }
 
-function nameOffset({ layer }, { radius, columns }) {
+function nameOffset({ layer }, { radius, columns, below }) {
+  if (below) return [0, radius + 18];
   if (layer === 0) return [-radius - 10, 4];
   return layer === columns.length - 1 ? [radius + 12, 4] : [0, 0];
 }
@@ -178,11 +181,13 @@ export function showNetwork(store, drawn) {
   const topError = most(pass.layers.flatMap((layer) => Array.from(layer.delta)));
   drawn.headings.forEach((heading, layer) => {
     const { activations } = store.net();
-    heading.textContent = layer === 0 ? "input" : `${layer === store.depth ? "output" : `layer ${layer}`} · ${ACTIVATIONS[activations[layer - 1]].words}`;
+    const kind = activations[layer - 1] === "identity" && layer === store.depth ? "logits" : ACTIVATIONS[activations[layer - 1]]?.words;
+    heading.textContent = layer === 0 ? "input" : `${layer === store.depth ? "output" : `layer ${layer}`} · ${kind}`;
   });
   drawn.nodes.forEach((nodes, layer) => nodes.forEach((node, j) => showNode(store, node, layer, j, pass, layout, topError)));
   if (drawn.cells) showCells(store, drawn.cells, pass);
   const picked = store.chosen;
+  set(drawn.root, { class: `network${drawn.edges.length > 60 ? " dense" : ""}${picked ? " picked" : ""}` });
   const tops = pass.layers.map((layer, l) => [most(Array.from(store.params()[l].w)), most(Array.from(layer.dw))]);
   for (const edge of drawn.edges) {
     const { layer, i, j } = edge.chosen;
@@ -247,8 +252,8 @@ const mean = (x, rows, n, j) => Array.from({ length: rows }, (_, r) => x[r * n +
 function targetOf(store, j) {
   if (store.example === BATCH) return "";
   const { y } = store.looked();
-  if (store.data.sizes.at(-1) > 5) return y[j] === 1 ? "  ◂ target" : "";
-  return `  target ${show(y[j], 3)}`;
+  if (store.data.sizes.at(-1) > 5) return y[j] === 1 ? " ◂ target" : "";
+  return ` · target ${show(y[j], 3)}`;
 }
 
 function showCells(store, cells, pass) {

@@ -23,7 +23,7 @@ export function makeChoices(store) {
   const select = el("select", { id: "example", onchange: (e) => store.set({ example: Number(e.target.value) }) },
     option(BATCH, `all ${rows} examples`), Array.from({ length: shownRows }, (_, r) => option(r, name(r))));
   const view = el("div", { class: "switch", role: "group", "aria-label": "What the edges show" },
-    ["values", "errors"].map((kind) => el("button", { type: "button", "data-view": kind, title: "V changes it", onclick: () => store.set({ view: kind }) }, kind === "values" ? "weights" : "gradients")));
+    ["values", "errors"].map((kind) => el("button", { type: "button", "data-view": kind, title: "V", onclick: () => store.set({ view: kind }) }, kind === "values" ? "weights" : "gradients")));
   store.listen(() => {
     select.value = store.example;
     view.querySelectorAll("button").forEach((b) => set(b, { "aria-pressed": b.dataset.view === store.view ? "true" : "false" }));
@@ -97,7 +97,7 @@ function fromStart(store) {
 
 export function makeCurves(store) {
   const { data, depth } = store;
-  const titles = { cost: data.accuracy && data.steps.length > 1 ? "Cost over training" : "Cost", norms: "‖δ‖ of each layer" };
+  const titles = { cost: data.steps.length > 1 ? "Cost over training" : "Cost", norms: "‖δ‖ of each layer" };
   const [cost, norms, accuracy] = [el("div"), el("div"), el("p", { class: "note", id: "accuracy" })];
   const figure = (title, body, note) => el("section", { class: "panel" }, el("h2", {}, title), body, note);
   const extra = data.sizes[0] === 2 ? el("div", { id: "plane" }) : null;
@@ -106,7 +106,7 @@ export function makeCurves(store) {
     const at = store.step();
     cost.replaceChildren(lines([{ name: "C", xs, ys: seen.map((s) => s.cost) }], { label: "Cost over training steps", marked: at }));
     norms.replaceChildren(lines(Array.from({ length: depth }, (_, l) => ({ name: l + 1 === depth ? "output" : `layer ${l + 1}`, xs, ys: seen.map((s) => s.norms[l]) })), { label: "Norm of delta of every layer over training steps", log: true, marked: at }));
-    const now = store.own ? seen.at(-1) : seen[store.at];
+    const now = store.own ? seen.at(-1) : seen[xs.indexOf(data.steps[store.at])];
     const held = data.heldOut && !store.own ? `, ${show(100 * slice(data.heldOut, store.at)[0], 3)} % of held-out examples` : "";
     accuracy.textContent = data.loss === "quadratic" && data.x.shape[0] === 1 ? "" : `Right at this step: ${show(100 * now.accuracy, 3)} % of the batch${held}`;
     extra?.replaceChildren(plane(store, store.params()));
@@ -120,10 +120,10 @@ export function makeCurves(store) {
 
 // What is known of the training: the record, or the reader's own.
 function course(store) {
-  const { data, own, depth } = store;
+  const { data, own } = store;
   if (own) return { xs: own.history.map((s) => s.step), seen: own.history };
-  const seen = data.steps.map((_, k) => ({ cost: slice(data.cost, k)[0], norms: Array.from(slice(data.norms, k)).slice(0, depth), accuracy: slice(data.accuracy, k)[0] }));
-  return { xs: data.steps, seen };
+  const { steps, cost, norms, accuracy } = data.curve;
+  return { xs: steps, seen: steps.map((_, k) => ({ cost: cost.flat[k], norms: Array.from(slice(norms, k)), accuracy: accuracy.flat[k] })) };
 }
 
 // ── a neuron that sees an image: the image, its weights, and their gradient ─────────────────────
