@@ -30,7 +30,6 @@ def script() -> str:
     parts = []
     for name in SCRIPTS:
         body = re.sub(r'^import \{[^}]*\} from "\./[\w-]+\.js";\n', "", asset(name), flags=re.M)
-        body = re.sub(r"^export \{[^}]*\};\n", "", body, flags=re.M)
         parts.append(re.sub(r"^export ", "", body, flags=re.M))
     return "\n".join(parts)
 

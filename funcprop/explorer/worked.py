@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import jax
@@ -116,29 +117,25 @@ def vanishing(name: str, batch: tuple[Any, Any], steps: int, seed: int) -> dict[
     model, loss = Serial(*hidden, dense(10)), BinaryCrossEntropy()
     norms, passes = descent(model, loss, batch, steps, seed)
     layers = []
-    for k, seen in enumerate(passes):
-        place = k // 2
-        is_dense = k % 2 == 0
+    for place, (seen, after) in enumerate(itertools.zip_longest(passes[::2], passes[1::2])):
         word = f"layer {place + 1}" if place < 4 else "output"
         layers.append(
             {
-                "name": f"{word}: Dense" if is_dense else type(model.layers[k]).__name__,
-                "line": word if is_dense else None,
-                "repr": type(model.layers[k]).__name__,
+                "name": word,
+                "line": word,
+                "repr": repr(model.layers[2 * place].features) + " neurons",
                 "shape": "×".join(map(str, seen["shape"])),
                 "parameters": seen["parameters"],
-                "output": "‖a‖",
+                "output": "‖z‖",
                 "norms": {
                     "y": packed(seen["y"]),
-                    "dy": packed(norms["delta"][:, place] if is_dense else seen["dy"]),
-                    "dx": packed(seen["dx"]),
+                    "dy": packed(norms["delta"][:, place]),
                     "x": packed(seen["x"]),
                     "params": packed(seen["params"]),
                     "dparams": packed(seen["dparams"]),
                 },
-                "saturated": packed(seen["saturated"]),
-                "dead": packed(seen["dead"]),
-                "depth": 0 if is_dense else 1,
+                "saturated": None if after is None else packed(after["saturated"]),
+                "dead": None if after is None else packed(after["dead"]),
             }
         )
     at = [5 * k for k in range(len(norms["cost"]))]

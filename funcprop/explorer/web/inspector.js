@@ -1,11 +1,11 @@
 // What is chosen, in equations with its numbers: value, error, slope and gradient of one place.
 
-import { both, el, equations, frac, lowered, number, raised, row, show, sub, sup, valued } from "./dom.js";
+import { both, el, equations, frac, number, raised, row, show, sub, sup, valued } from "./dom.js";
 import { ACTIVATIONS, LOSSES } from "./engine.js";
 import { summaryOf, wordOf } from "./network.js";
 import { BATCH } from "./store.js";
 
-const TERMS = 4; // of a sum that are written out
+const TERMS = 3; // of a sum that are written out
 
 // ── letters ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -16,8 +16,8 @@ const dC = (part) => frac("∂C", row("∂", part));
 
 // Σ of products, the largest terms first where there are many.
 function products(pairs) {
-  const [most, digits] = [pairs.length > TERMS ? 3 : TERMS, pairs.length > 2 ? 3 : 4];
-  const order = pairs.map((pair, k) => [Math.abs(pair[0] * pair[1]), k]).sort((p, q) => q[0] - p[0]).slice(0, most).map(([, k]) => k).sort((p, q) => p - q);
+  const digits = pairs.length > 2 ? 3 : 4;
+  const order = pairs.map((pair, k) => [Math.abs(pair[0] * pair[1]), k]).sort((p, q) => q[0] - p[0]).slice(0, TERMS).map(([, k]) => k).sort((p, q) => p - q);
   const parts = order.flatMap((k, place) => [place ? "+" : "", valued(pairs[k][0], false, digits), "·", valued(pairs[k][1], false, digits)]);
   if (pairs.length > order.length) parts.push("+", "⋯");
   return parts;
@@ -216,6 +216,3 @@ export function sentence(store) {
   }
   return `The update: w ← w − η ∂C/∂w with η = ${show(store.learningRate())}${store.data.trainBias ? ", biases likewise" : "; the biases stay"}`;
 }
-
-export const layerWord = (l) => `layer ${l + 1}`;
-export const indexWord = (j) => lowered(j + 1);

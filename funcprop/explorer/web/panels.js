@@ -1,8 +1,8 @@
 // Beside the drawing: which example, which view, what may be changed, which slip is planted.
 
-import { byId, el, number, set, show } from "./dom.js";
-import { bars, lines, plane, raster } from "./charts.js";
-import { ACTIVATIONS, sizeOfDelta } from "./engine.js";
+import { byId, el, set, show } from "./dom.js";
+import { lines, plane, raster } from "./charts.js";
+import { ACTIVATIONS } from "./engine.js";
 import { slice } from "./decode.js";
 import { BATCH } from "./store.js";
 
@@ -140,5 +140,3 @@ export function imagesOf(store) {
   const of = (values, label, kind) => el("figure", {}, raster(values, high, wide, { label, kind, onpick: pick }), el("figcaption", {}, label));
   return el("div", { class: "images" }, of(column(store.params()[0].w), "its weights", "value"), store.isKnown("backward", 0) && of(column(pass.layers[0].dw), "∂C/∂w", "error"));
 }
-
-export { bars, number, sizeOfDelta };
