@@ -48,7 +48,9 @@ def test_every_step_of_a_repeat_is_a_block():
         params, (x, y)
     )
     last = fp.collectors.records(found)[-1].value
-    assert unpacked(layers[-1]["norms"]["dy"])[0] == pytest.approx(float(last.norms["dy"]), rel=1e-6)
+    assert unpacked(layers[-1]["norms"]["dy"])[0] == pytest.approx(
+        float(last.norms["dy"]), rel=1e-6
+    )
     assert unpacked(page.data["runs"][0]["cost"])[0] == pytest.approx(float(value), rel=1e-6)
 
 

@@ -18,7 +18,9 @@ from funcprop.explorer.slips import SLIPPED
 from funcprop.layers import Affine
 
 NODE = shutil.which("node")
-needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed: nothing runs engine.js")
+needs_node = pytest.mark.skipif(
+    NODE is None, reason="node is not installed: nothing runs engine.js"
+)
 
 PROGRAM = """
 import { readFileSync } from "node:fs";

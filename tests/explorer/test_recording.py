@@ -25,7 +25,9 @@ KEY = jax.random.key(0)
 def test_arrays_come_back():
     array = np.linspace(-1, 1, 12).reshape(3, 4)
     assert (unpacked(packed(array)) == array).all()
-    assert np.abs(unpacked(packed(np.tile(array, (400, 1)))) - np.tile(array, (400, 1))).max() < 1e-7
+    assert (
+        np.abs(unpacked(packed(np.tile(array, (400, 1)))) - np.tile(array, (400, 1))).max() < 1e-7
+    )
     assert np.abs(unpacked(picture(array)) - array).max() < 1 / 127
     grays = np.arange(17) / 16
     assert "u1" in levels(grays, 16) and (unpacked(levels(grays, 16)) == grays).all()
@@ -142,7 +144,7 @@ def test_nielsens_page_has_both_networks_and_says_its_data():
 
 def test_a_page_needs_nothing_from_the_network():
     html = olah().html
-    assert not re.search(r'(src|href)\s*=|@import|url\(|fetch\(|XMLHttp|import\(', html)
+    assert not re.search(r"(src|href)\s*=|@import|url\(|fetch\(|XMLHttp|import\(", html)
     for address in re.findall(r"https?://[^\"' ]+", html):
         assert address.startswith("http://www.w3.org/")  # names of SVG and MathML
     data = re.search(r'id="data">(.*?)</script>', html, re.S)[1]
