@@ -12,7 +12,7 @@ import funcprop as fp
 from funcprop.lazy import DEPRECATED
 
 PACKAGES = """
-blocks catalogue collectors comparison composites costs data gradient initializers layer layers
+blocks catalogue collectors comparison composites costs data explorer gradient initializers layer layers
 lifting losses models pipelines prediction rewiring testing training
 """.split()  # noqa: SIM905
 

@@ -10,12 +10,15 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import funcprop as fp
 from funcprop.explorer.arrays import unpacked
 from funcprop.explorer.lessons import lesson
-from funcprop.explorer.worked import mazur, olah
+from funcprop.explorer.worked import olah
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = (
@@ -23,7 +26,19 @@ CHROMIUM = (
 )
 if CHROMIUM is None:
     pytest.skip("no Chromium here: apt-get install chromium", allow_module_level=True)
+AUDIT = """axe.run().then(
+    (found) => found.violations.map((v) => [v.id, v.nodes.map((n) => n.html.slice(0, 200))]),
+)"""
 AXE = os.environ.get("FUNCPROP_AXE", "node_modules/axe-core/axe.min.js")
+
+
+def blocks():
+    """A page of a small model with attention, two steps of training and what they cost."""
+    model = fp.Serial(fp.SelfAttention(8, heads=2, causal=True), fp.Tanh(), fp.Dense(3))
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 8)).astype(np.float32))
+    batch = x, jnp.asarray(np.arange(10, dtype=np.int32).reshape(2, 5) % 3)
+    params = model.init(jax.random.key(0), x)
+    return fp.explain(model, params, batch, fp.SoftmaxCrossEntropy(), steps=2, title="Blocks")
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +66,7 @@ def pages(tmp_path_factory):
             assert done.returncode == 0, done.stderr
             made[name] = (path, seconds)
         else:
-            makers = {"nand": lambda: lesson("nand"), "spiral": lambda: lesson("spiral", steps=40),
-                      "mazur": lambda: mazur(20), "olah": olah}  # fmt: skip
-            page = makers[name]()
+            page = {"nand": lambda: lesson("nand"), "olah": olah, "blocks": blocks}[name]()
             page.save(path)
             made[name] = (path, page.data)
         return made[name]
@@ -109,11 +122,11 @@ def test_the_default_page_is_made_painted_and_small(show, pages, record_property
     assert tab.locator("h1").inner_text() == "Handwritten digits"
     assert tab.locator(".cell").count() == 64 and tab.locator(".images canvas").count() == 2
     tab.locator('[data-node="1.7"]').hover()
-    assert "Neuron 8 of layer 1" in tab.locator("#inspector h3").inner_text()
+    assert "Neuron 8 of layer 1" in tab.locator("#inspector h2").inner_text()
     tab.locator(".images canvas").first.click(position={"x": 20, "y": 20})
     assert (
         state(tab, "s.chosen.kind") == "edge"
-        and "Weight from" in tab.locator("#inspector h3").inner_text()
+        and "Weight from" in tab.locator("#inspector h2").inner_text()
     )
 
 
@@ -195,7 +208,7 @@ def test_training_is_played_and_scrubbed(show):
 
 
 def test_keys_alone_are_enough(show):
-    tab, data = show("nand")
+    tab, _ = show("nand")
     tab.keyboard.press("n")
     assert state(tab, "[s.phase, s.at]") == [0, 1]
     tab.keyboard.press("p")
@@ -261,7 +274,7 @@ def test_training_in_the_page_is_the_librarys(show):
 
 
 def test_a_planted_slip_is_seen_and_explained(show):
-    tab, data = show("nand")
+    tab, _ = show("nand")
     tab.locator("#slip").select_option("ascent")
     assert "dw: sign flipped" in tab.locator("#slip-words").inner_text()
     choose(tab, 1, 0)
@@ -283,7 +296,7 @@ def test_a_planted_slip_is_seen_and_explained(show):
 
 
 def test_views_examples_and_themes(show):
-    tab, data = show("nand")
+    tab, _ = show("nand")
     tab.locator('[data-view="errors"]').click()
     assert tab.locator(".edge.error").count() == 9 and tab.locator(".edge.value").count() == 0
     tab.locator("#example").select_option("-1")
@@ -323,24 +336,53 @@ def test_the_graph_of_three_nodes(show):
     assert "Forward: c = a + b = 4" in tab.locator("#said").inner_text()
 
 
-@pytest.mark.parametrize("name", ["default", "nand", "spiral", "mazur", "olah"])
-@pytest.mark.parametrize("width", [390, 820, 1440])
-def test_nothing_sticks_out(show, name, width):
-    for theme in ("light", "dark"):
-        tab, _ = show(name, width, 844, theme)
+def test_blocks_tell_what_a_layer_saw_sent_and_kept(show):
+    tab, data = show("blocks")
+    layers = data["runs"][0]["layers"]
+    assert tab.locator(".block").count() == len(layers)
+    names = [layer["name"] for layer in layers]
+    attention = names.index("DotProductAttention")
+    assert tab.locator("#inspector h2").inner_text() == "DotProductAttention"  # it has pictures
+    assert tab.locator("#inspector .maps canvas").count() == 4
+    for place in (0, attention, len(layers) - 1):
+        tab.locator(f'[data-block="{place}"]').click()
+        for at in (0, 2):
+            tab.locator("#training").fill(str(at))
+            for key in ("y", "dy"):
+                wanted = unpacked(layers[place]["norms"][key])[at]
+                shown = value(tab, f'[data-block="{place}"] .{key} data')
+                assert shown == pytest.approx(wanted, rel=1e-12)
+        kept = tab.locator(f'#inspector data[value="{layers[place]["kept"]}"]')
+        assert kept.count() == 1 and "B" in kept.inner_text().upper()
+    tab.locator("#back").click()
+    assert tab.locator("#training-words").inner_text() == "step 1 of 2"
+    tab.keyboard.press("]")
+    assert tab.locator("#training-words").inner_text() == "step 2 of 2"
+    tab.locator("#play-training").click()
+    tab.wait_for_function("explorer.state.at === 2 && explorer.state.run === 0", timeout=4000)
+    tables = tab.locator(".panel table")
+    assert tables.count() == 2 and "automatic" in tables.first.inner_text()
+    rows = tables.nth(1).locator("tbody tr")
+    assert rows.count() == len(data["leaves"])
+    assert value(tab, ".panel:last-child tbody data") == data["leaves"][0]["manual"]
+
+
+@pytest.mark.parametrize("name", ["default", "nand", "olah", "blocks"])
+def test_nothing_sticks_out(show, name):
+    for width in (390, 820, 1440):
+        tab, _ = show(name, width, 844)
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["default", "nand", "olah"])
-def test_the_audit_finds_nothing(show, name, theme):
-    """axe-core: roles, names, contrasts."""
+@pytest.mark.parametrize("name", ["default", "nand", "olah", "blocks"])
+def test_the_audit_finds_nothing(show, name):
+    """axe-core: roles, names, contrasts, in both themes."""
     path = Path(AXE)
     if not path.is_file():
         pytest.skip("axe-core is not here: npm install axe-core, and FUNCPROP_AXE=.../axe.min.js")
-    tab, _ = show(name, theme=theme)
+    tab, _ = show(name)
     tab.add_script_tag(content=path.read_text("utf-8"))
-    found = tab.evaluate(
-        "axe.run().then(r => r.violations.map(v => [v.id, v.nodes.map(n => n.html.slice(0, 200))]))"
-    )
-    assert found == []
+    for theme in ("light", "dark"):
+        assert tab.evaluate("document.documentElement.dataset.theme ?? 'light'") == theme
+        assert tab.evaluate(AUDIT) == []
+        tab.locator("#theme").click()

@@ -1,7 +1,7 @@
 // The drawing: neurons that show value, error and slope in the same place, and edges between them.
 
 import { el, set, svg, show, brief, lowered, raised } from "./dom.js";
-import { ACTIVATIONS } from "./engine.js";
+import { ACTIVATIONS, LOSSES } from "./engine.js";
 import { BATCH } from "./store.js";
 
 const LARGEST = 20; // neurons of a column: more are drawn as an image or a stack of cells
@@ -82,12 +82,16 @@ function drawNode(store, parent, column, j, layout, names) {
   const chosen = { kind: "node", layer: column.layer, j };
   const input = column.layer === 0;
   const half = (side) => `M0 ${-r}A${r} ${r} 0 0 ${side} 0 ${r}Z`;
+  const words = svg("g", { transform: `translate(${column.x} ${column.y(j)})`, class: "words", "aria-hidden": "true" });
   const parts = {
     value: input ? svg("circle", { r, class: "value" }) : svg("path", { d: half(0), class: "value" }),
     error: input ? null : svg("path", { d: half(1), class: "error" }),
     slope: input ? null : svg("path", { class: "slope" }),
     rim: svg("circle", { r, class: "rim" }),
     mark: svg("circle", { r: r + 7, class: "mark" }),
+  };
+  // what is written stands beside the button, whose name says it in words
+  const texts = {
     valueText: numbers ? svg("text", { x: input ? 0 : -r * 0.47, y: 4, class: "inside" }) : null,
     errorText: numbers && !input ? svg("text", { x: r * 0.47, y: 4, class: "inside" }) : null,
     name: svg("text", { x: nameOffset(column, layout)[0], y: nameOffset(column, layout)[1], class: "name", "text-anchor": layout.below ? "middle" : column.layer === 0 ? "end" : "start" }),
@@ -97,8 +101,9 @@ function drawNode(store, parent, column, j, layout, names) {
     "data-node": `${column.layer}.${j}`,
     onmouseenter: () => choose(store, chosen), onfocus: () => choose(store, chosen), onclick: () => choose(store, chosen),
   }, ...Object.values(parts).filter(Boolean));
-  parent.append(group);
-  return { group, parts, chosen, word: wordOf(store, names, column.layer, j) };
+  words.append(...Object.values(texts).filter(Boolean));
+  parent.append(group, words);
+  return { group, parts: { ...parts, ...texts }, chosen, word: wordOf(store, names, column.layer, j) };
 }
 
 function nameOffset({ layer }, { radius, columns, below }) {
@@ -237,7 +242,7 @@ function showNode(store, { group, parts, chosen, word }, layer, j, pass, layout,
   set(parts.value, { class: `value ${a < 0 ? "below" : "above"}` });
   const active = (phase.kind === "forward" || phase.kind === "backward") && phase.layer === layer - 1;
   const outer = layer === 0 || layer === store.depth;
-  parts.name.textContent = outer ? word + (layer === store.depth ? targetOf(store, j) : "") : "";
+  parts.name.textContent = outer ? word + (layer === store.depth ? outcomeOf(store, pass, j, known) : "") : "";
   set(group, { class: `node${picked ? " chosen" : ""}${active ? " active" : ""}${state}`, "aria-label": `${word}, ${input ? "input" : `neuron ${j + 1} of layer ${layer}`}: ${said}`, "aria-pressed": picked ? "true" : "false" });
 }
 
@@ -249,11 +254,15 @@ function fit(text, words) {
 
 const mean = (x, rows, n, j) => Array.from({ length: rows }, (_, r) => x[r * n + j]).reduce((s, v) => s + v, 0) / rows;
 
-function targetOf(store, j) {
+// Beside an output: its share in percent where the loss makes shares of it, and the target.
+function outcomeOf(store, pass, j, known) {
   if (store.example === BATCH) return "";
   const { y } = store.looked();
-  if (store.data.sizes.at(-1) > 5) return y[j] === 1 ? " ◂ target" : "";
-  return ` · target ${show(y[j], 3)}`;
+  const { loss, sizes } = store.data;
+  const shares = known && loss.endsWith("cross-entropy");
+  const share = shares ? ` ${Math.round(100 * LOSSES[loss].shown(Array.from(pass.layers.at(-1).a))[j])} %` : "";
+  if (sizes.at(-1) > 5) return share + (y[j] === 1 ? " ◂" : "");
+  return `${share ? `:${share}` : ""} · target ${show(y[j], 3)}`;
 }
 
 function showCells(store, cells, pass) {
@@ -311,5 +320,5 @@ export function legend() {
   const key = (kind, words) => el("span", { class: "key" }, el("i", { class: kind, "aria-hidden": "true" }), words);
   return el("div", { class: "legend" }, sample,
     el("p", {}, el("b", {}, "left"), " value a, ", el("b", {}, "right"), " error δ, ", el("b", {}, "arc"), " slope of the activation. δ = error × slope."),
-    el("p", { class: "keys" }, key("value above", "positive"), key("value below", "negative"), key("error above", "δ > 0"), key("error below", "δ < 0"), key("saturated", "saturated"), key("dead", "dead")));
+    el("p", { class: "keys" }, key("value above", "positive"), key("value below", "negative"), key("error above", "δ > 0"), key("error below", "δ < 0"), key("saturated", "saturated"), key("dead", "dead"), el("span", {}, "◂ target")));
 }
