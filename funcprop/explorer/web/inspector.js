@@ -115,10 +115,10 @@ function lossSlope(store, j) {
 
 function neuronOfBatch(store, found, l, j) {
   const { rows } = store.looked();
-  const { a, delta, slope, dead } = summaryOf(found, rows, found.m, j);
+  const { a, delta, slope } = summaryOf(found, rows, found.m, j);
   const strip = Array.from({ length: rows }, (_, r) => found.a[r * found.m + j]);
   const parts = [el("dl", { class: "facts" }, el("dt", {}, "mean a"), el("dd", {}, number(a)), el("dt", {}, "mean slope"), el("dd", {}, number(slope)), el("dt", {}, "‖δ‖, r.m.s."), el("dd", {}, number(delta)), el("dt", {}, "a of the examples"), el("dd", {}, `${show(Math.min(...strip), 3)} … ${show(Math.max(...strip), 3)}`))];
-  if (dead) parts.push(el("p", { class: "warning" }, "Dead: its slope is 0 in every example, so no error passes and no weight of it moves."));
+  if (store.dead()[l][j]) parts.push(el("p", { class: "warning" }, "Dead: its slope is 0 in every example, so no error passes and no weight of it moves."));
   if (store.isKnown("backward", l)) parts.push(el("p", { class: "step" }, `Gradient of its weights: ${store.data.reduction} of input × δ over ${rows} examples`), gradientTable(store, {}, l, j));
   return parts;
 }
@@ -147,7 +147,7 @@ function gradientTable(store, names, l, j) {
     const pick = name === "w" ? el("button", { class: "link", onclick: () => store.set({ chosen: { kind: "edge", layer: l, i, j } }) }, `w from ${wordOf(store, names, l, i)}`) : "b";
     return el("tr", { class: same ? null : "wrong" }, el("th", { scope: "row" }, pick), el("td", {}, number(v)), el("td", { class: "hand" }, number(g)), el("td", { class: "witness" }, number(value)), el("td", {}, same ? "✓" : "✗ differs"));
   });
-  return el("div", {}, el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "gradients" }, el("table", {}, el("thead", {}, el("tr", {}, ["parameter", "value", "∂C/∂ by hand", who, "same"].map((text) => el("th", { scope: "col" }, text)))), el("tbody", {}, body))),
+  return el("div", {}, el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "gradients" }, el("table", {}, el("thead", {}, el("tr", {}, ["parameter", "value", "∂C/∂ by hand", who].map((text) => el("th", { scope: "col" }, text)), el("th", { scope: "col" }, el("span", { class: "hidden" }, "the same?")))), el("tbody", {}, body))),
     many && el("p", { class: "note" }, `The six largest of ${n} weights.`),
     spread && el("p", { class: "warning" }, `∂C/∂b has ${db.length / m} rows, and b one: it was not summed over the examples.`));
 }

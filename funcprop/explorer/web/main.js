@@ -24,7 +24,7 @@ function makeNetwork(data, main) {
   main.append(
     makeStepper(store),
     el("div", { class: "stage" },
-      el("div", { class: "drawing" }, el("section", { "aria-label": "The network" }, makeChoices(store), el("div", { class: "scroll" }, drawn.root), legend()), makeEdits(store)),
+      el("div", { class: "drawing" }, el("section", { "aria-label": "The network" }, makeChoices(store), el("div", { class: "scroll" }, drawn.root), legend(store)), makeEdits(store)),
       inspector),
     el("div", { class: "panels" }, ...makeCurves(store).filter(Boolean)),
     help(KEYS));

@@ -95,6 +95,7 @@ function drawNode(store, parent, column, j, layout, names) {
     valueText: numbers ? svg("text", { x: input ? 0 : -r * 0.47, y: 4, class: "inside" }) : null,
     errorText: numbers && !input ? svg("text", { x: r * 0.47, y: 4, class: "inside" }) : null,
     name: svg("text", { x: nameOffset(column, layout)[0], y: nameOffset(column, layout)[1], class: "name", "text-anchor": layout.below ? "middle" : column.layer === 0 ? "end" : "start" }),
+    target: svg("text", { x: nameOffset(column, layout)[0], y: nameOffset(column, layout)[1] + 17, class: "name", "text-anchor": layout.below ? "middle" : "start" }),
   };
   const group = svg("g", {
     transform: `translate(${column.x} ${column.y(j)})`, class: "node", role: "button", tabindex: "-1",
@@ -159,16 +160,15 @@ function drawCells(store, parent, layout) {
 
 // One number a neuron: of the example, or over the batch the mean of a and the root mean square of δ.
 export function summaryOf(layer, rows, m, j) {
-  let [a, delta, da, slope, dead] = [0, 0, 0, 0, true];
+  let [a, delta, da, slope] = [0, 0, 0, 0];
   for (let r = 0; r < rows; r++) {
     const k = r * m + j;
     a += layer.a[k] / rows;
     delta += rows === 1 ? layer.delta[k] : layer.delta[k] ** 2 / rows;
     da += layer.da[k] / rows;
     slope += layer.slope[k] / rows;
-    dead &&= layer.slope[k] === 0;
   }
-  return { a, da, slope, dead, delta: rows === 1 ? delta : Math.sqrt(delta) };
+  return { a, da, slope, delta: rows === 1 ? delta : Math.sqrt(delta) };
 }
 
 const most = (values) => Math.max(1e-300, values.reduce((s, v) => Math.max(s, Math.abs(v)), 0));
@@ -226,12 +226,13 @@ function showNode(store, { group, parts, chosen, word }, layer, j, pass, layout,
   let said = known ? `value ${show(a)}` : "not computed yet";
   let state = "";
   if (!input) {
-    const { slope, delta, dead } = found;
+    const { slope, delta } = found;
+    const dead = store.dead()[layer - 1][j];
     const largest = ACTIVATIONS[store.net().activations[layer - 1]].top;
     parts.error.style.setProperty("--share", reached ? strength(delta, topError) : 0);
     parts.slope.setAttribute("d", known ? arc(layout.radius + 3.5, slope / largest) : "");
     if (known && dead) state = " dead";
-    else if (known && slope < 0.05 * largest) state = " saturated";
+    else if (known && slope !== 0 && slope < 0.05 * largest) state = " saturated";
     said += known ? `, slope ${show(slope)}` : "";
     said += reached ? `, error δ ${show(delta)}` : "";
     said += state ? `, ${state.trim()}` : "";
@@ -242,7 +243,9 @@ function showNode(store, { group, parts, chosen, word }, layer, j, pass, layout,
   set(parts.value, { class: `value ${a < 0 ? "below" : "above"}` });
   const active = (phase.kind === "forward" || phase.kind === "backward") && phase.layer === layer - 1;
   const outer = layer === 0 || layer === store.depth;
-  parts.name.textContent = outer ? word + (layer === store.depth ? outcomeOf(store, pass, j, known) : "") : "";
+  const [beside, under] = layer === store.depth ? outcomeOf(store, pass, j, known) : ["", ""];
+  parts.name.textContent = outer ? word + beside : "";
+  parts.target.textContent = under;
   set(group, { class: `node${picked ? " chosen" : ""}${active ? " active" : ""}${state}`, "aria-label": `${word}, ${input ? "input" : `neuron ${j + 1} of layer ${layer}`}: ${said}`, "aria-pressed": picked ? "true" : "false" });
 }
 
@@ -256,13 +259,13 @@ const mean = (x, rows, n, j) => Array.from({ length: rows }, (_, r) => x[r * n +
 
 // Beside an output: its share in percent where the loss makes shares of it, and the target.
 function outcomeOf(store, pass, j, known) {
-  if (store.example === BATCH) return "";
+  if (store.example === BATCH) return ["", ""];
   const { y } = store.looked();
   const { loss, sizes } = store.data;
   const shares = known && loss.endsWith("cross-entropy");
   const share = shares ? ` ${Math.round(100 * LOSSES[loss].shown(Array.from(pass.layers.at(-1).a))[j])} %` : "";
-  if (sizes.at(-1) > 5) return share + (y[j] === 1 ? " ◂" : "");
-  return `${share ? `:${share}` : ""} · target ${show(y[j], 3)}`;
+  if (sizes.at(-1) > 5) return [share + (y[j] === 1 ? " ◂" : ""), ""];
+  return [share ? `:${share}` : "", `target ${show(y[j], 3)}`];
 }
 
 function showCells(store, cells, pass) {
@@ -311,7 +314,7 @@ function addKeys(store, drawn) {
 }
 
 // What the halves, the arc and the rings mean.
-export function legend() {
+export function legend(store) {
   const sample = svg("svg", { viewBox: "-24 -24 48 48", width: 44, height: 44, "aria-hidden": "true", class: "network sample" },
     svg("g", { class: "node" },
       svg("path", { d: "M0 -18A18 18 0 0 0 0 18Z", class: "value above", style: "--share:.8" }),
@@ -320,5 +323,5 @@ export function legend() {
   const key = (kind, words) => el("span", { class: "key" }, el("i", { class: kind, "aria-hidden": "true" }), words);
   return el("div", { class: "legend" }, sample,
     el("p", {}, el("b", {}, "left"), " value a, ", el("b", {}, "right"), " error δ, ", el("b", {}, "arc"), " slope of the activation. δ = error × slope."),
-    el("p", { class: "keys" }, key("value above", "positive"), key("value below", "negative"), key("error above", "δ > 0"), key("error below", "δ < 0"), key("saturated", "saturated"), key("dead", "dead"), el("span", {}, "◂ target")));
+    el("p", { class: "keys" }, key("value above", "positive"), key("value below", "negative"), key("error above", "δ > 0"), key("error below", "δ < 0"), key("saturated", "saturated"), key("dead", "dead"), store.data.sizes.at(-1) > 5 && el("span", {}, "◂ target")));
 }
