@@ -193,6 +193,9 @@ def blocks_page(recipe: Recipe, model: Layer, params: Params, data: Dataset, ste
     states = trained(*parts, params, batch, context, build_optimizer(recipe), steps)
     found = record_blocks(*parts, states, batch, context)
     about = f"{len(few.y)} examples of {data.name}, {steps} steps of {recipe.optimizer} on them."
+    if data.text:
+        first = bytes(few.x[0].tolist()).decode("utf-8", "replace")
+        about += f" The first reads “{' '.join(first.split())}”."
     return Page(f"{recipe.model}, layer by layer", f"{about} {blocks_words(found)}", found)
 
 

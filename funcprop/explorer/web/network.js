@@ -252,7 +252,7 @@ function showNode(store, { group, parts, chosen, word }, layer, j, pass, layout,
 // Five letters in half a circle are smaller than three.
 function fit(text, words) {
   text.textContent = words;
-  text.style.fontSize = words.length > 4 ? "9.5px" : "";
+  text.style.fontSize = words.length > 4 ? "9.5px" : words.length > 3 ? "10.8px" : "";
 }
 
 const mean = (x, rows, n, j) => Array.from({ length: rows }, (_, r) => x[r * n + j]).reduce((s, v) => s + v, 0) / rows;
