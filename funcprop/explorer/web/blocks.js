@@ -37,7 +37,7 @@ export function makeBlocks(data, main) {
         button("back", "Earlier in training ([)", "◀", () => change({ at: state.at - 1 })), button("play-training", "Play the training (T)", "▶ training", play), button("ahead", "Later in training (])", "▶", () => change({ at: state.at + 1 }))),
       el("label", { for: "training", class: "hidden" }, "Training step"), slider, words]), said),
     ...norms(data, () => state.at),
-    el("div", { class: "stage" }, el("section", { class: "drawing", "aria-label": "The layers" }, el("h2", {}, "Layer by layer: forward ↓, backward ↑"), cards), inspector),
+    el("div", { class: "stage" }, el("section", { class: "drawing", "aria-label": "The layers" }, el("h2", {}, data.heading ?? "Layer by layer: forward ↓, backward ↑"), cards), inspector),
     ...(below.length ? [el("div", { class: "panels" }, ...below)] : []));
   addEventListener("keydown", (event) => {
     if (event.target.closest?.("input, select, summary")) return;
@@ -74,6 +74,7 @@ export function makeBlocks(data, main) {
       set(element, { "aria-pressed": k === state.block ? "true" : "false" });
     });
     inspector.replaceChildren(...inspectBlock(layers[state.block], state.at));
+    document.querySelectorAll(".cost-lines").forEach((figure) => figure.replaceChildren(lines([{ name: "C", xs: steps, ys: Array.from(cost.flat) }], { label: "Cost over training steps", marked: steps[state.at] })));
     document.querySelectorAll(".norms").forEach((figure, k) => figure.replaceChildren(...normLines(data.runs[k], state.at)));
   }
 
@@ -90,7 +91,8 @@ export function makeBlocks(data, main) {
 
 function norms(data) {
   if (data.runs[0].steps.length < 2) return [];
-  return [el("div", { class: "panels" }, data.runs.map((run) => el("section", { class: "panel" }, el("h2", {}, data.runs.length > 1 ? `‖δ‖ of each layer: ${run.name}` : "‖δ‖ over training"), el("div", { class: "norms" }), run.note && el("p", { class: "note" }, run.note))))];
+  const cost = data.runs.length === 1 && el("section", { class: "panel" }, el("h2", {}, "Cost over training"), el("div", { class: "cost-lines" }));
+  return [el("div", { class: "panels" }, cost, data.runs.map((run) => el("section", { class: "panel" }, el("h2", {}, data.runs.length > 1 ? `‖δ‖ of each layer: ${run.name}` : "‖δ‖ over training"), el("div", { class: "norms" }), run.note && el("p", { class: "note" }, run.note))))];
 }
 
 function normLines(run, at) {
