@@ -368,6 +368,13 @@ def test_blocks_tell_what_a_layer_saw_sent_and_kept(show):
     assert tab.locator("#training-words").inner_text() == "step 2 of 2"
     tab.locator("#play-training").click()
     tab.wait_for_function("explorer.state.at === 2 && explorer.state.run === 0", timeout=4000)
+    for _ in range(3):
+        tab.locator("#previous").click()
+    assert "Backward, 4 " in tab.locator("#said").inner_text()
+    assert tab.locator(".block[data-known]").count() == len(layers)
+    assert tab.locator(".block[data-back]").count() == len(layers) - 3
+    tab.locator("#play").click()
+    tab.wait_for_function(f"explorer.state.phase === {2 * len(layers)}", timeout=6000)
     tables = tab.locator(".panel table")
     assert tables.count() == 2 and "automatic" in tables.first.inner_text()
     rows = tables.nth(1).locator("tbody tr")
