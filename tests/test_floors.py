@@ -13,6 +13,8 @@ FLOORS = {
     "cli": 10,
     "testing": 9,
     "catalogue": 8,
+    "inspection": 8,
+    "plots": 8,
     "costs": 7,
     "comparison": 6,
     "training": 5,
