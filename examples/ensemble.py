@@ -1,7 +1,7 @@
 """Eight networks trained at once: a step is a pure function, so `vmap` makes an ensemble of it.
 
-Each member has its own parameters and its own shuffle. Their mean prediction is better than a
-single one, and where they disagree they are more often wrong.
+Each member has its own parameters and its own shuffle. The mean of their predictions is about as
+good as one of them; what they give beside it is where they agree, and can be believed.
 
     python examples/ensemble.py
 """
@@ -35,9 +35,8 @@ def main(epochs: int = 15) -> None:
     agreed = (votes == votes[0]).all(0)
     print("alone   ", "  ".join(f"{share:.1%}" for share in alone))
     print(f"together {(together == test_y).mean():.1%}")
-    print(
-        f"where all agree ({agreed.mean():.0%} of the images) {(together == test_y)[agreed].mean():.1%}"
-    )
+    sure = (together == test_y)[agreed].mean()
+    print(f"where all agree, {agreed.mean():.0%} of the images: {sure:.1%}")
 
 
 if __name__ == "__main__":

@@ -65,9 +65,8 @@ def main(epochs: int = 8) -> None:
         params, (x[:64], y[:64])
     )
     norms = total(found)
-    print(
-        f"the hardest of 64 examples is number {int(jnp.argmax(norms))}: {norms.max() / norms.mean():.0f} times the mean"
-    )
+    hardest, times = int(jnp.argmax(norms)), norms.max() / norms.mean()
+    print(f"the hardest of 64 examples is number {hardest}: {times:.0f} times the mean norm²")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A layer of one's own inside a model of Flax, its backward by hand; and a Flax model seen from here.
+"""A layer of one's own inside a model of Flax, its backward by hand; and such a model lifted.
 
 python examples/from_flax.py
 """
@@ -57,9 +57,8 @@ def main(epochs: int = 8) -> None:
         params, (x[:64], y[:64])
     )
     norms = total(found)
-    print(
-        f"the hardest of 64 examples is number {int(jnp.argmax(norms))}: {norms.max() / norms.mean():.0f} times the mean"
-    )
+    hardest, times = int(jnp.argmax(norms)), norms.max() / norms.mean()
+    print(f"the hardest of 64 examples is number {hardest}: {times:.0f} times the mean norm²")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def main(steps: int = 100) -> None:
         for name in sides:
             states[name], metrics = step[name](states[name], (x[rows], y[rows]))
             losses[name] = float(metrics.loss)
-        if number in (1, 10, steps):
+        if number in (1, 2, 10, steps):
             pairs = zip(*(jax.tree.leaves(state.params) for state in states.values()), strict=True)
             off = max(float(jnp.abs(a - b).max()) for a, b in pairs)
             by_hand, automatic = losses.values()

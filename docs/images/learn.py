@@ -38,13 +38,13 @@ def circle(ax, x, y, text, color=PALE, radius=0.27):
     ax.text(x, y, text, ha="center", va="center", fontsize=8, zorder=3)
 
 
-def arrow(ax, start, end, text="", color=INK, offset=(0, 0.12)):
+def arrow(ax, start, end, text="", color=INK, offset=(0, 0.12), gap=14):
     (x0, y0), (x1, y1) = start, end
     ax.annotate(
         "",
         end,
         start,
-        arrowprops={"arrowstyle": "->", "color": color, "shrinkA": 14, "shrinkB": 14},
+        arrowprops={"arrowstyle": "->", "color": color, "shrinkA": gap, "shrinkB": gap},
     )
     where = ((x0 + x1) / 2 + offset[0], (y0 + y1) / 2 + offset[1])
     ax.text(*where, text, ha="center", va="center", fontsize=8, color=color)
@@ -81,12 +81,12 @@ def chain_rule():
         (e, "e = cd\n6"),
     ):
         circle(ax, *place, text, radius=0.36)
-    arrow(ax, a, c, "∂c/∂a = 1")
-    arrow(ax, b, c, "∂c/∂b = 1", RED, (-0.42, 0.1))
-    arrow(ax, b, d, "∂d/∂b = 1", BLUE)
-    arrow(ax, c, e, "∂e/∂c = d = 2", RED, (0.25, 0.22))
-    arrow(ax, d, e, "∂e/∂d = c = 3", BLUE, (0.3, -0.2))
-    ax.text(4, 0.15, "∂e/∂b = 1·2 + 1·3 = 5", ha="center", fontweight="bold")
+    arrow(ax, a, c, "∂c/∂a = 1", gap=26)
+    arrow(ax, b, c, "∂c/∂b = 1", RED, (-0.42, 0.1), gap=26)
+    arrow(ax, b, d, "∂d/∂b = 1", BLUE, gap=26)
+    arrow(ax, c, e, "∂e/∂c = d = 2", RED, (0.3, 0.25), gap=26)
+    arrow(ax, d, e, "∂e/∂d = c = 3", BLUE, (-0.35, 0.22), gap=26)
+    ax.text(3.6, -0.2, "∂e/∂b = 1·2 + 1·3 = 5", ha="center", fontweight="bold")
     return figure
 
 
@@ -100,7 +100,7 @@ def layer():
     """The three products of a dense layer as blocks, and [in, out] against [out, in]."""
     unit = 0.32
     batch, inputs, outputs = 2 * unit, 3 * unit, 2 * unit
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.9), layout="constrained")
     rows = [
         ("z = x w", [("x", inputs, batch), ("w", outputs, inputs)], ("z", outputs, batch)),
         ("dx = dz wᵀ", [("dz", outputs, batch), ("wᵀ", inputs, outputs)], ("dx", inputs, batch)),
@@ -207,15 +207,15 @@ def convolution():
     dy = np.zeros(y.shape, np.float32)
     dy[0, 2, 3, 0], dy[0, 5, 4, 0] = 1, -1
     dx, dparams = conv.backward(params, kept, jnp.asarray(dy))
-    shown = [("x", digit, "Greys"), ("w, looks for a step up", kernel, "RdBu_r"),
-             ("y = what w sees", y[0, ..., 0], "RdBu_r"), ("δ, at two places", dy[0, ..., 0], "RdBu_r"),
-             ("dx: w at both, added", dx[0, ..., 0], "RdBu_r"),
-             ("dw: x at both, added", dparams.w[..., 0, 0], "RdBu_r")]  # fmt: skip
+    values = (digit, kernel, y[0, ..., 0], dy[0, ..., 0], dx[0, ..., 0], dparams.w[..., 0, 0])
+    titles = ("x", "w, looks for a step up", "y = what w sees", "δ, at two places",
+              "dx: w at both, added", "dw: x at both, added")  # fmt: skip
     figure, axes = plt.subplots(1, 6, figsize=(10, 2), layout="constrained")
-    for ax, (title, value, colors) in zip(axes, shown, strict=True):
-        value = np.asarray(value)
-        top = np.abs(value).max()
-        bare(ax, title).imshow(value, colors, vmin=0 if colors == "Greys" else -top, vmax=top)
+    for ax, title, value in zip(axes, titles, map(np.asarray, values), strict=True):
+        top, grey = np.abs(value).max(), ax is axes[0]
+        bare(ax, title).imshow(
+            value, "Greys" if grey else "RdBu_r", vmin=0 if grey else -top, vmax=top
+        )
     return figure
 
 
@@ -225,8 +225,10 @@ def attention():
     random = np.random.default_rng(0)
     x = jnp.asarray(random.integers(0, vocabulary, (256, time)), jnp.int32)
     y = jnp.roll(x, 3, 1).at[:, :3].set(0)
-    model = fp.Serial(fp.Embedding(vocabulary, width), fp.LearnedPositions(time),
-                      fp.SelfAttention(width, heads=1, causal=True), fp.Dense(vocabulary))  # fmt: skip
+    head = fp.SelfAttention(width, heads=1, causal=True)
+    model = fp.Serial(
+        fp.Embedding(vocabulary, width), fp.LearnedPositions(time), head, fp.Dense(vocabulary)
+    )
     optimizer, loss = optax.adam(1e-2), fp.SoftmaxCrossEntropy()
     state = fp.init_state(model, optimizer, jax.random.key(0), x[:1])
     one_epoch = fp.epoch(fp.train_step(fp.backprop(model, loss), optimizer), 32)
@@ -258,31 +260,24 @@ def weights(model, params, batch):
 
 
 def gpt():
-    """The cost of chapter 9's model over training, and what it writes on the way."""
-    rhyme = (
-        "this is the house that jack built\nthis is the malt that lay in the house that jack built\n"
-        "this is the rat that ate the malt that lay in the house that jack built\nthis is the cat "
-        "that killed the rat that ate the malt that lay in the house that jack built\n"
-    )
-    letters = "\n abcdefghijklmnopqrstuvwxyz"
-    text = np.array([letters.index(letter) for letter in rhyme], np.int32)
-    x = jnp.asarray(np.stack([text[i : i + 32] for i in range(len(text) - 32)]))
-    y = jnp.asarray(np.stack([text[i + 1 : i + 33] for i in range(len(text) - 32)]))
-    model = fp.gpt(len(letters), 32, width=32, depth=1)
+    """The cost of a small GPT over training, and what it writes on the way."""
+    rhyme = example("character_gpt")
+    x, y = rhyme.windows(rhyme.RHYME)
+    model = fp.gpt(256, rhyme.LENGTH, width=32, depth=1)
     optimizer, loss = optax.adam(3e-3), fp.SoftmaxCrossEntropy()
     state = fp.init_state(model, optimizer, jax.random.key(1), x[:1])
     one_epoch = fp.epoch(fp.train_step(fp.backprop(model, loss), optimizer), 32)
-    prompt = jnp.asarray([letters.index(letter) for letter in "this is the"])
+    prompt = jnp.asarray(list(b"this is the"))
     costs, said = [], []
     for number in range(60):
         if number in (0, 8, 20, 59):
             drawn = fp.generate(model, state.params, prompt, 36, jax.random.key(2), temperature=0)
-            said.append((number, "".join(letters[int(i)] for i in drawn).replace("\n", "⏎")))
+            said.append((number, bytes(drawn.tolist()).decode("ascii", "replace")))
         state, metrics = one_epoch(state, (x, y))
         costs.append(float(metrics.loss.mean()))
     figure, ax = plt.subplots(figsize=(7, 3), layout="constrained")
     ax.plot(costs, color=BLUE)
-    for number, words in said:
+    for number, _ in said:
         ax.plot(number, costs[number], "o", color=RED)
     lines = [f"{number:>2}: this is the{words}" for number, words in said]
     ax.text(0.98, 0.95, "\n".join(lines), transform=ax.transAxes, ha="right", va="top",
