@@ -1,4 +1,4 @@
-"""The command line: funcprop train, predict and compare.
+"""The command line: funcprop train, predict, compare and exercise.
 
 Everything here is reading arguments, calling the library and printing. Errors are one line and an
 exit code: 1 a wrong gradient or a failed run, 2 bad usage or input, 130 Ctrl-C.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from funcprop.cli import compare, predict, train
+from funcprop.cli import compare, exercise, predict, train
 from funcprop.cli.arguments import parse
 from funcprop.cli.errors import USAGE_ERRORS, FailedRun, complain
 from funcprop.cli.job.run import NonFiniteError
@@ -31,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return complain(reason, 1, "--debug" in arguments)
 
 
-def run(command: train.Train | predict.Predict | compare.Compare | None) -> int:
+def run(
+    command: train.Train | predict.Predict | compare.Compare | exercise.Exercise | None,
+) -> int:
     """The exit code of a command; None is a request for help, already answered."""
     match command:
         case train.Train():
@@ -40,4 +42,6 @@ def run(command: train.Train | predict.Predict | compare.Compare | None) -> int:
             return predict.run(command)
         case compare.Compare():
             return compare.run(command)
+        case exercise.Exercise():
+            return exercise.run(command)
     return 0

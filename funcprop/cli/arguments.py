@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn, Union, get_args, get_origin, get_ty
 
 from funcprop.cli.compare import Compare
 from funcprop.cli.errors import UsageError
+from funcprop.cli.exercise import Exercise
 from funcprop.cli.job.checks import nearest
 from funcprop.cli.markers import Positional, UseAppendAction
 from funcprop.cli.predict import Predict
@@ -25,13 +26,14 @@ DESCRIPTION = """Programmable backpropagation: every layer is a forward and a ha
   funcprop train --out runs/one    ... and keep the network, its history and its curves
   funcprop predict runs/one        read it back: its accuracy on the test set
   funcprop compare                 hand-written gradients beside automatic differentiation
-  funcprop compare mine:layer --x 8x4    ... of a layer or a function of your own"""
+  funcprop compare mine:layer --x 8x4    ... of a layer or a function of your own
+  funcprop exercise tanh           a backward pass to write yourself, graded in words"""
 
 
-COMMANDS = {"train": Train, "predict": Predict, "compare": Compare}
+COMMANDS = {"train": Train, "predict": Predict, "compare": Compare, "exercise": Exercise}
 
 
-def parse(arguments: Sequence[str]) -> Train | Predict | Compare | None:
+def parse(arguments: Sequence[str]) -> Train | Predict | Compare | Exercise | None:
     """The command that the arguments are, or None where they ask for help, which is printed.
 
     Raises UsageError, in one line.
