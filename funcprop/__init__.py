@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from funcprop import composites as composites
     from funcprop import costs as costs
     from funcprop import data as data
+    from funcprop import explorer as explorer
     from funcprop import gradient as gradient
     from funcprop import initializers as initializers
     from funcprop import inspection as inspection
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from funcprop.composites import Tied as Tied
     from funcprop.composites import WeightStandardized as WeightStandardized
     from funcprop.costs import measure as measure
+    from funcprop.explorer import explain as explain
     from funcprop.gradient import Aux as Aux
     from funcprop.gradient import as_function as as_function
     from funcprop.gradient import autodiff as autodiff

@@ -12,6 +12,7 @@ HOUSE = Path(__file__).parent.parent / "funcprop"
 FLOORS = {
     "cli": 10,
     "testing": 9,
+    "explorer": 9,
     "catalogue": 8,
     "inspection": 8,
     "plots": 8,
