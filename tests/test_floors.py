@@ -12,7 +12,10 @@ HOUSE = Path(__file__).parent.parent / "funcprop"
 FLOORS = {
     "cli": 10,
     "testing": 9,
+    "explorer": 9,
     "catalogue": 8,
+    "inspection": 8,
+    "plots": 8,
     "costs": 7,
     "exercises": 7,
     "comparison": 6,
