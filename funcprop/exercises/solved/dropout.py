@@ -15,7 +15,7 @@ class Dropout(fp.Layer):
     rate: float
 
     def forward(self, params, x, context=fp.Context()):
-        kept = jax.random.bernoulli(context.key, 1 - self.rate, x.shape)
+        kept = jax.random.bernoulli(context.key_for(self), 1 - self.rate, x.shape)
         return jnp.where(kept, x / (1 - self.rate), 0), kept
 
     def backward(self, params, kept, dy):
