@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import source_info_util
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 from jax.extend.core import primitives as p
@@ -39,6 +40,12 @@ def equation(jaxpr: ClosedJaxpr, eqn: JaxprEqn) -> Callable[..., list[Any]]:
         return run(*(found[var] for var in inputs))
 
     return function
+
+
+def constants_of(jaxpr: ClosedJaxpr) -> list[Any]:
+    """What a jaxpr reads besides its inputs, as JAX's arrays: it keeps them as NumPy's, of which a
+    derivative rule cannot take the row of a loop's step."""
+    return [jnp.asarray(c) if isinstance(c, np.ndarray) else c for c in jaxpr.consts]
 
 
 def aval(atom: Any) -> Any:

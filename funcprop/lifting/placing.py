@@ -14,7 +14,7 @@ from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 from funcprop.collectors.forms import Form, Full, Outer
 from funcprop.layer import Array
 from funcprop.lifting.forms import Told, reshaped
-from funcprop.lifting.jaxprs import aval, outputs
+from funcprop.lifting.jaxprs import aval, constants_of, outputs
 from funcprop.lifting.uses import Plan, Use
 
 # What moves numbers about and changes none: on NumPy's views, with n axes of loops in front.
@@ -53,8 +53,9 @@ def made_of(plan: Plan, var: Any) -> tuple[tuple[Any, ...], Callable[..., Array]
         constvars=[v for v, _ in consts], invars=list(inputs), outvars=[var], eqns=steps
     )
     made = ClosedJaxpr(alone, [c for _, c in consts])
-    run = jaxpr_as_fun(made)
-    return inputs, lambda *given: run(*given)[0], made
+    own = [v for v, _ in consts]
+    run = jaxpr_as_fun(ClosedJaxpr(alone.replace(constvars=[], invars=[*own, *inputs]), []))
+    return inputs, lambda *given: run(*constants_of(made), *given)[0], made
 
 
 def followed(chain: tuple[Any, ...], value: Array) -> Array:
