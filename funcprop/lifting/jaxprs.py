@@ -17,6 +17,9 @@ from jax.extend.core import primitives as p
 INLINED = {p.jit_p.name: "jaxpr", p.call_p.name: "call_jaxpr", p.closed_call_p.name: "call_jaxpr"}
 # What JAX does not map over examples, by what it does map: see `grouped_product`.
 RAGGED = "ragged_dot_general"
+# Of which JAX has the gradient of one example, mapped, and not that of what is mapped, where the
+# sparse side stands on the right.
+NOT_OF_A_BATCH = {"bcoo_dot_general"}
 REMAT = p.remat_p.name
 SCAN = p.scan_p.name
 RULES = {p.custom_jvp_call_p.name, p.custom_vjp_call_p.name}

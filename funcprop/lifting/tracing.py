@@ -11,10 +11,11 @@ import jax.numpy as jnp
 
 from funcprop.doors import door
 from funcprop.layer import Context, LayerError, Params, is_float, spell
+from funcprop.lifting.answering import examples_in
 from funcprop.lifting.calls import Call, Functions
 from funcprop.lifting.function import check_function, options_of
 from funcprop.lifting.jaxprs import source_of
-from funcprop.lifting.lifted import Lifted, examples_in
+from funcprop.lifting.lifted import Lifted
 from funcprop.lifting.weight import Place, Weight
 
 

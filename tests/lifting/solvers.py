@@ -2,8 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental.ode import odeint
+from jax.experimental.sparse import BCOO
 
 from .table import EXAMPLES as B
 from .table import normal, row, whole
@@ -143,3 +145,18 @@ def closing():
 
     params = {"w": normal(3, 4), "u": normal(3, 4, seed=1), "v": normal(3)}
     return loss, params, normal(B, 3)
+
+
+@row("a sparse matrix on both sides of a product")
+def sparse_matrix():
+    def loss(p, x):
+        return jnp.sin(jnp.tanh(p["m"] @ x) @ p["m"] * p["g"]).sum()
+
+    return loss, {"m": sparse_of(4, 3), "g": normal(3)}, normal(B, 3)
+
+
+def sparse_of(*shape):
+    """Five numbers in a matrix of that shape."""
+    places = np.random.default_rng(0).permutation(shape[0] * shape[1])[:5]
+    indices = np.stack(np.unravel_index(places, shape), -1).astype(np.int32)
+    return BCOO((normal(5), jnp.asarray(indices)), shape=shape)
