@@ -19,7 +19,7 @@ from funcprop.lifting.pullback import Kept, LiftedResiduals, Pullback, Seeing
 from funcprop.lifting.traceable import Traceable
 from funcprop.lifting.uses import Plan
 from funcprop.lifting.weight import Seen
-from funcprop.sharding import entries, is_spread, spread_as
+from funcprop.sharding import entries, fresh, is_spread
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -43,7 +43,7 @@ class Answering(Traceable):
 
         def zeros(s: Any) -> Array:  # spread over the devices as the examples are
             wide = jnp.zeros((size, *s.shape), s.dtype)
-            return spread_as(wide, (lead, *(None for _ in s.shape)), x)
+            return fresh(wide, (lead, *(None for _ in s.shape)), x)
 
         wide = jax.tree.map(zeros, (taps, sent))
 

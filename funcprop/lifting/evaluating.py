@@ -29,6 +29,7 @@ from funcprop.lifting.jaxprs import (
 )
 from funcprop.lifting.tapped import closed_use, coded, generic_use, passed
 from funcprop.lifting.uses import DATA, PARAMETER, Plan, Site, Use, constants
+from funcprop.sharding import varying
 
 
 class Taps(NamedTuple):
@@ -197,6 +198,7 @@ def enter(
         return call(operands, tapped, sent), [None] * len(site.uses)
     consts, carry = scan_parts(eqn)
     consts += len(inner.extra)
+    operands = varying(operands, *operands)
     first = consts + carry
     fixed = {inputs[i]: t for i, t in tapped.items() if i < consts}
     sliced = {i: t for i, t in tapped.items() if i >= first}

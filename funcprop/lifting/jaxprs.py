@@ -13,6 +13,8 @@ from jax.extend import source_info_util
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 from jax.extend.core import primitives as p
 
+from funcprop.sharding import varying
+
 # Where an equation that is nothing but a call keeps what it calls.
 INLINED = {p.jit_p.name: "jaxpr", p.call_p.name: "call_jaxpr", p.closed_call_p.name: "call_jaxpr"}
 # What JAX does not map over examples, by what it does map: see `grouped_product`.
@@ -32,15 +34,17 @@ def closed(jaxpr: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
 
 def equation(jaxpr: ClosedJaxpr, eqn: JaxprEqn) -> Callable[..., list[Any]]:
     """The function of one equation's operands, literals among them, -> `outputs(eqn)`."""
-    given = [atom for atom in eqn.invars if not isinstance(atom, Literal)]
-    inputs = list(dict.fromkeys(given))
-    alone = jaxpr.jaxpr.replace(constvars=[], invars=inputs, outvars=outputs(eqn), eqns=[eqn])
+    atoms = [Var(a.aval) if isinstance(a, Literal) else a for a in eqn.invars]
+    inputs = list(dict.fromkeys(atoms))
+    alone = jaxpr.jaxpr.replace(
+        constvars=[], invars=inputs, outvars=outputs(eqn), eqns=[eqn.replace(invars=atoms)]
+    )
     run = jaxpr_as_fun(ClosedJaxpr(alone, []))
 
     def function(*operands: Any) -> list[Any]:
-        pairs = zip(eqn.invars, operands, strict=True)
-        found = {atom: value for atom, value in pairs if not isinstance(atom, Literal)}
-        return run(*(found[var] for var in inputs))
+        found = dict(zip(atoms, operands, strict=True))
+        # it was traced for one device: inside of a shard_map nothing says that constants vary
+        return run(*varying([found[var] for var in inputs], *operands))
 
     return function
 

@@ -16,6 +16,7 @@ from funcprop.layer import Array
 from funcprop.lifting.forms import Told, reshaped
 from funcprop.lifting.jaxprs import aval, constants_of, outputs
 from funcprop.lifting.uses import Plan, Use
+from funcprop.sharding import varying
 
 # What moves numbers about and changes none: on NumPy's views, with n axes of loops in front.
 PLACING: dict[str, Callable[[Any, Any, int, tuple[int, ...]], Any]] = {
@@ -187,6 +188,7 @@ def way_back(plan: Plan, use: Use | None, var: Any, leaf: Any, shape: tuple[int,
         return whole if use is None else as_matrices(use, whole, shape)
 
     def back(given: Any, gradient: Array) -> Array:
+        given = varying(tuple(given), gradient)
         y, pullback = jax.vjp(functools.partial(of_leaf, given), given[which])
         return pullback(gradient.astype(y.dtype))[0]
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from funcprop.layer import is_float
 from funcprop.lifting.uses import Use
+from funcprop.sharding import varying
 
 
 def coded(value: Any) -> Any:
@@ -123,4 +124,5 @@ def generic_use(
         return [jnp.zeros_like(w) for w in weights], ddata, None, gradients
 
     use.defvjp(forward, backward)
-    return use(*dealt(roles, operands), taps)
+    # of what varies over devices the gradient is that of each, and no sum yet
+    return use(*dealt(roles, varying(operands, *operands)), taps)
