@@ -216,7 +216,7 @@ def off_along_x(case: WrongLeaf) -> Iterator[Guess]:
                 d = np.broadcast_to(values, case.given.shape)
                 told = f"off by a multiple of {words} along {along(axes)}"
                 predicted = case.truth + multiple(case.error, d, axes) * d
-                yield f"{told}, as if a norm or deviation were a constant", predicted
+                yield f"{told}: the derivative of a norm or deviation is wrong", predicted
 
 
 def noise(case: WrongLeaf) -> Iterator[Guess]:

@@ -2,7 +2,8 @@
 
 The chain rule adds a term for every place where a value is read. Here each place has a gate that
 scales what comes back through it and changes no value: a gate of 0 is a forgotten term, −1 a wrong
-sign, 2 a term that is counted twice.
+sign, 2 a term that is counted twice. A gradient is linear in a gate, so which one it would have to
+be shows where it is closed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from funcprop.layer import is_float
 from funcprop.lifting.jaxprs import equation, inlined, is_float_type, outputs, source_of
 
 MOST = 64  # gates: a larger function has its terms found by looking into it
-VALUES = ((0.0, "is missing"), (-1.0, "has the wrong sign"), (2.0, "is counted twice"))
+SCALES = ((0.0, "is missing"), (-1.0, "has the wrong sign"), (2.0, "is counted twice"))
 
 
 class Gate(NamedTuple):
@@ -29,7 +30,6 @@ class Gate(NamedTuple):
 
     words: str
     places: tuple[tuple[int, int], ...]
-    values: tuple[tuple[float, str], ...]
 
 
 def terms(problem: Problem) -> Iterator[Guess]:
@@ -51,19 +51,28 @@ def terms(problem: Problem) -> Iterator[Guess]:
         }
         if not every or len(every) > MOST:
             return
-        rows, said = [], []
-        for gate in gates:
-            for value, what in gate.values:
-                row = np.ones(len(every))
-                row[[every[place] for place in gate.places]] = value
-                rows.append(row)
-                said.append(f"{gate.words} {what}")
-        found = quickly(gradients_by(jaxpr, every, leaves))(
-            np.stack(rows), jax.tree.leaves(problem.dys)
-        )
-    for i, words in enumerate(said):
+        rows = np.ones((len(gates), len(every)))
+        for row, gate in zip(rows, gates, strict=True):
+            row[[every[place] for place in gate.places]] = 0
+        dys = jax.tree.leaves(problem.dys)
+        found = quickly(gradients_by(jaxpr, every, leaves))(rows, dys)
+    for i, gate in enumerate(gates):
         dparams, dx = tree.unflatten([np.asarray(leaf[i], np.float64) for leaf in found])
-        yield words, dict(named_leaves({"dx": dx, "dparams": dparams}))
+        for name, closed in named_leaves({"dx": dx, "dparams": dparams}):
+            yield from scaled(gate, name, closed, problem.given[name], problem.truth[name])
+
+
+def scaled(
+    gate: Gate, name: str, closed: np.ndarray, given: np.ndarray, truth: np.ndarray
+) -> Iterator[Guess]:
+    """The leaf with the term of a gate as often as fits it best."""
+    term = truth - closed
+    below = float(np.sum(np.square(term)))
+    if given.shape != truth.shape or not np.isfinite(below) or not below:
+        return
+    size = 1 + float(np.sum((given - truth) * term)) / below
+    words = next((told for value, told in SCALES if abs(size - value) < 1e-6), "")
+    yield f"{gate.words} {words or f'is scaled by {size:.4g}'}", {name: closed + size * term}
 
 
 def gradients_by(
@@ -132,12 +141,12 @@ def gates_of(jaxpr: ClosedJaxpr) -> list[Gate]:
         shared = len(places) > 1
         if shared and var in made:
             words = f"the derivative of {told(made[var])}"
-            found.append(Gate(words, tuple(places), VALUES[:1]))
+            found.append(Gate(words, tuple(places)))
         for number, i in places:
             if shared or (number, i) in several:
                 eqn = jaxpr.eqns[number]
                 words = f"the term through operand {i} of {told(eqn)}"
-                found.append(Gate(words, ((number, i),), VALUES))
+                found.append(Gate(words, ((number, i),)))
     return found
 
 

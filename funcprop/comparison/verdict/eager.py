@@ -14,7 +14,7 @@ UNTRACED = (
     "JAX cannot trace it: run eagerly, at the given input alone, with finite differences for the "
     "truth"
 )
-NO_STEP = "finite differences of two steps disagree: no slope is known"
+NO_STEP = "finite differences of several steps disagree: no slope is known"
 
 
 def judged_eagerly(subject: Subject, found: Eager, floor: float) -> tuple[list[Leaf], list[str]]:
@@ -37,5 +37,5 @@ def judged_eagerly(subject: Subject, found: Eager, floor: float) -> tuple[list[L
     if some < every:
         notes.append(f"finite differences at {some} of {every} numbers, drawn at random")
     if known < some:
-        notes.append(f"at {some - known} of {some} numbers two steps disagree: not judged there")
+        notes.append(f"at {some - known} of {some} numbers their steps disagree: not judged there")
     return rows, notes

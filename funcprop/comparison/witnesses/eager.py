@@ -21,8 +21,9 @@ from funcprop.comparison.witnesses.gradients import STEP, Grads
 from funcprop.gradient import combine, partition
 from funcprop.layer import Layer, is_float
 
-COORDINATES = 64  # of the arguments, each of which takes eight runs: of more some are drawn
-AGREE = 1e-5  # of the largest slope: how far two steps may be apart
+COORDINATES = 64  # of the arguments, each of which takes twelve runs: of more some are drawn
+STEPS = (1.0, 2.7, 7.3)  # of differences: a staircase gives each another slope
+AGREE = 1e-5  # of the largest slope: how far the steps may be apart
 
 
 class Eager(NamedTuple):
@@ -31,8 +32,8 @@ class Eager(NamedTuple):
     values   of the target and of its peer, in float64
     given    by hand in float64
     rounded  by hand in the working dtype; None where that is float64
-    truth    finite differences: NaN where none were taken, and where two steps disagree
-    steps    how many coordinates were looked at, of how many, and at how many two steps agree
+    truth    finite differences: NaN where none were taken, and where the steps disagree
+    steps    how many coordinates were looked at, of how many, and at how many the steps agree
     """
 
     values: tuple[Any, Any]
@@ -78,7 +79,7 @@ def by_hand(subject: Subject, dys: Any) -> Grads:
 
 
 def differences(subject: Subject, dys: Any) -> tuple[Grads, tuple[int, int, int]]:
-    """Central differences of fourth order with two steps, coordinate by coordinate."""
+    """Central differences of fourth order with several steps, coordinate by coordinate."""
     floats, rest = partition((subject.params, subject.x))
     start, unravel = jax.flatten_util.ravel_pytree(cast(floats, np.float64))
     start = np.asarray(start)
@@ -102,14 +103,14 @@ def differences(subject: Subject, dys: Any) -> tuple[Grads, tuple[int, int, int]
         return (8 * (at[0] - at[1]) - (at[2] - at[3])) / (12 * h)
 
     count = len(jax.tree.leaves(dys)[0])
-    near, far = (np.full((start.size, count), np.nan) for _ in "12")
+    slopes = np.full((len(STEPS), start.size, count), np.nan)
     step = max(STEP, 0.5 * subject.rtol**0.25)
     for i in some:
         h = step * max(usual, abs(start[i]))
-        near[i], far[i] = slope(i, h), slope(i, 4 * h)
-    largest = np.nanmax(np.abs(near), initial=0.0)
-    agree = np.abs(near - far) <= max(AGREE, subject.rtol) * largest
-    truth = np.where(agree, near, np.nan)
+        slopes[:, i] = [slope(i, h * times) for times in STEPS]
+    largest = np.abs(slopes[0, some]).max(initial=0.0)
+    agree = np.ptp(slopes, 0) <= max(AGREE, subject.rtol) * largest
+    truth = np.where(agree, slopes[0], np.nan)
     leaves = [unravel(jnp.asarray(column)) for column in truth.T]
     dparams, dx = jax.tree.map(lambda *each: np.stack([np.asarray(a) for a in each]), *leaves)
     known = int(agree.all(1).sum())
