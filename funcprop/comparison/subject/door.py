@@ -97,19 +97,24 @@ def subject_of(
         check_forward(subject)
     if changed is None:
         changed = inputs is None
+    return granted(replace(subject, changed=changed), target, rtol, ignore)
+
+
+def granted(subject: Subject, target: Any, rtol: float = 0.0, ignore: Any = ()) -> Subject:
+    """The same, with a relative error that is granted, and leaves that are not judged.
+
+    Raises ValueError for an rtol out of range, and what `ignored_in` does.
+    """
+    number = isinstance(rtol, (int, float)) and not isinstance(rtol, bool)
+    if not number or not 0 <= rtol < 1:
+        raise ValueError(f"rtol is {rtol!r}, wanted a number from 0 to 1: write rtol=1e-5")
+    ignored, notes = ignored_in(subject, target, ignore), list(subject.notes)
     if rtol:
-        subject = granted(subject, rtol)
-    if ignored := ignored_in(subject, target, ignore):
-        told = f"not judged, as ignore says: {', '.join(sorted(ignored))}"
-        subject = replace(subject, ignored=ignored, notes=(*subject.notes, told))
-    return replace(subject, changed=changed)
-
-
-def granted(subject: Subject, rtol: float) -> Subject:
-    """The same, with a relative error that is granted."""
-    told = f"rtol = {rtol:g}: errors below it are granted, relative to a leaf's norm"
+        notes.append(f"rtol = {rtol:g}: errors below it are granted, relative to a leaf's norm")
+    if ignored:
+        notes.append(f"not judged, as ignore says: {', '.join(sorted(ignored))}")
     inner = None if subject.inner is None else subject.inner._replace(rtol=rtol)
-    return replace(subject, rtol=rtol, inner=inner, notes=(*subject.notes, told))
+    return replace(subject, rtol=rtol, ignored=ignored, inner=inner, notes=tuple(notes))
 
 
 def function_subject(

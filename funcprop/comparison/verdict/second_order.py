@@ -52,7 +52,7 @@ def judged_twice(
         if subject.surrogate and mode == REVERSE_OVER_REVERSE:
             continue  # what is no derivative on purpose has no Hessian that is symmetric
         for quantity in quantities(subject, second, mode, narrow):
-            if quantity.path in map(second_name, subject.ignored):
+            if quantity.path in map(second_name, second.frozen):
                 continue
             row, said = judged_leaf(subject.name, quantity, second.stopped, narrow, subject.rtol)
             found.setdefault(row.path, []).append((mode, row))

@@ -54,6 +54,12 @@ def judged_under(
             continue
         wrong = differing(place, trial, narrow, subject.rtol)
         wrong = [row for row in wrong if row.path not in subject.ignored]
+        if wrong and trial.by_jax is not None and not isinstance(trial.by_jax, Raised):
+            again = differing(place, trial._replace(wanted=trial.by_jax), narrow, subject.rtol)
+            if not again:
+                words = "JAX's own derivative in a jax.custom_vjp gives these numbers as well"
+                excused.setdefault(words, []).append(trial.name)
+                continue
         rows += wrong
         right += [] if wrong else [trial.name]
     notes += [f"not judged {', '.join(names)}: {words}" for words, names in excused.items()]
