@@ -314,7 +314,7 @@ def test_a_signal_ends_a_process_with_its_files_written(tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("", ("no command was given", "train, predict, compare")),
+        ("", ("no command was given", "train, predict, summary, compare")),
         ("trian", ("unknown command 'trian'", "did you mean 'train'")),
         ("train --layrs 3", ("unknown option '--layrs'", "did you mean '--layers'")),
         ("predict --out x", ("unknown option '--out'", "funcprop predict --help")),

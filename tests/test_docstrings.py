@@ -28,6 +28,7 @@ EXPORTING = (
     "composites",
     "costs",
     "data",
+    "explorer",
     "initializers",
     "inspection",
     "layers",

@@ -14,7 +14,8 @@ import optax
 
 from funcprop.collectors import Remembered, collect, records
 from funcprop.collectors.tracing import Tracing
-from funcprop.costs.measuring import measure
+from funcprop.costs.cost import machine
+from funcprop.costs.measuring import Built, built, cost_of, timed
 from funcprop.explorer.arrays import packed
 from funcprop.explorer.maps import maps_of
 from funcprop.explorer.recording import spaced
@@ -103,7 +104,7 @@ def record_blocks(
         value, found = gradient(params, batch, context)
         values.append(float(value))
         passes.append(in_order([seen for record in records(found) for seen in apiece(record)]))
-    params = states[-1][1]
+    programs = gradients_of(model, loss, states[-1][1], batch, context)
     return {
         "kind": "blocks",
         "runs": [
@@ -114,8 +115,8 @@ def record_blocks(
                 "layers": with_lines([block_of(block) for block in zip(*passes, strict=True)]),
             }
         ],
-        "costs": costs_of(model, loss, params, batch, context) if costs else None,
-        "leaves": list(leaves_of(model, loss, params, batch, context)),
+        "costs": costs_of(model, loss, programs) if costs else None,
+        "leaves": list(leaves_of(programs)),
     }
 
 
@@ -203,61 +204,63 @@ def histogram(trees: list[Any]) -> dict[str, Any] | None:
     return {"counts": packed(counts), "tops": packed(tops)}
 
 
-def leaves_of(
+def gradients_of(
     model: Layer, loss: Layer | None, params: Params, batch: Any, context: Context
-) -> Iterator[dict[str, Any]]:
-    """Every parameter's gradient by hand beside jax.grad: norms, and how far they are apart."""
-    manual = jax.jit(backprop(model, loss))(params, batch, context)[1]
+) -> Built:
+    """The gradient by hand and by jax.grad, compiled; by hand alone where there is no other."""
+    arguments = (params, batch, context)
+    manual = built({"by hand": backprop(model, loss)}, arguments)
+    automatic = jax.value_and_grad(objective(model, loss), allow_int=True)
     try:
-        automatic = jax.jit(jax.grad(objective(model, loss), allow_int=True))(
-            params, batch, context
-        )
+        other = built({"automatic": automatic}, arguments)
     except (TypeError, ValueError, NotImplementedError):  # jax.grad knows no derivative of it
+        return manual
+    return Built(manual.programs | other.programs, {}, arguments)
+
+
+def leaves_of(found: Built) -> Iterator[dict[str, Any]]:
+    """Every parameter's gradient by hand beside jax.grad: norms, and how far they are apart."""
+    if "automatic" not in found.programs:
         return
-    rows = jax.tree.leaves_with_path(automatic)
-    known = dict(jax.tree.leaves_with_path(manual))
-    norms = {path: np.linalg.norm(np.ravel(leaf)) for path, leaf in rows if is_float(leaf)}
+    manual, automatic = (
+        dict(jax.tree.leaves_with_path(found.programs[name](*found.arguments)[1]))
+        for name in ("by hand", "automatic")
+    )
+    both = [path for path, leaf in automatic.items() if path in manual and is_float(leaf)]
+    norms = {path: float(np.linalg.norm(np.ravel(automatic[path]))) for path in both}
     least = 1e-6 * max(norms.values(), default=0.0) or 1.0
-    for path, leaf in rows:
-        if path not in known or path not in norms:
-            continue
-        own = np.asarray(known[path], np.float64)
+    for path in both:
+        own = np.asarray(manual[path], np.float64)
+        off = float(np.linalg.norm(own - np.asarray(automatic[path])))
         yield {
             "path": "params" + jax.tree_util.keystr(path),
             "shape": "×".join(map(str, own.shape)) or "1",
             "manual": float(np.linalg.norm(own)),
-            "automatic": float(norms[path]),
-            "apart": float(np.linalg.norm(own - np.asarray(leaf)) / max(norms[path], least)),
+            "automatic": norms[path],
+            "apart": off / max(norms[path], least),
         }
 
 
-def costs_of(
-    model: Layer, loss: Layer | None, params: Params, batch: Any, context: Context
-) -> dict[str, Any] | None:
+def costs_of(model: Layer, loss: Layer | None, found: Built) -> dict[str, Any]:
     """Time, memory and what is kept, by hand and automatic."""
-    goal = objective(model, loss)
-    try:
-        found = measure(backprop(model, loss), params, batch, context=context, seconds=0.3)
-    except (TypeError, ValueError):
-        return None
-    profile = found.profiles[0]
-    kept = {"by_hand": goal.forward, "automatic": automatic_forward(model, loss)}
+    seconds = timed(list(found.programs.values()), found.arguments, 0.3)
+    forwards = {"by hand": objective(model, loss).forward, "automatic": by_vjp(model, loss)}
     ways = []
-    for name, words in (("by_hand", "by hand"), ("automatic", "automatic")):
-        cost = getattr(profile, name)
-        if cost is not None:
-            ways.append(
-                {
-                    "name": words,
-                    "seconds": cost.seconds,
-                    "bytes": cost.bytes,
-                    "temporary": cost.temporary,
-                    "kept": size(jax.eval_shape(kept[name], params, batch, context)[1]),
-                }
-            )
-    return {"ways": ways, "machine": found.machine}
+    for (name, program), fastest in zip(found.programs.items(), seconds, strict=True):
+        cost = cost_of(program)
+        kept = size(jax.eval_shape(forwards[name], *found.arguments)[1])
+        ways.append(
+            {
+                "name": name,
+                "seconds": fastest,
+                "bytes": cost.bytes,
+                "temporary": cost.temporary,
+                "kept": kept,
+            }
+        )
+    return {"ways": ways, "machine": machine()}
 
 
-def automatic_forward(model: Layer, loss: Layer | None) -> Any:
+def by_vjp(model: Layer, loss: Layer | None) -> Any:
     """(params, batch, context) -> value, what `jax.vjp` keeps beside the parameters."""
     return objective(autodiff(model), loss if loss is None else autodiff(loss)).forward

@@ -85,10 +85,17 @@ def network_page(
     words = (
         f"{sizes}, {data['steps'][-1]:,} steps of gradient descent with η = "
         f"{data['learningRate']:g}. The hand-written gradient and jax.grad differ by at most "
-        f"{data['worst']:.0e} of a leaf's largest entry."
+        f"{rounded(data['worst'])} of a leaf's largest entry."
     )
     data = {**data, "image": image, "names": names or {}}
     return Page(title, f"{about} {words}".strip(), data)
+
+
+def rounded(v: float) -> str:
+    """`3 × 10⁻¹⁶`, which no line breaks."""
+    head, power = f"{v:.0e}".split("e")
+    raised = str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{head}\u00a0×\u00a010{raised}"
 
 
 def blocks_words(data: dict[str, Any]) -> str:
@@ -97,5 +104,5 @@ def blocks_words(data: dict[str, Any]) -> str:
     words = f"{len(run['layers'])} layers in one pass of forward and backward"
     worst = max((leaf["apart"] for leaf in data["leaves"]), default=None)
     if worst is not None:
-        words += f"; by hand and jax.grad differ by at most {worst:.0e} of a leaf's norm"
+        words += f"; by hand and jax.grad differ by at most {rounded(worst)} of a leaf's norm"
     return words + "."

@@ -142,7 +142,7 @@ def apart(manual: Any, automatic: Any) -> float:
 def right(prediction: Array, target: Array) -> Array:
     """The share of examples whose largest output is that of the target, or lies on its side."""
     if is_integer(target):
-        return jnp.mean(prediction.argmax(-1) == target)
+        return jnp.mean(prediction.argmax(-1).astype(target.dtype) == target)
     if target.shape[-1] > 1:
         return jnp.mean(prediction.argmax(-1) == target.argmax(-1))
     return jnp.mean((prediction > 0.5) == (target > 0.5))

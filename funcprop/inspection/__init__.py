@@ -11,5 +11,8 @@ if TYPE_CHECKING:
     from funcprop.inspection.tabulating import TraceRow as TraceRow
     from funcprop.inspection.tabulating import TraceTable as TraceTable
     from funcprop.inspection.tabulating import trace_table as trace_table
+    from funcprop.inspection.trees import TreeRow as TreeRow
+    from funcprop.inspection.trees import TreeTable as TreeTable
+    from funcprop.inspection.trees import tree_table as tree_table
 else:
     __getattr__, __dir__, __all__ = on_demand(__name__)

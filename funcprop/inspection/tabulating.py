@@ -16,8 +16,8 @@ from funcprop.gradient import backprop, objective, unpack
 from funcprop.inspection.taps import tapped, taps_in
 from funcprop.layer import Array, Context, Layer, Params, is_float
 from funcprop.sheets import Line, Sheet, html
+from funcprop.sheets.arrays import numbers, shape_of
 
-FEW = 6  # numbers that are shown one by one
 SAME = 1e-4  # of ‖automatic‖: what is further off is marked
 
 
@@ -204,20 +204,7 @@ def _name(letter: str, place: str) -> str:
     return f"{letter} {place}" if place else letter
 
 
-def shape_of(array: Any) -> str:
-    """[2, 3], and nothing of a number."""
-    return str(list(np.shape(array))) if np.shape(array) else ""
-
-
 def short(path: str) -> str:
     """The last three words of a path."""
     words = path.split()
     return " ".join(["…", *words[-3:]] if len(words) > 4 else words)
-
-
-def numbers(array: Any) -> str:
-    """A few numbers one by one, of more the norm."""
-    flat = np.asarray(array, np.float64).ravel()
-    if flat.size > FEW:
-        return f"‖·‖ {np.linalg.norm(flat):.6g}"
-    return " ".join(f"{value:.8g}" for value in flat)

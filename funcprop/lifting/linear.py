@@ -27,8 +27,10 @@ FIRST = {
 }  # fmt: skip
 
 
-def sends_linearly(jaxpr: ClosedJaxpr, eqn: JaxprEqn) -> bool:
+def sends_linearly(jaxpr: ClosedJaxpr, eqn: JaxprEqn, fixed: tuple[int, ...] = ()) -> bool:
     """Whether the backward pass of an equation is linear in the cotangents of its outputs.
+
+    fixed   the positions of constants among its operands
 
     Where that is not seen at once the answer is no: single examples are then dearer, and right.
     """
@@ -36,7 +38,7 @@ def sends_linearly(jaxpr: ClosedJaxpr, eqn: JaxprEqn) -> bool:
         return True
     function = equation(jaxpr, eqn)
     types = [aval(atom) for atom in eqn.invars]
-    floats = [i for i, a in enumerate(types) if is_float_type(a)]
+    floats = [i for i, a in enumerate(types) if is_float_type(a) and i not in fixed]
     given = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in types]
     bound = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype)
              for v in outputs(eqn) if is_float_type(v.aval)]  # fmt: skip

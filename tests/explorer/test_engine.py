@@ -25,23 +25,29 @@ needs_node = pytest.mark.skipif(
 PROGRAM = """
 import { readFileSync } from "node:fs";
 import * as engine from "./engine.js";
+
+const NAMES = ["z", "a", "da", "slope", "delta", "dw", "db", "dx"];
 const matrix = (rows) => Float64Array.from(rows.flat());
-const params = (layers) => layers.map(({ w, b }) => ({ w: matrix(w), b: b === null ? null : Float64Array.from(b) }));
-const plain = (layer) => Object.fromEntries(["z", "a", "da", "slope", "delta", "dw", "db", "dx"].map((k) => [k, layer[k] && Array.from(layer[k])]));
-const told = JSON.parse(readFileSync(0, "utf8")).map(({ net, layers, x, y, learningRate, steps }) => {
-  let p = params(layers);
-  const rows = x.length;
-  const costs = [];
-  let found;
-  for (let k = 0; k <= steps; k++) {
-    found = engine.pass(net, p, matrix(x), matrix(y), rows, learningRate);
-    costs.push(found.cost);
-    if (k < steps) p = engine.update(net, p, found.layers, learningRate);
+const array = (b) => b && Array.from(b);
+const plain = (layer) => Object.fromEntries(NAMES.map((k) => [k, array(layer[k])]));
+const whole = ({ w, b }) => ({ w: matrix(w), b: b === null ? null : Float64Array.from(b) });
+
+function run({ net, layers, x, y, learningRate, steps }) {
+  const [inputs, targets, rows] = [matrix(x), matrix(y), x.length];
+  let params = layers.map(whole);
+  let found = engine.pass(net, params, inputs, targets, rows, learningRate);
+  for (let k = 0; k < steps; k++) {
+    params = engine.update(net, params, found.layers, learningRate);
+    found = engine.pass(net, params, inputs, targets, rows, learningRate);
   }
-  const quotient = engine.difference(net, p, matrix(x), matrix(y), rows, 0, "w", 0);
-  return { cost: found.cost, first: costs[0], layers: found.layers.map(plain), quotient, params: p.map(({ w, b }) => ({ w: Array.from(w), b: b && Array.from(b) })) };
-});
-process.stdout.write(JSON.stringify(told));
+  return {
+    cost: found.cost,
+    layers: found.layers.map(plain),
+    quotient: engine.difference(net, params, inputs, targets, rows, 0, "w", 0),
+    params: params.map(({ w, b }) => ({ w: array(w), b: array(b) })),
+  };
+}
+process.stdout.write(JSON.stringify(JSON.parse(readFileSync(0, "utf8")).map(run)));
 """
 
 

@@ -28,6 +28,7 @@ export function makeBlocks(data, main) {
       return undefined;
     }, 180);
   };
+  const below = [costPanel(data.costs), leavesPanel(data)].filter(Boolean);
   const button = (id, label, text, onclick) => el("button", { id, type: "button", "aria-label": label, title: label, onclick }, text);
   const runs = data.runs.length > 1 && el("div", { class: "switch", role: "group", "aria-label": "Which network" }, data.runs.map((r, k) => el("button", { type: "button", "data-run": k, onclick: () => change({ run: k }) }, r.name)));
   main.append(
@@ -37,7 +38,7 @@ export function makeBlocks(data, main) {
       el("label", { for: "training", class: "hidden" }, "Training step"), slider, words]), said),
     ...norms(data, () => state.at),
     el("div", { class: "stage" }, el("section", { class: "drawing", "aria-label": "The layers" }, el("h2", {}, "Layer by layer: forward ↓, backward ↑"), cards), inspector),
-    el("div", { class: "panels" }, ...[costPanel(data.costs), leavesPanel(data)].filter(Boolean)));
+    ...(below.length ? [el("div", { class: "panels" }, ...below)] : []));
   addEventListener("keydown", (event) => {
     if (event.target.closest?.("input, select, summary")) return;
     const action = { "[": () => change({ at: state.at - 1 }), "]": () => change({ at: state.at + 1 }), t: play }[event.key];
@@ -81,7 +82,7 @@ export function makeBlocks(data, main) {
     return el("button", { type: "button", class: "block", "data-block": k, style: `--depth:${layer.depth ?? 0}`, onclick: () => change({ block: k }) },
       el("b", {}, el("span", { class: "index" }, `${k + 1} `), layer.name), el("span", { class: "shape" }, layer.shape), bar("y", layer.output ?? "‖a‖"), bar("dy", "‖δ‖"));
   }
-  globalThis.explorer = { state, change, data };
+  globalThis.explorer = { state, change, data, repaint: paint };
   change({});
 }
 
@@ -108,12 +109,12 @@ function inspectBlock(layer, at) {
     layer.path && fact("place", el("code", {}, layer.path)),
     fact("output", layer.shape),
     fact("parameters", show(layer.parameters)),
-    layer.kept !== undefined && fact("kept for backward", bytes(layer.kept)),
+    layer.kept !== undefined && fact("kept for backward", el("data", { value: layer.kept }, bytes(layer.kept))),
     ...[["‖x‖", "x"], ["‖y‖", "y"], ["‖δ‖ received", "dy"], ["‖δ‖ sent on", "dx"], ["‖w‖", "params"], ["‖∂C/∂w‖", "dparams"]].map(([words, key]) => (layer.norms[key] && slice(layer.norms[key], at)[0] !== 0 ? fact(words, norm(key)) : null)),
     layer.dead && slice(layer.dead, at)[0] > 0 && fact("dead features", `${show(100 * slice(layer.dead, at)[0], 3)} %`),
     layer.saturated && slice(layer.saturated, at)[0] > 0 && fact("saturated", `${show(100 * slice(layer.saturated, at)[0], 3)} %`),
   ];
-  const parts = [el("h3", {}, layer.name), el("dl", { class: "facts" }, facts.filter(Boolean))];
+  const parts = [el("h2", {}, layer.name), el("dl", { class: "facts" }, facts.filter(Boolean))];
   for (const [key, words, kind] of [["y", "Values", "value"], ["dy", "δ received", "error"]]) {
     const found = layer.histograms?.[key];
     if (found) parts.push(el("p", { class: "step" }, words), bars({ counts: Array.from(slice(found.counts, at)), top: slice(found.tops, at)[0] }, words, kind));
@@ -135,7 +136,7 @@ function mapsOf({ title, note, pairs }) {
 
 function costPanel(costs) {
   if (!costs) return null;
-  const head = ["", "time", "memory", "temporaries", "kept"];
+  const head = ["way", "time", "memory", "temporaries", "kept"];
   const rows = costs.ways.map((way) => el("tr", {}, el("th", { scope: "row" }, way.name), el("td", {}, `${show(1000 * way.seconds, 3)} ms`), el("td", {}, bytes(way.bytes)), el("td", {}, bytes(way.temporary)), el("td", {}, way.kept === null ? "–" : bytes(way.kept))));
   return el("section", { class: "panel wide" }, el("h2", {}, "By hand and automatic"), el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "costs" }, el("table", {}, el("thead", {}, el("tr", {}, head.map((t) => el("th", { scope: "col" }, t)))), el("tbody", {}, rows))), el("p", { class: "note" }, `One forward and one backward pass on ${costs.machine}. Kept: what the forward pass hands to the backward pass.`));
 }

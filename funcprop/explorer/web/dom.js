@@ -113,5 +113,6 @@ export function equations(lines, label) {
       ml("mtr", {}, ml("mtd", {}, i ? "" : row(left)), ml("mtd", {}, row("=")), ml("mtd", {}, row(right))),
     ),
   );
-  return el("div", { class: "formula" }, ml("math", { "aria-label": label ?? null }, ml("mtable", {}, ...rows)));
+  // on a phone it is wider than its place: by keyboard it is scrolled, too
+  return el("div", { class: "formula", tabindex: "0", role: "group", "aria-label": label ?? "equations" }, ml("math", {}, ml("mtable", {}, ...rows)));
 }

@@ -47,9 +47,11 @@ export function makeGraph(data, main) {
     const pick = () => state.chosen !== name && change({ chosen: name });
     const parts = { value: svg("text", { y: -4, class: "inside" }), error: svg("text", { y: 15, class: "inside delta" }) };
     const group = svg("g", { transform: `translate(${x} ${y})`, class: "node", role: "button", tabindex: "0", "data-node": name, onclick: pick, onfocus: pick, onmouseenter: pick },
-      svg("circle", { r: 38, class: "value plain" }), svg("circle", { r: 38, class: "rim" }), svg("circle", { r: 44, class: "mark" }), parts.value, parts.error, svg("text", { y: -52, class: "name big", "text-anchor": "middle" }, title(name)));
+      svg("circle", { r: 38, class: "value plain" }), svg("circle", { r: 38, class: "rim" }), svg("circle", { r: 44, class: "mark" }));
+    // what is written stands beside the button, whose name says it in words
+    const words = svg("g", { transform: `translate(${x} ${y})`, class: "words", "aria-hidden": "true" }, parts.value, parts.error, svg("text", { y: -52, class: "name big", "text-anchor": "middle" }, title(name)));
     drawn[name] = { group, ...parts };
-    root.append(group);
+    root.append(group, words);
   }
   const said = el("p", { class: "said", id: "said", "aria-live": "polite" });
   const inspector = el("section", { class: "inspector", id: "inspector", "aria-label": "What is chosen" });
@@ -64,7 +66,7 @@ export function makeGraph(data, main) {
   };
   const input = (name) => el("div", { class: "change" }, el("label", { for: `in-${name}` }, `${name} =`), el("input", { type: "number", id: `in-${name}`, step: "0.5", value: state.inputs[name], oninput: (e) => e.target.value !== "" && change({ inputs: { ...state.inputs, [name]: Number(e.target.value) } }) }));
   main.append(
-    el("section", { class: "stepper", "aria-label": "Steps" }, el("div", { class: "row" }, el("div", { class: "buttons" }, button("previous", "Previous step (P)", "◀", () => step(-1)), button("play", "Play (space)", "▶ pass", play), button("next", "Next step (N)", "▶", () => step(1))), Object.keys(data.inputs).map(input)), said),
+    el("section", { class: "stepper", "aria-label": "Steps" }, el("div", { class: "row" }, el("div", { class: "buttons" }, button("previous", "Previous step (P)", "◀", () => step(-1)), button("play", "Play the pass (space)", "▶ pass", play), button("next", "Next step (N)", "▶", () => step(1))), Object.keys(data.inputs).map(input)), said),
     el("div", { class: "stage" }, el("section", { class: "drawing", "aria-label": "The graph" }, el("div", { class: "scroll" }, root), el("p", { class: "note" }, "In each circle the value, and below it how the end moves when this moves: ∂e/∂. On the edges the slope of one step. Along a path slopes multiply; where paths meet they add.")), inspector));
   addEventListener("keydown", (event) => {
     if (event.target.closest?.("input, button")) return;
@@ -111,7 +113,7 @@ export function makeGraph(data, main) {
   }
 
   function inspectNode(name, value, error, paths, backward) {
-    const parts = [el("h3", {}, title(name)), equations([[name, valued(value[name], true)]])];
+    const parts = [el("h2", {}, title(name)), equations([[name, valued(value[name], true)]])];
     if (!backward(name)) return [...parts, el("p", { class: "hint" }, "The backward pass has not reached it.")];
     const ways = paths.filter((p) => p.from === name);
     const d = (a, b) => frac(`∂${a}`, `∂${b}`);
@@ -124,6 +126,6 @@ export function makeGraph(data, main) {
     if (same && name in automatic) parts.push(el("p", { class: "agrees" }, "jax.grad says ", el("data", { value: automatic[name] }, show(automatic[name])), ", the same."));
     return parts;
   }
-  globalThis.explorer = { state, change };
+  globalThis.explorer = { state, change, repaint: paint };
   paint();
 }

@@ -50,7 +50,7 @@ function inspectInput(store, names, { j }) {
   const n = store.data.sizes[0];
   const word = wordOf(store, names, 0, j);
   const first = store.pass().layers[0];
-  const parts = [el("h3", {}, `Input ${word}`)];
+  const parts = [el("h2", {}, `Input ${word}`)];
   if (rows > 1) {
     const v = Array.from({ length: rows }, (_, r) => x[r * n + j]).reduce((s, e) => s + e, 0) / rows;
     return [...parts, el("p", {}, "Mean over the batch ", number(v), ". Look at one example to see what flows through it.")];
@@ -71,7 +71,7 @@ function inspectNeuron(store, names, { layer, j }) {
   const l = layer - 1;
   const found = store.pass().layers[l];
   const word = layer === store.depth && names.outputs?.[j] !== undefined ? `Output ${names.outputs[j]}` : `Neuron ${j + 1} of layer ${layer}`;
-  const title = el("h3", {}, word);
+  const title = el("h2", {}, word);
   if (rows > 1) return [title, ...neuronOfBatch(store, found, l, j)];
   const { n, m, x } = found;
   const { w, b } = store.params()[l];
@@ -115,10 +115,10 @@ function lossSlope(store, j) {
 
 function neuronOfBatch(store, found, l, j) {
   const { rows } = store.looked();
-  const { a, delta, slope, dead } = summaryOf(found, rows, found.m, j);
+  const { a, delta, slope } = summaryOf(found, rows, found.m, j);
   const strip = Array.from({ length: rows }, (_, r) => found.a[r * found.m + j]);
   const parts = [el("dl", { class: "facts" }, el("dt", {}, "mean a"), el("dd", {}, number(a)), el("dt", {}, "mean slope"), el("dd", {}, number(slope)), el("dt", {}, "‖δ‖, r.m.s."), el("dd", {}, number(delta)), el("dt", {}, "a of the examples"), el("dd", {}, `${show(Math.min(...strip), 3)} … ${show(Math.max(...strip), 3)}`))];
-  if (dead) parts.push(el("p", { class: "warning" }, "Dead: its slope is 0 in every example, so no error passes and no weight of it moves."));
+  if (store.dead()[l][j]) parts.push(el("p", { class: "warning" }, "Dead: its slope is 0 in every example, so no error passes and no weight of it moves."));
   if (store.isKnown("backward", l)) parts.push(el("p", { class: "step" }, `Gradient of its weights: ${store.data.reduction} of input × δ over ${rows} examples`), gradientTable(store, {}, l, j));
   return parts;
 }
@@ -147,7 +147,7 @@ function gradientTable(store, names, l, j) {
     const pick = name === "w" ? el("button", { class: "link", onclick: () => store.set({ chosen: { kind: "edge", layer: l, i, j } }) }, `w from ${wordOf(store, names, l, i)}`) : "b";
     return el("tr", { class: same ? null : "wrong" }, el("th", { scope: "row" }, pick), el("td", {}, number(v)), el("td", { class: "hand" }, number(g)), el("td", { class: "witness" }, number(value)), el("td", {}, same ? "✓" : "✗ differs"));
   });
-  return el("div", {}, el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "gradients" }, el("table", {}, el("thead", {}, el("tr", {}, ["", "value", "∂C/∂ by hand", who, ""].map((text) => el("th", { scope: "col" }, text)))), el("tbody", {}, body))),
+  return el("div", {}, el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "gradients" }, el("table", {}, el("thead", {}, el("tr", {}, ["parameter", "value", "∂C/∂ by hand", who].map((text) => el("th", { scope: "col" }, text)), el("th", { scope: "col" }, el("span", { class: "hidden" }, "the same?")))), el("tbody", {}, body))),
     many && el("p", { class: "note" }, `The six largest of ${n} weights.`),
     spread && el("p", { class: "warning" }, `∂C/∂b has ${db.length / m} rows, and b one: it was not summed over the examples.`));
 }
@@ -163,7 +163,7 @@ function inspectEdge(store, names, { layer: l, i, j }) {
   const layer = l + 1;
   const rate = store.learningRate();
   const parts = [
-    el("h3", {}, `Weight from ${wordOf(store, names, l, i)} to ${wordOf(store, names, layer, j)}`),
+    el("h2", {}, `Weight from ${wordOf(store, names, l, i)} to ${wordOf(store, names, layer, j)}`),
     equations([[weight(layer, i, j), valued(w, true)]]),
   ];
   if (store.isKnown("backward", l)) {

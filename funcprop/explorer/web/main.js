@@ -24,22 +24,25 @@ function makeNetwork(data, main) {
   main.append(
     makeStepper(store),
     el("div", { class: "stage" },
-      el("div", { class: "drawing" }, el("section", { "aria-label": "The network" }, makeChoices(store), el("div", { class: "scroll" }, drawn.root), legend()), makeEdits(store)),
+      el("div", { class: "drawing" }, el("section", { "aria-label": "The network" }, makeChoices(store), el("div", { class: "scroll" }, drawn.root), legend(store)), makeEdits(store)),
       inspector),
     el("div", { class: "panels" }, ...makeCurves(store).filter(Boolean)),
     help(KEYS));
+  let shown = null;
   store.listen(() => {
     showNetwork(store, drawn);
     // what is being dragged stays in the hand
     const held = document.activeElement;
-    if (held?.id === "changed" && inspector.contains(held)) return refresh(inspector, inspect(store, names));
+    const same = shown === JSON.stringify(store.chosen);
+    shown = JSON.stringify(store.chosen);
+    if (same && held?.id === "changed" && inspector.contains(held)) return refresh(inspector, inspect(store, names));
     const places = placeOf(held, inspector);
     inspector.replaceChildren(...[...inspect(store, names), imagesOf(store)].filter(Boolean));
     if (places !== null) inspector.querySelectorAll("button, input")[places]?.focus();
     return undefined;
   });
   store.set({ chosen: { kind: "node", layer: 1, j: 0 } });
-  globalThis.explorer = store;
+  globalThis.explorer = Object.assign(store, { repaint: () => store.set({}) });
 }
 
 const placeOf = (held, inside) => (held && inside.contains(held) ? [...inside.querySelectorAll("button, input")].indexOf(held) : null);
@@ -62,11 +65,11 @@ function themeSwitch() {
   button.addEventListener("click", () => {
     root.dataset.theme = dark() ? "light" : "dark";
     paint();
-    globalThis.explorer?.set({});
+    globalThis.explorer?.repaint();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
     paint();
-    globalThis.explorer?.set({});
+    globalThis.explorer?.repaint();
   });
   paint();
 }

@@ -1,7 +1,7 @@
 // The drawing: neurons that show value, error and slope in the same place, and edges between them.
 
 import { el, set, svg, show, brief, lowered, raised } from "./dom.js";
-import { ACTIVATIONS } from "./engine.js";
+import { ACTIVATIONS, LOSSES } from "./engine.js";
 import { BATCH } from "./store.js";
 
 const LARGEST = 20; // neurons of a column: more are drawn as an image or a stack of cells
@@ -82,23 +82,29 @@ function drawNode(store, parent, column, j, layout, names) {
   const chosen = { kind: "node", layer: column.layer, j };
   const input = column.layer === 0;
   const half = (side) => `M0 ${-r}A${r} ${r} 0 0 ${side} 0 ${r}Z`;
+  const words = svg("g", { transform: `translate(${column.x} ${column.y(j)})`, class: "words", "aria-hidden": "true" });
   const parts = {
     value: input ? svg("circle", { r, class: "value" }) : svg("path", { d: half(0), class: "value" }),
     error: input ? null : svg("path", { d: half(1), class: "error" }),
     slope: input ? null : svg("path", { class: "slope" }),
     rim: svg("circle", { r, class: "rim" }),
     mark: svg("circle", { r: r + 7, class: "mark" }),
+  };
+  // what is written stands beside the button, whose name says it in words
+  const texts = {
     valueText: numbers ? svg("text", { x: input ? 0 : -r * 0.47, y: 4, class: "inside" }) : null,
     errorText: numbers && !input ? svg("text", { x: r * 0.47, y: 4, class: "inside" }) : null,
     name: svg("text", { x: nameOffset(column, layout)[0], y: nameOffset(column, layout)[1], class: "name", "text-anchor": layout.below ? "middle" : column.layer === 0 ? "end" : "start" }),
+    target: svg("text", { x: nameOffset(column, layout)[0], y: nameOffset(column, layout)[1] + 17, class: "name", "text-anchor": layout.below ? "middle" : "start" }),
   };
   const group = svg("g", {
     transform: `translate(${column.x} ${column.y(j)})`, class: "node", role: "button", tabindex: "-1",
     "data-node": `${column.layer}.${j}`,
     onmouseenter: () => choose(store, chosen), onfocus: () => choose(store, chosen), onclick: () => choose(store, chosen),
   }, ...Object.values(parts).filter(Boolean));
-  parent.append(group);
-  return { group, parts, chosen, word: wordOf(store, names, column.layer, j) };
+  words.append(...Object.values(texts).filter(Boolean));
+  parent.append(group, words);
+  return { group, parts: { ...parts, ...texts }, chosen, word: wordOf(store, names, column.layer, j) };
 }
 
 function nameOffset({ layer }, { radius, columns, below }) {
@@ -154,16 +160,15 @@ function drawCells(store, parent, layout) {
 
 // One number a neuron: of the example, or over the batch the mean of a and the root mean square of δ.
 export function summaryOf(layer, rows, m, j) {
-  let [a, delta, da, slope, dead] = [0, 0, 0, 0, true];
+  let [a, delta, da, slope] = [0, 0, 0, 0];
   for (let r = 0; r < rows; r++) {
     const k = r * m + j;
     a += layer.a[k] / rows;
     delta += rows === 1 ? layer.delta[k] : layer.delta[k] ** 2 / rows;
     da += layer.da[k] / rows;
     slope += layer.slope[k] / rows;
-    dead &&= layer.slope[k] === 0;
   }
-  return { a, da, slope, dead, delta: rows === 1 ? delta : Math.sqrt(delta) };
+  return { a, da, slope, delta: rows === 1 ? delta : Math.sqrt(delta) };
 }
 
 const most = (values) => Math.max(1e-300, values.reduce((s, v) => Math.max(s, Math.abs(v)), 0));
@@ -221,12 +226,13 @@ function showNode(store, { group, parts, chosen, word }, layer, j, pass, layout,
   let said = known ? `value ${show(a)}` : "not computed yet";
   let state = "";
   if (!input) {
-    const { slope, delta, dead } = found;
+    const { slope, delta } = found;
+    const dead = store.dead()[layer - 1][j];
     const largest = ACTIVATIONS[store.net().activations[layer - 1]].top;
     parts.error.style.setProperty("--share", reached ? strength(delta, topError) : 0);
     parts.slope.setAttribute("d", known ? arc(layout.radius + 3.5, slope / largest) : "");
     if (known && dead) state = " dead";
-    else if (known && slope < 0.05 * largest) state = " saturated";
+    else if (known && slope !== 0 && slope < 0.05 * largest) state = " saturated";
     said += known ? `, slope ${show(slope)}` : "";
     said += reached ? `, error δ ${show(delta)}` : "";
     said += state ? `, ${state.trim()}` : "";
@@ -237,7 +243,9 @@ function showNode(store, { group, parts, chosen, word }, layer, j, pass, layout,
   set(parts.value, { class: `value ${a < 0 ? "below" : "above"}` });
   const active = (phase.kind === "forward" || phase.kind === "backward") && phase.layer === layer - 1;
   const outer = layer === 0 || layer === store.depth;
-  parts.name.textContent = outer ? word + (layer === store.depth ? targetOf(store, j) : "") : "";
+  const [beside, under] = layer === store.depth ? outcomeOf(store, pass, j, known) : ["", ""];
+  parts.name.textContent = outer ? word + beside : "";
+  parts.target.textContent = under;
   set(group, { class: `node${picked ? " chosen" : ""}${active ? " active" : ""}${state}`, "aria-label": `${word}, ${input ? "input" : `neuron ${j + 1} of layer ${layer}`}: ${said}`, "aria-pressed": picked ? "true" : "false" });
 }
 
@@ -249,11 +257,15 @@ function fit(text, words) {
 
 const mean = (x, rows, n, j) => Array.from({ length: rows }, (_, r) => x[r * n + j]).reduce((s, v) => s + v, 0) / rows;
 
-function targetOf(store, j) {
-  if (store.example === BATCH) return "";
+// Beside an output: its share in percent where the loss makes shares of it, and the target.
+function outcomeOf(store, pass, j, known) {
+  if (store.example === BATCH) return ["", ""];
   const { y } = store.looked();
-  if (store.data.sizes.at(-1) > 5) return y[j] === 1 ? " ◂ target" : "";
-  return ` · target ${show(y[j], 3)}`;
+  const { loss, sizes } = store.data;
+  const shares = known && loss.endsWith("cross-entropy");
+  const share = shares ? ` ${Math.round(100 * LOSSES[loss].shown(Array.from(pass.layers.at(-1).a))[j])} %` : "";
+  if (sizes.at(-1) > 5) return [share + (y[j] === 1 ? " ◂" : ""), ""];
+  return [share ? `:${share}` : "", `target ${show(y[j], 3)}`];
 }
 
 function showCells(store, cells, pass) {
@@ -302,7 +314,7 @@ function addKeys(store, drawn) {
 }
 
 // What the halves, the arc and the rings mean.
-export function legend() {
+export function legend(store) {
   const sample = svg("svg", { viewBox: "-24 -24 48 48", width: 44, height: 44, "aria-hidden": "true", class: "network sample" },
     svg("g", { class: "node" },
       svg("path", { d: "M0 -18A18 18 0 0 0 0 18Z", class: "value above", style: "--share:.8" }),
@@ -311,5 +323,5 @@ export function legend() {
   const key = (kind, words) => el("span", { class: "key" }, el("i", { class: kind, "aria-hidden": "true" }), words);
   return el("div", { class: "legend" }, sample,
     el("p", {}, el("b", {}, "left"), " value a, ", el("b", {}, "right"), " error δ, ", el("b", {}, "arc"), " slope of the activation. δ = error × slope."),
-    el("p", { class: "keys" }, key("value above", "positive"), key("value below", "negative"), key("error above", "δ > 0"), key("error below", "δ < 0"), key("saturated", "saturated"), key("dead", "dead")));
+    el("p", { class: "keys" }, key("value above", "positive"), key("value below", "negative"), key("error above", "δ > 0"), key("error below", "δ < 0"), key("saturated", "saturated"), key("dead", "dead"), store.data.sizes.at(-1) > 5 && el("span", {}, "◂ target")));
 }

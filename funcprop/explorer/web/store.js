@@ -35,11 +35,11 @@ export function makeStore(data) {
     listen: (f) => listeners.push(f),
     set(changes) {
       Object.assign(store, changes);
-      kept = null;
+      kept = dead = null;
       listeners.forEach((f) => f(store));
     },
   };
-  let kept = null;
+  let [kept, dead] = [null, null];
 
   store.net = () => store.own?.net ?? { ...data, slip: null };
   store.learningRate = () => store.own?.learningRate ?? data.learningRate;
@@ -67,6 +67,15 @@ export function makeStore(data) {
     kept.source = "browser";
     if (!store.own) recordedInto(kept, data, store.at, store.example);
     return kept;
+  };
+
+  // Of every layer's neurons, which have slope 0 in every example of the batch.
+  store.dead = () => {
+    if (dead) return dead;
+    const net = store.net();
+    const layers = pass(net, store.params(), store.own?.x ?? data.x.flat, data.y.flat, rows).layers;
+    dead = layers.map(({ m, slope }) => Array.from({ length: m }, (_, j) => slope.every((v, k) => k % m !== j || v === 0)));
+    return dead;
   };
 
   // What jax.grad says of a parameter; a difference quotient where the reader has changed something.
