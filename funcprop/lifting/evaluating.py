@@ -18,6 +18,7 @@ from jax.extend.core import Literal
 
 from funcprop.layer import is_float
 from funcprop.lifting.again import ASKED, is_cheap
+from funcprop.lifting.branches import enter_branch
 from funcprop.lifting.jaxprs import (
     REMAT,
     aval,
@@ -127,6 +128,13 @@ def run(
             swapped = None if instead is None else instead[uses]
             found, seen = enter(site, eqn, given, taps, own, swapped)
             kept[use : use + len(site.uses)] = seen
+        elif site.branches and sent is not None:
+            bound = eqn.outvars
+
+            def inside(inner: Plan, given: Any, deltas: Any, codes: Any) -> list[Any]:
+                return run(inner, given, {}, Taps(deltas, codes))[0]
+
+            found = enter_branch(site, operands, sent.deltas, sent.operands, inside)
         elif sent is None:
             function = equation(jaxpr, eqn)
             if site.uses and instead is not None and instead[site.first[0]] is not None:

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
+from funcprop.lifting.branches import COND, branched
 from funcprop.lifting.deltas import deltas_of, parts_of, readers_of
 from funcprop.lifting.jaxprs import (
     REMAT,
@@ -114,6 +115,16 @@ def plan_of(
                 plan.sites[number] = Site(uses=(use,), first=(len(uses), 0))
                 uses.append(use)
                 deltas += new
+            elif eqn.primitive.name == COND and holds(eqn, RULES):
+                given = [plan.kind(atom) for atom in eqn.invars[1:]]
+
+                def inside(branch: ClosedJaxpr, given: Any = given) -> Plan:
+                    return plan_of(branch, given, range(len(given)), asks)
+
+                if found := branched(eqn, inside, (len(uses), len(deltas))):
+                    plan.sites[number] = found[0]
+                    uses += found[0].uses
+                    deltas += found[1]
             continue
         if (asks != "calls" and not weights) or all(plan.kind(var) < DATA for var in eqn.outvars):
             continue

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from funcprop.doors import door
 from funcprop.layer import Context, LayerError, Params, is_float, spell
 from funcprop.lifting.answering import examples_in
-from funcprop.lifting.calls import Call, Functions
+from funcprop.lifting.calls import Call, Functions, types
 from funcprop.lifting.function import check_function, options_of
-from funcprop.lifting.jaxprs import source_of
+from funcprop.lifting.jaxprs import RULES, holds, source_of
 from funcprop.lifting.lifted import Lifted
 from funcprop.lifting.weight import Place, Weight
 
@@ -143,8 +143,13 @@ def calls_of(lifted: Lifted, params: Params, x: Any) -> tuple[Call, ...]:
             jnp.issubdtype(getattr(var.aval, "dtype", bool), jnp.complexfloating)
             for var in (*use.eqn.invars, *use.eqn.outvars)
         )
-        name = rule_name(use.eqn)
-        found.append(Call(name, source, number, functions, defined, times, real))
+        further = holds(use.eqn, RULES)
+        given = types([var.aval for var in use.eqn.invars])
+        found.append(
+            Call(
+                rule_name(use.eqn), source, number, functions, defined, times, real, given, further
+            )
+        )
     return tuple(found)
 
 

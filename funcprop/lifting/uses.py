@@ -86,6 +86,7 @@ class Site:
     inner   the plan of the jaxpr that it enters, or None
     atoms   what the inputs of that plan are here: what was moved out of it, then the operands
     first   the numbers of its first use and its first delta among those of the plan
+    branches the plans of the branches that it chooses from: of `cond`
     """
 
     uses: tuple[Use, ...] = ()
@@ -93,6 +94,7 @@ class Site:
     inner: Plan | None = None
     atoms: tuple[Any, ...] = ()
     first: tuple[int, int] = (0, 0)
+    branches: tuple[Plan, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
