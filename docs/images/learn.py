@@ -3,8 +3,8 @@
 python docs/images/learn.py [FOLDER]
 """
 
-import importlib.util
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import jax
@@ -20,7 +20,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 INK, BLUE, RED, PALE = "#24292f", "#3f51b5", "#d1242f", "#c5cae9"
-EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+sys.path.append(str(Path(__file__).parent.parent.parent / "examples"))
 plt.rcParams.update(
     {"font.size": 9, "text.color": INK, "axes.edgecolor": INK, "savefig.dpi": 110}
     | {f"axes.spines.{side}": False for side in ("top", "right")}
@@ -133,16 +133,9 @@ def layer():
     return figure
 
 
-def example(name):
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def vanishing():
     """examples/vanishing.py, drawn."""
-    run, data = example("vanishing"), load("digits")
+    run, data = import_module("vanishing"), load("digits")
     figure, axes = plt.subplots(1, 3, figsize=(10, 3), sharey=True, layout="constrained")
     for ax, name in zip(axes, run.ACTIVATIONS, strict=True):
         seen, accuracy = run.train(name, data)
@@ -261,7 +254,7 @@ def weights(model, params, batch):
 
 def gpt():
     """The cost of a small GPT over training, and what it writes on the way."""
-    rhyme = example("character_gpt")
+    rhyme = import_module("character_gpt")
     x, y = rhyme.windows(rhyme.RHYME)
     model = fp.gpt(256, rhyme.LENGTH, width=32, depth=1)
     optimizer, loss = optax.adam(3e-3), fp.SoftmaxCrossEntropy()
@@ -272,7 +265,7 @@ def gpt():
     for number in range(60):
         if number in (0, 8, 20, 59):
             drawn = fp.generate(model, state.params, prompt, 36, jax.random.key(2), temperature=0)
-            said.append((number, bytes(drawn.tolist()).decode("ascii", "replace")))
+            said.append((number, "".join(chr(i) if 32 <= i < 127 else "·" for i in drawn)))
         state, metrics = one_epoch(state, (x, y))
         costs.append(float(metrics.loss.mean()))
     figure, ax = plt.subplots(figsize=(7, 3), layout="constrained")
