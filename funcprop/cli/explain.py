@@ -192,7 +192,11 @@ def blocks_page(recipe: Recipe, model: Layer, params: Params, data: Dataset, ste
     context = Context(jax.random.key(recipe.seed))
     states = trained(*parts, params, batch, context, build_optimizer(recipe), steps)
     found = record_blocks(*parts, states, batch, context)
-    about = f"{len(few.y)} examples of {data.name}, {steps} steps of {recipe.optimizer} on them."
+    count = f"{steps} step{'' if steps == 1 else 's'} of {recipe.optimizer} on them"
+    about = f"{len(few.y)} examples of {data.name}, {count if steps else 'as they are'}."
+    if data.text:
+        first = bytes(few.x[0].tolist()).decode("utf-8", "replace")
+        about += f" The first reads “{' '.join(first.split())}”."
     return Page(f"{recipe.model}, layer by layer", f"{about} {blocks_words(found)}", found)
 
 

@@ -50,7 +50,7 @@ def size(tree: Any) -> int:
 
 
 def is_kept(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return hasattr(leaf, "dtype") and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def trained(
@@ -158,7 +158,7 @@ def in_order(seen: list[Seen]) -> list[Seen]:
 
 def with_lines(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The layers, of which a few that have parameters get a line in the drawing of ‖δ‖."""
-    own = [k for k, layer in enumerate(layers) if layer["parameters"]]
+    own = [k for k, layer in enumerate(layers) if layer["parameters"] and layer["shape"] != "1"]
     few = {own[int(i)] for i in np.round(np.linspace(0, len(own) - 1, LINES))} if own else set()
     return [
         {**layer, "line": f"{k + 1} {layer['name']}" if k in few else None}

@@ -136,7 +136,7 @@ def inputs(found: Chain, x: Array) -> np.ndarray:
     return np.asarray(x, np.float64)
 
 
-def rows(target: Array, classes: int) -> np.ndarray:
+def rows(target: Any, classes: int) -> np.ndarray:
     """The target as floats [examples, outputs]: one-hot where it is a class."""
     if is_integer(target):
         return np.eye(classes)[np.asarray(target)]

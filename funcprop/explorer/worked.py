@@ -123,7 +123,7 @@ def vanishing(name: str, batch: tuple[Any, Any], steps: int, seed: int) -> dict[
             {
                 "name": word,
                 "line": word,
-                "repr": repr(model.layers[2 * place].features) + " neurons",
+                "repr": repr(model.layers[2 * place]).partition(",")[0] + ", …)",
                 "shape": "×".join(map(str, seen["shape"])),
                 "parameters": seen["parameters"],
                 "output": "‖z‖",

@@ -1,7 +1,9 @@
 """What a page is made of: a network in training as plain data, and what is not drawn so."""
 
 import json
+import os
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 import funcprop as fp
-from funcprop.data import DataError, load_digits
+from funcprop.data import DataError, load, load_digits
 from funcprop.explorer.arrays import levels, packed, picture, unpacked
 from funcprop.explorer.chain import ACTIVATIONS, chain
 from funcprop.explorer.lessons import lesson
@@ -140,6 +142,19 @@ def test_nielsens_page_has_both_networks_and_says_its_data():
     shares = [unpacked(run["layers"][0]["norms"]["dy"])[0] for run in page.data["runs"]]
     assert shares[0] < 0.1 * shares[1]  # δ vanishes in the one, and not in the other
     assert PUBLISHED[0] / PUBLISHED[-1] == pytest.approx(0.0104, abs=1e-4)
+
+
+def test_nielsens_picture_on_mnist():
+    """‖δ‖ of the first hidden layer over that of the last: at the start and over 500 steps."""
+    folder = Path(os.environ.get("FUNCPROP_MNIST", "shared/data/mnist"))
+    if not (folder / "train-images-idx3-ubyte.gz").is_file():
+        pytest.skip("MNIST's four IDX files are not here: set FUNCPROP_MNIST to their folder")
+    layers = nielsen(load("mnist", folder)).data["runs"][0]["layers"]
+    first, last = (unpacked(layers[place]["norms"]["dy"]) for place in (0, 3))
+    shares = first / last
+    print(f"\nfirst over last: {shares[0]:.4f}, {shares.min():.4f} to {shares.max():.4f}")
+    assert shares[0] == pytest.approx(PUBLISHED[0] / PUBLISHED[-1], rel=0.1)
+    assert 0.98 * RANGE[0] <= shares.min() and shares.max() <= 1.02 * RANGE[1]
 
 
 def test_a_page_needs_nothing_from_the_network():

@@ -19,7 +19,7 @@ export function lines(series, { label, log = false, marked = null, wide = W, uni
   const ticks = log ? decades(low, high) : steps(low, high);
   const parts = ticks.map((t) => {
     const at = y(log ? 10 ** t : t);
-    return [svg("line", { x1: LEFT, x2: wide - RIGHT, y1: at, y2: at, class: "grid" }), svg("text", { x: LEFT - 6, y: at + 4, class: "tick end" }, show(log ? 10 ** t : t, 3))];
+    return [svg("line", { x1: LEFT, x2: wide - RIGHT, y1: at, y2: at, class: "grid" }), svg("text", { x: LEFT - 6, y: at + 4, class: "tick end" }, show(log ? 10 ** t : t, 3).replace(/^1 × /, ""))];
   });
   const along = [...new Set([first, Math.round((first + last) / 2), last])].map((t) => svg("text", { x: x(t), y: H - 14, class: "tick middle" }, show(t)));
   const ends = apart(series.map((s) => Math.min(H - BOTTOM, Math.max(TOP + 4, lastOf(s, y)))), 13);

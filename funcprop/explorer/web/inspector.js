@@ -91,7 +91,7 @@ function inspectNeuron(store, names, { layer, j }) {
   const lastLayer = layer === store.depth;
   const above = lastLayer ? null : store.pass().layers[layer];
   const error = lastLayer
-    ? [dC(letter("a", layer, j)), row(lossSlope(store, j)), valued(da, true)]
+    ? [dC(letter("a", layer, j)), ...lossSlope(store, j), valued(da, true)]
     : [dC(letter("a", layer, j)), row(sub("Σ", "k"), both("w", `${j + 1},k`, String(layer + 1)), both("δ", "k", String(layer + 1))), row(...products(Array.from({ length: above.m }, (_, k) => [store.params()[layer].w[j * above.m + k], above.delta[k]]))), valued(da, true)];
   parts.push(el("p", { class: "step" }, "Backward: error × slope"), equations([
     error,
@@ -108,9 +108,10 @@ function lossSlope(store, j) {
   const { a } = layers.at(-1);
   const kind = store.data.loss;
   const shown = LOSSES[kind].shown(Array.from(a))[j];
-  if (kind === "quadratic") return row(valued(shown), "−", valued(y[j]));
-  if (kind === "mean-squared-error") return row("2/", String(a.length), "· (", valued(shown), "−", valued(y[j]), ")");
-  return row(kind === "cross-entropy" ? "softmax" : "σ", "−", "y", "=", valued(shown), "−", valued(y[j]));
+  const [a_, y_, numbers] = [letter("a", layers.length, j), sub("y", String(j + 1)), row(valued(shown), "−", valued(y[j]))];
+  if (kind === "quadratic") return [row(a_, "−", y_), numbers];
+  if (kind === "mean-squared-error") return [row(frac("2", String(a.length)), "(", a_, "−", y_, ")"), row(frac("2", String(a.length)), "(", numbers, ")")];
+  return [row(kind === "cross-entropy" ? row("softmax", sub("(a)", String(j + 1))) : row("σ(", a_, ")"), "−", y_), numbers];
 }
 
 function neuronOfBatch(store, found, l, j) {

@@ -81,6 +81,7 @@ function drawNode(store, parent, column, j, layout, names) {
   const { radius: r, numbers } = layout;
   const chosen = { kind: "node", layer: column.layer, j };
   const input = column.layer === 0;
+  const many = store.data.sizes.at(-1) > 5; // outputs: their shares stand beside them
   const half = (side) => `M0 ${-r}A${r} ${r} 0 0 ${side} 0 ${r}Z`;
   const words = svg("g", { transform: `translate(${column.x} ${column.y(j)})`, class: "words", "aria-hidden": "true" });
   const parts = {
@@ -95,7 +96,7 @@ function drawNode(store, parent, column, j, layout, names) {
     valueText: numbers ? svg("text", { x: input ? 0 : -r * 0.47, y: 4, class: "inside" }) : null,
     errorText: numbers && !input ? svg("text", { x: r * 0.47, y: 4, class: "inside" }) : null,
     name: svg("text", { x: nameOffset(column, layout)[0], y: nameOffset(column, layout)[1], class: "name", "text-anchor": layout.below ? "middle" : column.layer === 0 ? "end" : "start" }),
-    target: svg("text", { x: nameOffset(column, layout)[0], y: nameOffset(column, layout)[1] + 17, class: "name", "text-anchor": layout.below ? "middle" : "start" }),
+    target: svg("text", { x: nameOffset(column, layout)[0] + (many ? 19 : 0), y: nameOffset(column, layout)[1] + (many ? 0 : 17), class: many ? "name soft" : "name", "text-anchor": layout.below && !many ? "middle" : "start" }),
   };
   const group = svg("g", {
     transform: `translate(${column.x} ${column.y(j)})`, class: "node", role: "button", tabindex: "-1",
@@ -252,7 +253,7 @@ function showNode(store, { group, parts, chosen, word }, layer, j, pass, layout,
 // Five letters in half a circle are smaller than three.
 function fit(text, words) {
   text.textContent = words;
-  text.style.fontSize = words.length > 4 ? "9.5px" : "";
+  text.style.fontSize = words.length > 4 ? "9.5px" : words.length > 3 ? "10.8px" : "";
 }
 
 const mean = (x, rows, n, j) => Array.from({ length: rows }, (_, r) => x[r * n + j]).reduce((s, v) => s + v, 0) / rows;
@@ -264,7 +265,7 @@ function outcomeOf(store, pass, j, known) {
   const { loss, sizes } = store.data;
   const shares = known && loss.endsWith("cross-entropy");
   const share = shares ? ` ${Math.round(100 * LOSSES[loss].shown(Array.from(pass.layers.at(-1).a))[j])} %` : "";
-  if (sizes.at(-1) > 5) return [share + (y[j] === 1 ? " ◂" : ""), ""];
+  if (sizes.at(-1) > 5) return ["", share + (y[j] === 1 ? " ◂" : "")];
   return [share ? `:${share}` : "", `target ${show(y[j], 3)}`];
 }
 

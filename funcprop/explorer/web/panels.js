@@ -100,7 +100,7 @@ export function makeCurves(store) {
   const titles = { cost: data.steps.length > 1 ? "Cost over training" : "Cost", norms: "‖δ‖ of each layer" };
   const [cost, norms, accuracy] = [el("div"), el("div"), el("p", { class: "note", id: "accuracy" })];
   const figure = (title, body, note) => el("section", { class: "panel" }, el("h2", {}, title), body, note);
-  const extra = data.sizes[0] === 2 ? el("div", { id: "plane" }) : null;
+  const extra = data.sizes[0] === 2 && data.x.shape[0] > 1 ? el("div", { id: "plane" }) : null;
   store.listen(() => {
     const { xs, seen } = course(store);
     const at = store.step();

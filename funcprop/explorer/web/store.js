@@ -110,12 +110,13 @@ export function makeStore(data) {
   // Steps of gradient descent on the batch, in the browser.
   store.train = (count = 1) =>
     store.edit((own) => {
+      if (!own.history.length) own.history.push(seenIn(own, data));
       for (let k = 0; k < count; k++) {
         const { layers } = pass(own.net, own.params, own.x, data.y.flat, rows, own.learningRate);
         own.params = update(own.net, own.params, layers, own.learningRate);
         own.steps += 1;
+        if (k === count - 1 || k % Math.ceil(count / 20) === 0) own.history.push(seenIn(own, data));
       }
-      own.history.push(seenIn(own, data));
       if (own.history.length > 400) own.history = own.history.filter((_, k) => k % 2 === 0);
     });
 
