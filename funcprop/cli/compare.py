@@ -18,7 +18,7 @@ from funcprop.cli.errors import FailedRun, UsageError
 from funcprop.cli.job.progress import counting
 from funcprop.cli.markers import Positional, UseAppendAction
 from funcprop.cli.script import check_judged, rules_of
-from funcprop.cli.target import Subject, subject
+from funcprop.cli.target import Subject, of_file, subject
 from funcprop.costs.cost import Costs
 from funcprop.extras import require
 
@@ -44,6 +44,10 @@ class Compare:
       funcprop compare my_module:my_loss --x bfloat16:8x10 --x 'int32:8<10'
       funcprop compare my_module:my_kernel --x 64x64 --against my_module:plain
 
+    Or what a file of yours says, layer and x at its top level, as funcprop exercise writes it:
+
+      funcprop compare my_layer.py
+
     Or every jax.custom_vjp and jax.custom_jvp function that a program calls, at the values it
     calls them with:
 
@@ -53,7 +57,7 @@ class Compare:
     """
 
     names: Annotated[tuple[str, ...], Positional] = ()
-    """Layers of the catalogue, or module:attribute."""
+    """Layers of the catalogue, module:attribute, or files."""
 
     x: Annotated[tuple[str, ...], UseAppendAction] = ()
     """An input of module:attribute. 8x4 is float32[8, 4] of N(0, 1),
@@ -175,6 +179,9 @@ def named(command: Compare) -> list[Subject]:
         raise UsageError(f"--rtol is {command.rtol:g}, wanted a number from 0 to 1: --rtol 1e-5")
     subjects: dict[str, Subject] = {}  # once each: "Dense" stands for "Dense, square" too
     for name in command.names:
+        if name.endswith(".py") and ":" not in name:
+            subjects[name] = of_file(name)
+            continue
         if ":" in name:
             subjects[name] = subject(name, command.x, command.against, command.surrogate)
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ from funcprop.comparison.front import compare
 from funcprop.comparison.programs import generator
 from funcprop.comparison.report.comparison import Comparison
 from funcprop.comparison.subject.targets import adapted
+from funcprop.exercises import own_layer
 from funcprop.layer import Context, Layer, spell
 
 WORD = re.compile(r"(?:(?P<dtype>[a-z]+\d*):)?(?P<shape>[1-9]\d*(?:x[1-9]\d*)*)(?:<(?P<high>\d+))?")
@@ -46,6 +48,19 @@ class Input(Spec):
         else:
             values = random.normal(size=self.shape)
         return np.asarray(values).astype(self.dtype)
+
+
+@dataclass(frozen=True)
+class Given(Spec):
+    """An array that a file holds."""
+
+    value: Any = None
+
+    def kind(self, dtype: Any) -> Any:
+        return self.value.dtype
+
+    def draw(self, random: np.random.Generator, dtype: Any) -> np.ndarray:
+        return np.asarray(self.value)
 
 
 class Subject(NamedTuple):
@@ -133,6 +148,22 @@ def of_row(row: Row, tried: str) -> Subject:
 
     def found(how: Effort) -> Comparison:
         return reported(tried, lambda: compare_row(row, **how.of_row))
+
+    return Subject(row, found, own=True)
+
+
+def of_file(name: str) -> Subject:
+    """The layer of a file, at the x and in the context that stand there. Raises FileError."""
+    layer, x, context = own_layer(Path(name))
+    specs = jax.tree.map(lambda leaf: Given(np.shape(leaf), np.asarray(leaf)), x)
+    row = Row(name, layer, specs, large=(layer, specs))
+
+    def found(how: Effort) -> Comparison:
+        def run() -> Comparison:
+            params = layer.init(jax.random.key(0), x)
+            return compare(layer, params, x, context=context, **how.of_function)
+
+        return reported(name, run)
 
     return Subject(row, found, own=True)
 

@@ -61,6 +61,7 @@ class Use:
     loops: tuple[Loop, ...] = ()
     axis: int | None = None  # along which the parts are put together, from the end
     again: bool = False  # whether a checkpoint computes it anew on the way back
+    fixed: tuple[int, ...] = ()  # operands that are constants, and have no derivative: see `tapped`
 
     @property
     def data(self) -> list[int]:
@@ -124,3 +125,9 @@ class Plan:
     def is_weight(self, atom: Any) -> bool:
         """Whether it is made of parameters alone, and has a gradient."""
         return self.kind(atom) == PARAMETER and is_float_type(atom.aval)
+
+
+def constants(kinds: dict[Any, int], eqn: JaxprEqn) -> tuple[int, ...]:
+    """Which operands of an equation neither data nor a parameter has a part in."""
+    rows = enumerate(eqn.invars)
+    return tuple(i for i, a in rows if isinstance(a, Literal) or kinds[a] == NEITHER)

@@ -32,10 +32,18 @@ def pulled(layer: Layer, params: Params, residuals: Any, dys: Any) -> Grads:
 
 def each(function: Callable[..., Any], stacked: Any) -> Any:
     """The function of every entry [n, ...], as a batch; one by one where it takes none."""
+    trees = []
+
+    def leaves(entry: Any) -> list[Any]:  # a sparse matrix with None for indices cannot be mapped
+        found, tree = jax.tree.flatten(function(entry))
+        trees.append(tree)
+        return found
+
     try:
-        return jax.vmap(function)(stacked)
+        found = jax.vmap(leaves)(stacked)
     except (ValueError, TypeError, NotImplementedError):  # a primitive without a batching rule
-        return jax.lax.map(function, stacked)
+        found = jax.lax.map(leaves, stacked)
+    return trees[-1].unflatten(found)
 
 
 def frozen_by(layer: Layer, params: Params, residuals: Any, dy: Any) -> frozenset[str]:
