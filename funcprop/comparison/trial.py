@@ -21,6 +21,7 @@ from funcprop.comparison.programs import Programs
 from funcprop.comparison.report.comparison import TRANSFORMED, Comparison
 from funcprop.comparison.subject.functions import Function
 from funcprop.comparison.subject.gradients import Gradient
+from funcprop.comparison.subject.rules import JAX
 from funcprop.comparison.subject.sampling import is_sampler
 from funcprop.comparison.subject.subject import Subject
 from funcprop.comparison.verdict.contract import check_contract
@@ -151,9 +152,12 @@ def alone(
         return []
     words, known = inside.words or {}, {row.place for row in inner}
     found: list[Leaf] = []
+    calls.sort(key=lambda each: each[1].defined.startswith(JAX))  # JAX's own last
     for place, call, target in calls[:CALLS]:
         if known and not (place in known and call.calls):
             continue
+        if found and call.defined.startswith(JAX):
+            break
         try:
             compared = compare_subject(target, 3, floor, order=order)
         except Exception:  # it is no target of its own: nothing is learnt

@@ -73,7 +73,7 @@ def by_offset(
     size = len(truth)
     places = np.stack(np.unravel_index(np.arange(size), shape), -1)
     steps = (places[None] - places[:, None]) % np.asarray(shape)  # from i to j, round the end
-    classes = np.ravel_multi_index(tuple(np.moveaxis(steps, -1, 0)), shape)
+    classes: Any = np.ravel_multi_index(tuple(np.moveaxis(steps, -1, 0)), shape)
     scale = SAME * max(np.abs(truth).max(), np.abs(given).max())
 
     def reaching(matrix: np.ndarray) -> set[int]:

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -177,12 +177,12 @@ def eager_subject(
         peer = layer
     if against is not None:
         peer = Function(arguments.bound(against))
-    y, residuals = layer.forward((), x)
+    y, residuals = cast(Layer, layer).forward((), x)
     dy = jax.tree.map(jnp.ones_like, partition(y)[0])
     if not jax.tree.leaves(dy):
         raise TypeError(f"no output of {layer!r} is a float: there is no gradient to compare")
     try:
-        layer.backward((), residuals, dy)
+        cast(Layer, layer).backward((), residuals, dy)
     except Exception as error:
         if not is_untraceable(error):
             raise

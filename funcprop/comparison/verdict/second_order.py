@@ -22,6 +22,7 @@ from funcprop.comparison.witnesses.second_order import (
 )
 
 NO_FORWARD = "no forward mode: a jax.custom_vjp function has none, so jax.jvp was not asked"
+LIES = "lies on a kink"
 NOISE = 1e-8  # of the largest first derivative: rounding of it that finite differences divide
 BEND = 1e-7  # the same of one-sided ones, where they are compared with each other
 
@@ -57,6 +58,11 @@ def judged_twice(
             row, said = judged_leaf(subject.name, quantity, second.stopped, narrow, subject.rtol)
             found.setdefault(row.path, []).append((mode, row))
             notes += said
+    if any(LIES in note for note in notes):  # so does what is made of it along a direction
+        for path in [path for path in found if path.startswith("d²y")]:
+            if any(not row.ok for _, row in found[path]):
+                notes.append(f"{path} {LIES}: not judged")
+                del found[path]
     rows += [worst_mode(each) for each in found.values()]
     if all(row.ok for row in rows):
         notes = agreement(second, narrow) + notes
@@ -117,7 +123,7 @@ def judged_leaf(
     excused = off & np.isfinite(given) & (kink | agrees)
     notes = []
     if (excused & kink).any():
-        notes.append(f"{path} lies on a kink: not judged there")
+        notes.append(f"{path} {LIES}: not judged there")
     if (excused & ~kink).any():
         notes.append(
             f"{path}: finite differences of the first derivative agree, and the second derivative "

@@ -94,11 +94,10 @@ def differences(subject: Subject, dys: Any) -> tuple[Grads, tuple[int, int, int]
         params, x = combine(unravel(jnp.asarray(v)), rest)
         y = values(replace(subject, params=params, x=x), subject.peer)
         pairs = zip(jax.tree.leaves(dys), jax.tree.leaves(y), strict=True)
-        return sum(
-            np.tensordot(dy, np.asarray(leaf, np.float64), np.ndim(leaf)) for dy, leaf in pairs
-        )
+        each = [np.tensordot(dy, np.asarray(y, np.float64), np.ndim(y)) for dy, y in pairs]
+        return np.sum(each, 0)
 
-    def slope(i: int, h: float) -> np.ndarray:
+    def slope(i: Any, h: float) -> np.ndarray:
         at = [value(start + h * step * (np.arange(start.size) == i)) for step in (1, -1, 2, -2)]
         return (8 * (at[0] - at[1]) - (at[2] - at[3])) / (12 * h)
 
