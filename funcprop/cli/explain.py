@@ -205,10 +205,10 @@ def of_folder(command: Explain, folder: Path) -> Page:
     x = jax.ShapeDtypeStruct((1, *example), data.test.x.dtype)
     wanted = jax.eval_shape(lambda key: init_state(model, optimizer, key, x), jax.random.key(0))
     params, _ = load_checkpoint(folder / PARAMS, wanted.params, wanted.statistics)
-    steps = 0 if command.steps is None else command.steps
+    steps = command.steps or None
     model_, loss = build_objective(recipe, model)
     if recipe.model != "mlp" or loss is None:
-        return blocks_page(recipe, model, params, data, steps)
+        return blocks_page(recipe, model, params, data, steps or 0)
     few = Examples(data.test.x[:200], data.test.y[:200])
     batch = prepare(recipe, *few, classes)
     rate = command.learning_rate or 0.1

@@ -70,8 +70,9 @@ def trained(
     def one(carry: Any) -> Any:
         params, state = carry
         grads = gradient(params, batch, context)[1]
-        updates, state = optimizer.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
+            updates, state = optimizer.update(grads, state, params)
+            return optax.apply_updates(params, updates), state
 
     carry = params, optimizer.init(params)
     found, at = [(0, params)], spaced(steps, snapshots)

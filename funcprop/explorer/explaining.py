@@ -23,7 +23,7 @@ def explain(
     loss: Layer | None = None,
     context: Context = Context(),
     learning_rate: float = 0.1,
-    steps: int = 0,
+    steps: int | None = None,
     examples: int = 4,
     title: str = "",
     costs: bool = True,
@@ -35,7 +35,8 @@ def explain(
                    of all others, lifted functions too, each layer is a block
     batch, loss    as for `backprop`: (x, target), or what a model that is an objective reads
     context        key and mask
-    steps          of gradient descent on the batch, with `learning_rate`, that are recorded, from 1
+    steps          of gradient descent on the batch, with `learning_rate`, that are recorded; None:
+                   the parameters as they are
     examples       of the batch, that are recorded one by one
     title          of the page; the model's own words without one
     costs          also measure time and memory by hand and automatic, where layers are blocks
@@ -43,7 +44,7 @@ def explain(
     Returns a Page: `page.save("page.html")` writes one file that needs no network. Small networks
     are computed in float64.
 
-    raises  what `backprop` raises; ValueError for `steps` out of range
+    raises  what `backprop` raises; ValueError for `steps` or `examples` below 1
 
     >>> import jax, jax.numpy as jnp
     >>> import funcprop as fp
@@ -54,14 +55,14 @@ def explain(
     >>> page.data["sizes"], page.data["steps"], page.data["worst"] < 1e-12
     ([2, 3, 2], [0, 1, 2], True)
     """
-    title = title or describe(model)
+    title, count = title or describe(model), steps or 0
     found = chain(model, params, loss)
     if found is not None and loss is not None and len(batch) == 2:
         x, target = batch
-        data = record(found, loss, (x, target), learning_rate, steps, examples=examples)
+        data = record(found, loss, (x, target), learning_rate, count, examples=examples)
         image = image_of(x.shape[1:]) if found.before else None
         return network_page(title, data, image=image)
-    states = trained(model, loss, params, batch, context, optax.sgd(learning_rate), steps)
+    states = trained(model, loss, params, batch, context, optax.sgd(learning_rate), count)
     data = record_blocks(model, loss, states, batch, context, costs)
     return Page(title, blocks_words(data), data)
 

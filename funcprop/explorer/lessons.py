@@ -101,6 +101,7 @@ def started(sizes: Sequence[int], kinds: Sequence[str], x: np.ndarray, seed: int
     for size, kind in zip(sizes, kinds, strict=True):
         layers += [Dense(size, w_init=scale.get(kind, GlorotUniform())), ACTIVATIONS[kind]]
     model = Serial(*layers)
-    params = model.init(jax.random.key(seed), jnp.asarray(x[:1], jnp.float32))
+    start = jax.jit(lambda key: model.init(key, jnp.asarray(x[:1], jnp.float32)))
+    params = start(jax.random.key(seed))
     affine = tuple(p for _, p in flat(model, params) if isinstance(p, Affine))
     return Chain((), tuple(kinds), affine)

@@ -34,10 +34,9 @@ ROOM = 90_000  # numbers that gradients of single examples may take
 
 def spaced(steps: int, snapshots: int) -> list[int]:
     """Steps from 0 to `steps`, closer in the beginning, where most happens."""
-    if steps == 0:
-        return [0]
-    count = min(snapshots, steps + 1)
-    share = np.linspace(0, 1, count) ** 2
+    if steps < snapshots:
+        return list(range(steps + 1))
+    share = np.linspace(0, 1, snapshots) ** 2
     return sorted({int(step) for step in np.round(share * steps)} | {0, 1, steps})
 
 

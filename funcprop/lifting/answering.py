@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import JaxprEqn, Literal
 
 from funcprop.collectors.forms import Form, Full, several
 from funcprop.gradient import combine, partition
@@ -14,6 +15,8 @@ from funcprop.layer import Array, Layer, LayerError, Params, Residuals, is_float
 from funcprop.lifting.asking import form_of, plan_needs, replayed, seen_by, together
 from funcprop.lifting.evaluating import Taps, run, taps_of
 from funcprop.lifting.function import reduced
+from funcprop.lifting.jaxprs import source_of
+from funcprop.lifting.linear import CUSTOM
 from funcprop.lifting.placing import followed, made_of, told
 from funcprop.lifting.pullback import Kept, LiftedResiduals, Pullback, Seeing
 from funcprop.lifting.traceable import Traceable
@@ -32,6 +35,7 @@ class Answering(Traceable):
         size = examples_in(self, x)
         params = self._arrays(params)
         plan, outs = self.plan(params, jax.tree.map(one_example, x), one_of(given))
+        check_rules(self, plan)
         values = self._known(plan, params)
         floats, rest = partition(x)
         each = dict(given)
@@ -98,6 +102,7 @@ class Answering(Traceable):
     def _pullback_of_uses(self, params: Params, x: Any, given: Any) -> Seeing:
         params = self._arrays(params)
         plan, _ = self.plan(params, x, given, "uses")
+        check_rules(self, plan)
         values = self._known(plan, params)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self._taps(plan))
         inputs = [*self._all_inputs(params), *jax.tree.leaves((x, given))]
@@ -134,6 +139,26 @@ class Answering(Traceable):
         """The shapes of the taps: of generic values, and of closed uses."""
         own = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in plan_needs(plan)]
         return own, taps_of(plan)
+
+
+def check_rules(layer: Layer, plan: Plan) -> None:
+    """Raises LayerError where a rule closes over a value of the function, which is gone once that
+    is traced. What it closes over besides are constants."""
+    known = set(plan.jaxpr.jaxpr.constvars)
+    for eqn in plan.jaxpr.eqns:
+        differentiated = eqn.primitive.name == CUSTOM and any(map(plan.kind, eqn.outvars))
+        if differentiated and not known.issuperset(closed_over(eqn)):
+            raise LayerError(
+                layer,
+                f"calls a jax.custom_vjp at {source_of(eqn)[0]} that closes over a value of the "
+                "function around it",
+                "give it the value as an argument, and return None for its gradient",
+            )
+
+
+def closed_over(eqn: JaxprEqn) -> list[Any]:
+    """The values that a rule closes over."""
+    return [a for a in eqn.invars[: eqn.params["num_consts"]] if not isinstance(a, Literal)]
 
 
 def one_example(leaf: Any) -> Any:

@@ -34,7 +34,7 @@ def closed(jaxpr: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
 
 def equation(jaxpr: ClosedJaxpr, eqn: JaxprEqn) -> Callable[..., list[Any]]:
     """The function of one equation's operands, literals among them, -> `outputs(eqn)`."""
-    atoms = [Var(a.aval) if isinstance(a, Literal) else a for a in eqn.invars]
+    atoms: list[Any] = [Var(a.aval) if isinstance(a, Literal) else a for a in eqn.invars]
     inputs = list(dict.fromkeys(atoms))
     alone = jaxpr.jaxpr.replace(
         constvars=[], invars=inputs, outvars=outputs(eqn), eqns=[eqn.replace(invars=atoms)]

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 from jax.extend.core import primitives as p
 
 from funcprop.lifting.jaxprs import aval, equation, holds, inlined, is_float_type, outputs
@@ -45,14 +45,18 @@ def sends_linearly(jaxpr: ClosedJaxpr, eqn: JaxprEqn, fixed: tuple[int, ...] = (
 
     def back(dys: list[Any], operands: list[Any]) -> Any:
         def of_floats(values: list[Any]) -> list[Any]:
-            whole = list(operands)
+            rows = zip(eqn.invars, operands, strict=True)
+            whole = [a.val if isinstance(a, Literal) else value for a, value in rows]
             for i, value in zip(floats, values, strict=True):
                 whole[i] = value
             return [y for y in function(*whole) if jnp.issubdtype(y.dtype, jnp.inexact)]
 
         return jax.vjp(of_floats, [operands[i] for i in floats])[1](dys)[0]
 
-    found = inlined(jax.make_jaxpr(back)(bound, given))
+    try:
+        found = inlined(jax.make_jaxpr(back)(bound, given))
+    except jax.errors.UnexpectedTracerError:  # it closes over what is gone: see `answering`
+        return False
     return is_linear(found, len(bound))
 
 

@@ -55,7 +55,8 @@ def made_of(plan: Plan, var: Any) -> tuple[tuple[Any, ...], Callable[..., Array]
     )
     made = ClosedJaxpr(alone, [c for _, c in consts])
     own = [v for v, _ in consts]
-    run = jaxpr_as_fun(ClosedJaxpr(alone.replace(constvars=[], invars=[*own, *inputs]), []))
+    given: list[Any] = [*own, *inputs]
+    run = jaxpr_as_fun(ClosedJaxpr(alone.replace(constvars=[], invars=given), []))
     return inputs, lambda *given: run(*constants_of(made), *given)[0], made
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -79,7 +78,8 @@ def lift(
     if empty.mapped:
         examples_in(empty, x)
     places = places_of(empty, params, x)
-    layers = [replace(weight, places=own) for weight, own in zip(empty.layers, places, strict=True)]
+    rows = zip(empty.layers, places, strict=True)
+    layers = [Weight(weight.path, own) for weight, own in rows]  # type: ignore[attr-defined]
     calls = calls_of(empty, params, x)
     return Lifted(function, empty.tree, empty.floats, tuple(layers), calls, init)
 

@@ -93,7 +93,7 @@ def images(axes: Any, x: Any, words: Sequence[str] = (), columns: int | None = N
         )
     across = columns or _square(len(x))
     high, wide = x.shape[1], x.shape[2]
-    gap = max(2, high // 3) if words else 1
+    gap = max(3, high // 2) if words else 1
     axes.imshow(mosaic(x, columns, gap), cmap="Greys")
     for i, word in enumerate(words):
         row, column = divmod(i, across)

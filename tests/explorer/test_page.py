@@ -41,6 +41,11 @@ def blocks():
     return fp.explain(model, params, batch, fp.SoftmaxCrossEntropy(), steps=2, title="Blocks")
 
 
+def processor_seconds():
+    """Of the processes that were started and have ended: others may share the machine."""
+    return sum(os.times()[2:4])
+
+
 @pytest.fixture(scope="module")
 def browser():
     with sync_api.sync_playwright() as playwright:
@@ -59,10 +64,10 @@ def pages(tmp_path_factory):
             return made[name]
         path = folder / f"{name}.html"
         if name == "default":
-            start = time.perf_counter()
+            start, began = time.perf_counter(), processor_seconds()
             words = [sys.executable, "-m", "funcprop.cli", "explain", "--out", str(path)]
             done = subprocess.run(words, capture_output=True, text=True, check=False)
-            seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - start, processor_seconds() - began
             assert done.returncode == 0, done.stderr
             made[name] = (path, seconds)
         else:
@@ -111,14 +116,17 @@ def choose(tab, layer, j):
 
 
 def test_the_default_page_is_made_painted_and_small(show, pages, record_property):
-    path, seconds = pages("default")
+    path, (seconds, processor) = pages("default")
     tab, _ = show("default")
     paint = tab.evaluate(
         "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? 1e9"
     )
     size = path.stat().st_size
-    print(f"\nfuncprop explain: {seconds:.1f} s, {size / 1000:.0f} kB, first paint {paint:.0f} ms")
-    assert seconds < 20 and size < 1_000_000 and paint < 1000
+    print(
+        f"\nfuncprop explain: {seconds:.1f} s ({processor:.1f} s of processor), "
+        f"{size / 1000:.0f} kB, first paint {paint:.0f} ms"
+    )
+    assert processor < 20 and size < 1_000_000 and paint < 1000
     assert tab.locator("h1").inner_text() == "Handwritten digits"
     assert tab.locator(".cell").count() == 64 and tab.locator(".images canvas").count() == 2
     tab.locator('[data-node="1.7"]').hover()

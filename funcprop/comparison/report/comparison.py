@@ -12,13 +12,14 @@ from typing import Any
 
 from funcprop.comparison.explanation.curve import Curve
 from funcprop.comparison.leaf import NO_PATTERN, Leaf
-from funcprop.sheets import Line, Sheet, html
+from funcprop.sheets import Line, Sheet, bars, html
 
 HEADINGS = (
     "where", "shape", "dtype", "max error", "relative", "ulps", "cosine",
     "worst at", "by hand", "automatic", "verdict", "rule",
 )  # fmt: skip
 NEARLY = 1e-4  # relative: an error below it may be that of a tolerance
+MOST_BARS = 60  # of a comparison; the table has all
 ESSENTIAL = ("where", "relative", "by hand", "automatic", "verdict", "rule")
 # How places begin that are a transformation and no layer: "under vmap over argument 1: dx[0]".
 TRANSFORMED = ("under ", "with only ", "with integers ", "in the gradient of ", "run a second time")
@@ -221,7 +222,20 @@ class Comparison:
     def as_html(self) -> str:
         """The rows, the wrong ones first, the notes and the curve: part of a page."""
         drawn = "" if self.curve is None else f"<figure>{self.curve.as_svg()}</figure>"
-        return html.rows_and_notes(self.sheet) + drawn
+        return html.rows_and_notes(self.sheet) + self._bars() + drawn
+
+    def _bars(self) -> str:
+        """A bar a gradient of the widest dtype: how far it is off."""
+        measured = [row for row in self.rows if not row.rule.startswith("contract")]
+        wide = [row for row in measured if row.dtype == "float64"] or measured
+        if not wide:
+            return ""
+        drawn = bars.svg(
+            "how far every gradient is off",
+            [(row.name, row.relative, row.ok) for row in wide[:MOST_BARS]],
+        )
+        words = f"‖by hand − automatic‖ / ‖automatic‖, {wide[0].dtype}"
+        return f"<figure>{drawn}<figcaption>{words}</figcaption></figure>"
 
     def _repr_html_(self) -> str:
         """The headline and the table, for notebooks."""
