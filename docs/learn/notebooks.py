@@ -3,7 +3,7 @@
     python docs/learn/notebooks.py
 
 A snippet becomes a code cell without its prompts, and with what the page says that it prints; text
-a cell of Markdown. What is folded away on the page stands openly in the notebook, under its summary.
+a cell of Markdown. What is folded away on the page stands openly here, under its summary.
 """
 
 import doctest
