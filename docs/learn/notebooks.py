@@ -2,8 +2,8 @@
 
     python docs/learn/notebooks.py
 
-A snippet becomes a code cell without its prompts and without what it prints, text a cell of
-Markdown. What is folded away on the page stands openly in the notebook, under its summary.
+A snippet becomes a code cell without its prompts, and with what the page says that it prints; text
+a cell of Markdown. What is folded away on the page stands openly here, under its summary.
 """
 
 import doctest
@@ -26,7 +26,8 @@ def cells(page: str) -> list[dict]:
         snippet = index % 2 == 1 and ">>>" in part
         text = code(part) if snippet else f"```python\n{part}```" if index % 2 else part.strip()
         if text:
-            found.append(cell("code" if snippet else "markdown", text, f"cell-{len(found)}"))
+            name = f"cell-{len(found)}"
+            found.append(code_cell(text, printed(part), name) if snippet else text_cell(text, name))
     return found
 
 
@@ -42,10 +43,22 @@ def code(snippet: str) -> str:
     return "\n".join(lines)
 
 
-def cell(kind: str, text: str, name: str) -> dict:
-    """A cell of format 4.5."""
-    made = {"cell_type": kind, "id": name, "metadata": {}, "source": text.splitlines(True)}
-    return made if kind == "markdown" else made | {"execution_count": None, "outputs": []}
+def printed(snippet: str) -> str:
+    """What the page says that it prints."""
+    return "".join(example.want for example in doctest.DocTestParser().get_examples(snippet))
+
+
+def text_cell(text: str, name: str) -> dict:
+    """A cell of Markdown, of format 4.5."""
+    return {"cell_type": "markdown", "id": name, "metadata": {}, "source": text.splitlines(True)}
+
+
+def code_cell(text: str, shown: str, name: str) -> dict:
+    """A cell of code, and what is shown under it."""
+    lines = shown.splitlines(True)
+    outputs = [{"output_type": "stream", "name": "stdout", "text": lines}] if lines else []
+    made = text_cell(text, name) | {"cell_type": "code", "execution_count": None}
+    return made | {"outputs": outputs}
 
 
 def notebook(page: Path) -> str:

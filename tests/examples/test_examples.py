@@ -69,6 +69,13 @@ def test_every_example_is_here():
     }
 
 
+def test_every_example_is_on_the_page_of_examples():
+    page = (EXAMPLES.parent / "docs" / "examples.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    listed = re.findall(r"`(\w+)`", " ".join(rows))
+    assert sorted(listed) == sorted(path.stem for path in EXAMPLES.glob("*.py"))
+
+
 def test_private_training_of_a_flax_model_is_resumed(tmp_path):
     """Stopped after three steps of five, it comes to the same parameters, bit for bit."""
     pytest.importorskip("flax")
