@@ -52,6 +52,7 @@ def main() -> None:
         params = start()
         error, dparams = gradient(params, batch)
         print(f"E = {error:.16f}")
+        print(fp.trace_table(model, loss, params, batch))  # the page's numbers, one by one
         print(f"∂E/∂w2, a row per neuron: {dparams[2].w.T.tolist()}")
         print(f"∂E/∂w1, a row per neuron: {dparams[0].w.T.tolist()}")
 

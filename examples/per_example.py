@@ -3,8 +3,10 @@
 A network is taught digits of which some have a wrong label. Of every example the norm of its own
 gradient is asked for, all of them in one backward pass. Most of the largest are of wrong labels.
 
-    python examples/per_example.py
+    python examples/per_example.py [suspects.png]
 """
+
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +27,18 @@ def spoiled(data, share: float):
     return jnp.asarray(x), jnp.asarray(np.where(wrong, other, y), jnp.int32), wrong
 
 
-def main() -> None:
+def draw(path: str, x, y, wrong, suspects) -> None:
+    """The suspects with the label that each has; a star where it is wrong."""
+    from matplotlib.figure import Figure
+
+    words = [f"{y[i]}{' *' if wrong[i] else ''}" for i in suspects]
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = fp.plots.images(figure.subplots(), np.asarray(x)[suspects], words, columns=10)
+    axes.set_title("the largest gradients, and their labels; * a wrong one", fontsize="medium")
+    figure.savefig(path, dpi=150)
+
+
+def main(picture: str | None = None) -> None:
     data = load("digits")
     x, y, wrong = spoiled(data, 0.05)
     model = fp.mlp((64,), 10, fp.Tanh())
@@ -45,7 +58,9 @@ def main() -> None:
     suspects = np.argsort(-squared)[:count]
     print(f"{count} of {len(y)} labels are wrong")
     print(f"{wrong[suspects].sum()} of the {count} largest gradients belong to them")
+    if picture:
+        draw(picture, x, np.asarray(y), wrong, suspects[:40])
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:2])

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from funcprop import explorer as explorer
     from funcprop import gradient as gradient
     from funcprop import initializers as initializers
+    from funcprop import inspection as inspection
     from funcprop import layer as layer
     from funcprop import layers as layers
     from funcprop import lifting as lifting
     from funcprop import losses as losses
     from funcprop import models as models
     from funcprop import pipelines as pipelines
+    from funcprop import plots as plots
     from funcprop import prediction as prediction
     from funcprop import rewiring as rewiring
     from funcprop import testing as testing
@@ -69,6 +71,8 @@ if TYPE_CHECKING:
     from funcprop.gradient import autodiff as autodiff
     from funcprop.gradient import backprop as backprop
     from funcprop.gradient import objective as objective
+    from funcprop.inspection import summary as summary
+    from funcprop.inspection import trace_table as trace_table
     from funcprop.layer import Context as Context
     from funcprop.layer import Layer as Layer
     from funcprop.layer import LayerError as LayerError

@@ -23,6 +23,7 @@ from funcprop.arguments import (
     is_key,
     native,
 )
+from funcprop.sheets.nested import nested
 
 Array = jax.Array
 Params = (
@@ -179,6 +180,10 @@ class Layer:
                 named = named or field.kw_only or len(words) > 0
                 words.append(f"{field.name}={value!r}" if named else repr(value))
         return f"{type(self).__name__}({', '.join(words)})"
+
+    def _repr_html_(self) -> str:
+        """In a notebook: what the layer is made of."""
+        return nested(self)
 
     def init(self, key: Array, x: Any) -> Params:
         """x: arrays or ShapeDtypeStructs -> params, in the dtype of x. () where there are none."""

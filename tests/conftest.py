@@ -13,8 +13,8 @@ traceback is kept with every operation.
     python -m pytest --all-rows     everything
     python -m pytest --other-rows   what the first leaves out: both together are everything
 
-Slow is what took more than half a second of processor time when tests/slow.txt was written, by
-`python -m pytest -n 2 --all-rows --write-slow`.
+Slow is what took more than a quarter of a second of processor time when tests/slow.txt was
+written, by `python -m pytest -n 2 --all-rows --write-slow`.
 """
 
 import functools
@@ -78,6 +78,7 @@ if "XLA_FLAGS" not in os.environ:
         "--xla_backend_optimization_level=0",
         "--xla_llvm_disable_expensive_passes=true",
         "--xla_cpu_parallel_codegen_split_count=1",  # a worker has one processor
+        "--xla_cpu_prefer_vector_width=64",  # fewer instructions to be chosen
     ]
     if jax.__version_info__ < (0, 11):  # later ones know no such flag, and end the process
         flags.append("--xla_cpu_use_fusion_emitters=false")
@@ -180,6 +181,6 @@ def write_slow(reports):
         report.nodeid
         for report in reports
         for name, seconds in getattr(report, "user_properties", ())
-        if name == "seconds" and seconds > 0.5 and "test_catalogue.py" not in report.nodeid
+        if name == "seconds" and seconds > 0.25 and "test_catalogue.py" not in report.nodeid
     }
     SLOW.write_text("\n".join(sorted(found)) + "\n", encoding="utf-8")

@@ -102,6 +102,21 @@ def test_predict_reports_the_accuracy_of_the_training_to_the_digit(trained, run)
     assert run("predict", folder) == (0, out.splitlines()[-1] + "\n", "")
 
 
+def test_pictures_are_drawn_where_they_are_asked_for(run, tmp_path):
+    out = tmp_path / "plane"
+    words = ("--data", "moons", "--layers", "4", "--epochs", "1", "--plots")
+    refused(run("train", *words), 2, "--plots writes into the folder of --out")
+    code, printed, err = run("train", *words, "--validation", "--out", out)
+    assert (code, err) == (0, "")
+    assert printed.startswith("moons: 300 training + 100 validation + 100 test examples [2]")
+    drawn = {path.name for path in out.iterdir()} - FILES
+    assert drawn == {"boundary.png", "confusion.png", "deltas.png", "norms.png"}
+    (out / "confusion.png").unlink()
+    code, printed, err = run("predict", out, "--plots")
+    assert (code, err) == (0, "") and "confusion.png, boundary.png" in printed
+    assert (out / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_predict_names_what_does_not_fit(trained, run, tmp_path):
     folder, _ = trained
     refused(run("predict", tmp_path / "none"), 2, "config.json cannot be read")
@@ -160,12 +175,13 @@ def test_text_is_learned_and_continued(run, tmp_path):
 
 def test_a_convolutional_network_is_trained_and_read_back(run, tmp_path):
     words = ("train", "--model", "convnet", "--width", "2", "--dropout", "0.1", "--epochs", "1")
-    code, printed, err = run(*words, "--out", tmp_path)
+    code, printed, err = run(*words, "--out", tmp_path, "--plots")
     assert (code, err) == (0, "")
     lines = printed.splitlines()
     assert any(re.fullmatch(r" +10  Dropout\(0.1\) +\[8\] +0", line) for line in lines)
     assert any(re.match(r"Gradient: by hand, agrees with jax.grad in \d+", line) for line in lines)
     assert json.loads((tmp_path / "config.json").read_text())["width"] == 2
+    assert {"filters.png", "wrong.png"} <= {path.name for path in tmp_path.iterdir()}
     assert run("predict", tmp_path) == (0, lines[-1] + "\n", "")
 
 
@@ -298,7 +314,7 @@ def test_a_signal_ends_a_process_with_its_files_written(tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("", ("no command was given", "train, predict, compare")),
+        ("", ("no command was given", "train, predict, summary, compare")),
         ("trian", ("unknown command 'trian'", "did you mean 'train'")),
         ("train --layrs 3", ("unknown option '--layrs'", "did you mean '--layers'")),
         ("predict --out x", ("unknown option '--out'", "funcprop predict --help")),
@@ -438,6 +454,6 @@ def test_in_a_terminal_a_bar_moves_below_the_lines(capsys):
 
     with progress(2, terminal=True) as show:
         for number in range(2):
-            show(Record(number, 0.5, 0.9, 9, 10, 0.4, 0.1, 100))
+            show(Record(number, 0.5, 0.9, 9, 10, 0.4, 0.9, 0.1, 100))
             time.sleep(0.01)
     assert "Epoch 1: 9 / 10" in capsys.readouterr().out

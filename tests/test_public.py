@@ -12,8 +12,8 @@ import funcprop as fp
 from funcprop.lazy import DEPRECATED
 
 PACKAGES = """
-blocks catalogue collectors comparison composites costs data explorer gradient initializers layer
-layers lifting losses models pipelines prediction rewiring testing training
+blocks catalogue collectors comparison composites costs data explorer gradient initializers
+inspection layer layers lifting losses models pipelines plots prediction rewiring testing training
 """.split()  # noqa: SIM905
 
 

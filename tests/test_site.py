@@ -11,7 +11,7 @@ PAGES = ROOT / "docs" / "reference"
 PACKAGES = (
     "layers", "losses", "composites", "blocks", "models", "collectors", "rewiring", "training",
     "pipelines", "data", "comparison", "initializers", "lifting",
-    "testing", "catalogue", "costs", "explorer",
+    "testing", "catalogue", "costs", "inspection", "plots", "explorer",
 )  # fmt: skip
 COMMANDS = "funcprop.cli."  # on their page stands what is typed, not a name to import
 

@@ -3,7 +3,8 @@
     python docs/images/make.py [FOLDER]
 
 Each is made by what its door shows: a trace of one backward pass, a comparison with a slip in it,
-and the gradient norms of single examples. curves.png is of `funcprop train --out FOLDER`.
+and the gradient norms of single examples. curves.png is of
+`funcprop train --out FOLDER`, boundary.png of the second command in docs/guides/training.md.
 """
 
 import sys

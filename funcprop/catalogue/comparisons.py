@@ -19,6 +19,7 @@ from funcprop.catalogue.row import Row
 from funcprop.catalogue.table import ROWS
 from funcprop.comparison.programs import Programs, cast
 from funcprop.comparison.report.comparison import MEANINGS, Comparison
+from funcprop.comparison.subject.door import granted
 from funcprop.comparison.trial import compare_subject
 from funcprop.costs.cost import Costs
 from funcprop.layer import Context, Params
@@ -26,6 +27,31 @@ from funcprop.sheets import Line, Sheet, html
 
 MANY = 16  # rows, from which on further processes pay for starting
 HEADINGS = ("layer", "gradients", "float64", "float32", "verdict")
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How rows and functions are compared.
+
+    thorough       compiled as a training step is, under four times as many cotangents
+    order, rtol, ignore   as `compare` has them
+    """
+
+    thorough: bool = False
+    order: int = 1
+    rtol: float = 0.0
+    ignore: tuple[str, ...] = ()
+
+    @property
+    def of_function(self) -> dict[str, Any]:
+        """Options of `compare`."""
+        probes = {"probes": 20} if self.thorough else {}
+        return probes | {"order": self.order, "rtol": self.rtol, "ignore": self.ignore}
+
+    @property
+    def of_row(self) -> dict[str, Any]:
+        """Options of `compare_row`."""
+        return self.of_function | {"thorough": self.thorough}
 
 
 @dataclass(frozen=True)
@@ -135,30 +161,25 @@ def compare_rows(
 
 
 def comparisons(
-    rows: Sequence[Row], thorough: bool = False, processes: int = 1
+    rows: Sequence[Row], how: Effort = Effort(), processes: int = 1
 ) -> Iterator[Comparison]:
     """The comparisons of rows, in order, as they are done.
 
-    thorough   compiled as a training step is, under four times as many cotangents
+    how        thorough or not, and what is granted
     processes  for many rows of the catalogue: nearly all of the time is tracing and compiling. The
                program that asks for several needs `if __name__ == "__main__":`
     """
     if processes == 1 or len(rows) < MANY or any(row not in ROWS for row in rows):
-        yield from (compare_row(row, **effort(thorough)) for row in rows)
+        yield from (compare_row(row, **how.of_row) for row in rows)
         return
     names = [row.name for row in rows]
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_compare_name, names, itertools.repeat(thorough))
+        yield from pool.map(_compare_name, names, itertools.repeat(how))
 
 
-def effort(thorough: bool) -> dict[str, Any]:
-    """Options of `compare_row`."""
-    return {"thorough": True, "probes": 20} if thorough else {}
-
-
-def _compare_name(name: str, thorough: bool) -> Comparison:
+def _compare_name(name: str, how: Effort) -> Comparison:
     (row,) = (row for row in ROWS if row.name == name)
-    return compare_row(row, **effort(thorough))
+    return compare_row(row, **how.of_row)
 
 
 def compare_row(
@@ -168,11 +189,16 @@ def compare_row(
     dtype: Any = jnp.float32,
     thorough: bool = False,
     programs: Programs | None = None,
+    order: int = 1,
+    rtol: float = 0.0,
+    ignore: Any = (),
 ) -> Comparison:
-    """One row of the catalogue, at arguments drawn from `key`."""
+    """One row of the catalogue, at arguments drawn from `key`; `order`, `rtol` and `ignore` are
+    those of `compare`."""
     key = jax.random.key(0) if key is None else key
     run = Programs(thorough) if programs is None else programs
-    return compare_subject(row.subject(drawn(row, key, dtype, run), key), probes, row.floor, run)
+    subject = granted(row.subject(drawn(row, key, dtype, run), key), row.layer, rtol, ignore)
+    return compare_subject(subject, probes, row.floor, run, order)
 
 
 def drawn(

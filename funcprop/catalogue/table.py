@@ -20,6 +20,7 @@ from funcprop.catalogue.row import Mutant, Row, key_of
 from funcprop.catalogue.rows.attention import ATTENTION
 from funcprop.catalogue.rows.composites import MORE_COMPOSITES
 from funcprop.catalogue.rows.convolution import CONVOLUTION
+from funcprop.catalogue.rows.lifting import LIFTING
 from funcprop.catalogue.rows.losses import MORE_LOSSES
 from funcprop.catalogue.rows.normalization import NORMALIZATION
 from funcprop.catalogue.rows.pooling import POOLING
@@ -327,4 +328,5 @@ ROWS: tuple[Row, ...] = (
     *LOSSES,
     *MORE_LOSSES,
     *REWIRING,
+    *LIFTING,
 )

@@ -1,4 +1,4 @@
-"""The command line: funcprop train, predict, compare and explain.
+"""The command line: funcprop train, predict, summary, compare, explain and exercise.
 
 Everything here is reading arguments, calling the library and printing. Errors are one line and an
 exit code: 1 a wrong gradient or a failed run, 2 bad usage or input, 130 Ctrl-C.
@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from funcprop.cli import compare, explain, predict, train
-from funcprop.cli.arguments import Command, parse
+from funcprop.cli.arguments import parse
+from funcprop.cli.commands import run
 from funcprop.cli.errors import USAGE_ERRORS, FailedRun, complain
 from funcprop.cli.job.run import NonFiniteError
 
@@ -29,17 +29,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         reason = f"{type(error).__name__}: {error} (--debug shows where)"
         return complain(reason, 1, "--debug" in arguments)
-
-
-def run(command: Command | None) -> int:
-    """The exit code of a command; None is a request for help, already answered."""
-    match command:
-        case train.Train():
-            return train.run(command)
-        case predict.Predict():
-            return predict.run(command)
-        case compare.Compare():
-            return compare.run(command)
-        case explain.Explain():
-            return explain.run(command)
-    return 0

@@ -10,13 +10,10 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from funcprop.cli.compare import Compare
+from funcprop.cli.commands import KINDS
 from funcprop.cli.errors import UsageError
-from funcprop.cli.explain import Explain
 from funcprop.cli.job.checks import nearest
 from funcprop.cli.markers import Positional, UseAppendAction
-from funcprop.cli.predict import Predict
-from funcprop.cli.train import Train
 from funcprop.extras import require
 
 DESCRIPTION = """Programmable backpropagation: every layer is a forward and a hand-written backward.
@@ -27,14 +24,12 @@ DESCRIPTION = """Programmable backpropagation: every layer is a forward and a ha
   funcprop predict runs/one        read it back: its accuracy on the test set
   funcprop compare                 hand-written gradients beside automatic differentiation
   funcprop compare mine:layer --x 8x4    ... of a layer or a function of your own
-  funcprop explain                 a page on which one sees value, error and slope"""
+  funcprop summary                 a model layer by layer: shapes, parameters, bytes, flops
+  funcprop explain                 a page on which one sees value, error and slope
+  funcprop exercise tanh           a backward pass to write yourself, graded in words"""
 
 
-COMMANDS = {"train": Train, "predict": Predict, "compare": Compare, "explain": Explain}
-Command = Train | Predict | Compare | Explain
-
-
-def parse(arguments: Sequence[str]) -> Command | None:
+def parse(arguments: Sequence[str]) -> Any:
     """The command that the arguments are, or None where they ask for help, which is printed.
 
     Raises UsageError, in one line.
@@ -45,7 +40,7 @@ def parse(arguments: Sequence[str]) -> Command | None:
     if "--help" in words or "-h" in words:
         show_help(tyro, words[0])
         return None
-    return command(COMMANDS[words[0]], words[1:])
+    return command(KINDS[words[0]], words[1:])
 
 
 def spelled(word: str) -> str:
@@ -93,10 +88,10 @@ def reading(hint: Any) -> dict[str, Any]:
 
 def show_help(tyro: Any, first: str) -> None:
     """The help of a command, or the list of commands, a line each."""
-    short = first not in COMMANDS
+    short = first not in KINDS
     kinds: Any = tuple(
         Annotated[kind, tyro.conf.subcommand(name, description=first_line(kind) if short else None)]
-        for name, kind in COMMANDS.items()
+        for name, kind in KINDS.items()
     )
     with contextlib.suppress(SystemExit):
         tyro.cli(
@@ -119,12 +114,12 @@ def check_words(arguments: Sequence[str]) -> None:
     first = arguments[0] if arguments else ""
     if first in ("-h", "--help"):
         return
-    names = ", ".join(COMMANDS)
-    if first not in COMMANDS:
+    names = ", ".join(KINDS)
+    if first not in KINDS:
         given = f"unknown command {first!r}" if first else "no command was given"
-        raise UsageError(f"{given}: {nearest(first, COMMANDS)}the commands are {names}")
+        raise UsageError(f"{given}: {nearest(first, KINDS)}the commands are {names}")
     known = ["--help"]
-    known += [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(COMMANDS[first])]
+    known += [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(KINDS[first])]
     for word in arguments[1:]:
         option = word.partition("=")[0]
         if word.startswith("--") and option not in known:

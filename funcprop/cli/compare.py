@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from funcprop.catalogue.comparisons import HEADINGS, cells, chosen, compare_row, comparisons, effort
+from funcprop.catalogue.comparisons import HEADINGS, Effort, cells, chosen, compare_row, comparisons
 from funcprop.catalogue.comparisons import CatalogueComparison as Table
 from funcprop.catalogue.costs import profile_rows
 from funcprop.catalogue.row import Row
@@ -18,7 +18,7 @@ from funcprop.cli.errors import FailedRun, UsageError
 from funcprop.cli.job.progress import counting
 from funcprop.cli.markers import Positional, UseAppendAction
 from funcprop.cli.script import check_judged, rules_of
-from funcprop.cli.target import Subject, subject
+from funcprop.cli.target import Subject, of_file, subject
 from funcprop.costs.cost import Costs
 from funcprop.extras import require
 
@@ -44,6 +44,10 @@ class Compare:
       funcprop compare my_module:my_loss --x bfloat16:8x10 --x 'int32:8<10'
       funcprop compare my_module:my_kernel --x 64x64 --against my_module:plain
 
+    Or what a file of yours says, layer and x at its top level, as funcprop exercise writes it:
+
+      funcprop compare my_layer.py
+
     Or every jax.custom_vjp and jax.custom_jvp function that a program calls, at the values it
     calls them with:
 
@@ -53,7 +57,7 @@ class Compare:
     """
 
     names: Annotated[tuple[str, ...], Positional] = ()
-    """Layers of the catalogue, or module:attribute."""
+    """Layers of the catalogue, module:attribute, or files."""
 
     x: Annotated[tuple[str, ...], UseAppendAction] = ()
     """An input of module:attribute. 8x4 is float32[8, 4] of N(0, 1),
@@ -63,6 +67,20 @@ class Compare:
     against: str | None = None
     """The truth for a pair or a function: module:function of the same
     inputs, in place of its own forward without hand-written rules."""
+
+    surrogate: str | None = None
+    """module:function whose derivative a function has on purpose, as a
+    straight-through estimate does; its values are not compared."""
+
+    order: int = 1
+    """2: second derivatives, forward mode and transformations as well."""
+
+    rtol: float = 0.0
+    """A relative error that is granted: of loops that stop at a tolerance."""
+
+    ignore: Annotated[tuple[str, ...], UseAppendAction] = ()
+    """An argument or a leaf of module:attribute whose gradient is not
+    judged: scale, dx[1], dw."""
 
     script: Path | None = None
     """Run this Python script, and compare the derivative rules that it
@@ -99,7 +117,8 @@ def run(command: Compare) -> int:
         return run_rules(command, command.script)
     subjects = named(command)
     alone = len(subjects) == 1 and subjects[0].own
-    table = compared(subjects, command.thorough, quiet=alone)
+    how = Effort(command.thorough, command.order, command.rtol, command.ignore)
+    table = compared(subjects, how, quiet=alone)
     costs = cost(table) if command.profile else None
     if command.json is not None:
         command.json.write_text(table.to_json(costs) + "\n", "utf-8")
@@ -124,7 +143,9 @@ def run(command: Compare) -> int:
 def run_rules(command: Compare, script: Path) -> int:
     """`funcprop compare --script`: 1 where a rule is wrong."""
     others = {"a name": command.names, "--x": command.x, "--against": command.against,
-              "--profile": command.profile, "--thorough": command.thorough}  # fmt: skip
+              "--profile": command.profile, "--thorough": command.thorough,
+              "--surrogate": command.surrogate, "--order": command.order != 1,
+              "--rtol": command.rtol, "--ignore": command.ignore}  # fmt: skip
     for option in (option for option, value in others.items() if value):
         raise UsageError(f"--script finds what it compares by itself: leave {option} out")
     found = rules_of(script, command.seconds)
@@ -152,17 +173,26 @@ def named(command: Compare) -> list[Subject]:
 
     Raises UsageError, or TargetError.
     """
+    if command.order not in (1, 2):
+        raise UsageError(f"--order is {command.order}, wanted 1 or 2")
+    if not 0 <= command.rtol < 1:
+        raise UsageError(f"--rtol is {command.rtol:g}, wanted a number from 0 to 1: --rtol 1e-5")
     subjects: dict[str, Subject] = {}  # once each: "Dense" stands for "Dense, square" too
     for name in command.names:
+        if name.endswith(".py") and ":" not in name:
+            subjects[name] = of_file(name)
+            continue
         if ":" in name:
-            subjects[name] = subject(name, command.x, command.against)
+            subjects[name] = subject(name, command.x, command.against, command.surrogate)
             continue
         try:
             subjects |= {row.name: of_catalogue(row) for row in chosen([name])}
         except ValueError as error:
             raise UsageError(f"{error}; one of your own is named module:attribute") from error
     if not any(each.own for each in subjects.values()):
-        for option, value in (("--x", command.x), ("--against", command.against)):
+        own = {"--x": command.x, "--against": command.against, "--surrogate": command.surrogate,
+               "--ignore": command.ignore}  # fmt: skip
+        for option, value in own.items():
             if value:
                 raise UsageError(
                     f"{option} is for module:attribute, and rows of the catalogue have their own "
@@ -173,10 +203,10 @@ def named(command: Compare) -> list[Subject]:
 
 def of_catalogue(row: Row) -> Subject:
     """A row of the catalogue."""
-    return Subject(row, lambda thorough: compare_row(row, **effort(thorough)))
+    return Subject(row, lambda how: compare_row(row, **how.of_row))
 
 
-def compared(subjects: Sequence[Subject], thorough: bool, quiet: bool = False) -> Table:
+def compared(subjects: Sequence[Subject], how: Effort, quiet: bool = False) -> Table:
     """Every subject compared: a bar in a terminal, elsewhere a line as soon as each is done."""
     quiet = quiet or sys.stdout.isatty()
     width = max(len(each.row.name) for each in subjects)
@@ -184,10 +214,10 @@ def compared(subjects: Sequence[Subject], thorough: bool, quiet: bool = False) -
         print(line(HEADINGS, width), flush=True)
     entries = []
     ours = [each.row for each in subjects if not each.own]
-    found = comparisons(ours, thorough, processes=os.cpu_count() or 1)
+    found = comparisons(ours, how, processes=os.cpu_count() or 1)
     with counting(len(subjects)) as advance:
         for each in subjects:
-            entries.append((each.row, each.compare(thorough) if each.own else next(found)))
+            entries.append((each.row, each.compare(how) if each.own else next(found)))
             if not quiet:
                 print(line(cells(*entries[-1]), width), flush=True)
             advance(each.row.name)

@@ -8,6 +8,7 @@ import traceback
 from funcprop.catalogue.discovery import TargetError
 from funcprop.cli.job.checks import RecipeError
 from funcprop.data import DataError
+from funcprop.exercises import FileError
 from funcprop.layer import LayerError
 from funcprop.training.checkpoint import CheckpointError
 
@@ -25,6 +26,7 @@ USAGE_ERRORS = (
     TargetError,
     RecipeError,
     DataError,
+    FileError,
     CheckpointError,
     LayerError,
     ModuleNotFoundError,

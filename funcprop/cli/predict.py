@@ -14,6 +14,7 @@ from funcprop.cli.job.build import build_model, build_optimizer, check_data, pre
 from funcprop.cli.job.checks import RecipeError
 from funcprop.cli.job.folder import PARAMS, read_config
 from funcprop.cli.job.names import LOSSES
+from funcprop.cli.job.pictures import draw_predictions
 from funcprop.cli.job.run import score
 from funcprop.cli.markers import Positional
 from funcprop.cli.train import accuracy, read
@@ -44,6 +45,10 @@ class Predict:
     data_dir: Path | None = None
     """The folder of the data's files, if not the one of the training."""
 
+    plots: bool = False
+    """Write pictures into the folder: a confusion matrix, the images that were taken for others,
+    and of points in a plane the boundary between the classes."""
+
     debug: bool = False
     """Show the traceback of an error."""
 
@@ -70,6 +75,9 @@ def run(command: Predict) -> int:
     print(accuracy(score(model, state, test, LOSSES[recipe.loss]), data.text), flush=True)
     if data.text:
         print(continuation(model, state, test[0][0]))
+    if command.plots:
+        written = draw_predictions(command.folder, data, model, state)
+        print(f"written into {command.folder}: {', '.join(written) or 'nothing, of text'}")
     return 0
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcprop.catalogue.comparisons import compare_row, effort
+from funcprop.catalogue.comparisons import Effort, compare_row
 from funcprop.catalogue.discovery import attribute
 from funcprop.catalogue.inputs import Spec, draw
 from funcprop.catalogue.row import Row
@@ -20,6 +21,7 @@ from funcprop.comparison.front import compare
 from funcprop.comparison.programs import generator
 from funcprop.comparison.report.comparison import Comparison
 from funcprop.comparison.subject.targets import adapted
+from funcprop.exercises import own_layer
 from funcprop.layer import Context, Layer, spell
 
 WORD = re.compile(r"(?:(?P<dtype>[a-z]+\d*):)?(?P<shape>[1-9]\d*(?:x[1-9]\d*)*)(?:<(?P<high>\d+))?")
@@ -48,16 +50,29 @@ class Input(Spec):
         return np.asarray(values).astype(self.dtype)
 
 
+@dataclass(frozen=True)
+class Given(Spec):
+    """An array that a file holds."""
+
+    value: Any = None
+
+    def kind(self, dtype: Any) -> Any:
+        return self.value.dtype
+
+    def draw(self, random: np.random.Generator, dtype: Any) -> np.ndarray:
+        return np.asarray(self.value)
+
+
 class Subject(NamedTuple):
     """Something to compare.
 
     row      its name, and what its cost is measured at
-    compare  (thorough) -> what was found
+    compare  (how) -> what was found
     own      whether it is the user's, and not of the catalogue
     """
 
     row: Row
-    compare: Callable[[bool], Comparison]
+    compare: Callable[[Effort], Comparison]
     own: bool = False
 
 
@@ -87,17 +102,23 @@ def _input(word: str) -> Input:
     return Input(shape, dtype, int(high))
 
 
-def subject(name: str, words: Sequence[str], against: str | None) -> Subject:
-    """What `module:attribute` names, with the inputs of --x and the truth of --against.
+def subject(
+    name: str, words: Sequence[str], against: str | None, surrogate: str | None = None
+) -> Subject:
+    """What `module:attribute` names, with the inputs of --x and the truth of --against, or of
+    --surrogate, whose gradients alone are.
 
     Raises TargetError or UsageError, in one line that says what to write.
     """
     value, specs = attribute(name), inputs(words)
-    peer = None if against is None else attribute(against)
-    if against is not None and not callable(peer):
-        raise UsageError(f"--against: {against} is {spell(peer)}, wanted a function of the inputs")
-    if isinstance(value, (Row, Layer)) and against is not None:
-        raise UsageError(f"--against is for functions, and {name} is {spell(value)}: leave it out")
+    if against is not None and surrogate is not None:
+        raise UsageError("--against and --surrogate are both the truth: leave one out")
+    option, given = ("against", against) if surrogate is None else ("surrogate", surrogate)
+    peer = None if given is None else attribute(given)
+    if given is not None and not callable(peer):
+        raise UsageError(f"--{option}: {given} is {spell(peer)}, wanted a function of the inputs")
+    if isinstance(value, (Row, Layer)) and given is not None:
+        raise UsageError(f"--{option} is for functions, and {name} is {spell(value)}: leave it out")
     if isinstance(value, Row):
         if specs:
             raise UsageError(f"--x: {name} is a Row, which has its own input: leave --x out")
@@ -119,21 +140,43 @@ def subject(name: str, words: Sequence[str], against: str | None) -> Subject:
     if isinstance(value, Layer):
         x = specs[0] if len(specs) == 1 else specs
         return of_row(Row(name, value, x, large=(value, x)), tried)
-    return of_function(name, value, specs, peer, tried)
+    return of_function(name, value, specs, {option: peer}, tried)
 
 
 def of_row(row: Row, tried: str) -> Subject:
     """A layer at an input."""
 
-    def found(thorough: bool) -> Comparison:
-        return reported(tried, lambda: compare_row(row, **effort(thorough)))
+    def found(how: Effort) -> Comparison:
+        return reported(tried, lambda: compare_row(row, **how.of_row))
 
     return Subject(row, found, own=True)
 
 
-def of_function(name: str, value: Any, specs: Sequence[Input], against: Any, tried: str) -> Subject:
-    """A pair or a function; its cost is measured beside what it is compared with."""
+def of_file(name: str) -> Subject:
+    """The layer of a file, at the x and in the context that stand there. Raises FileError."""
+    layer, x, context = own_layer(Path(name))
+    specs = jax.tree.map(lambda leaf: Given(np.shape(leaf), np.asarray(leaf)), x)
+    row = Row(name, layer, specs, large=(layer, specs))
+
+    def found(how: Effort) -> Comparison:
+        def run() -> Comparison:
+            params = layer.init(jax.random.key(0), x)
+            return compare(layer, params, x, context=context, **how.of_function)
+
+        return reported(name, run)
+
+    return Subject(row, found, own=True)
+
+
+def of_function(
+    name: str, value: Any, specs: Sequence[Input], peer: dict[str, Any], tried: str
+) -> Subject:
+    """A pair or a function; its cost is measured beside what it is compared with.
+
+    peer   {"against": function or None}, or {"surrogate": function}
+    """
     args = draw(tuple(specs), generator(jax.random.key(0)), jnp.float32)
+    (against,) = peer.values()
     layer, _, truth = reported(tried, lambda: adapted(value, args, against)[:3])
 
     def plain(params: Any, x: Any, context: Context) -> Any:
@@ -141,8 +184,8 @@ def of_function(name: str, value: Any, specs: Sequence[Input], against: Any, tri
 
     row = Row(name, layer, tuple(specs), plain=plain, large=(layer, tuple(specs)))
 
-    def found(thorough: bool) -> Comparison:
-        return reported(tried, lambda: compare(value, *args, against=against, **effort(thorough)))
+    def found(how: Effort) -> Comparison:
+        return reported(tried, lambda: compare(value, *args, **peer, **how.of_function))
 
     return Subject(row, found, own=True)
 

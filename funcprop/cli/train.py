@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from funcprop.cli.errors import FailedRun, complain
 from funcprop.cli.job.build import (
@@ -20,15 +21,20 @@ from funcprop.cli.job.build import (
     prepare,
 )
 from funcprop.cli.job.checks import RecipeError
-from funcprop.cli.job.folder import (
-    CURVES,
-    PARAMS,
-    append_metrics,
-    check_folder,
-    draw_curves,
-    start_folder,
-)
+from funcprop.cli.job.folder import PARAMS, append_metrics, check_folder, start_folder
 from funcprop.cli.job.names import LOSSES
+from funcprop.cli.job.pictures import (
+    CURVES,
+    DELTAS,
+    FILTERS,
+    NORMS,
+    delta_norms_of,
+    draw_curves,
+    draw_deltas,
+    draw_filters,
+    draw_norms,
+    draw_predictions,
+)
 from funcprop.cli.job.progress import progress
 from funcprop.cli.job.recipe import Recipe, settled
 from funcprop.cli.job.run import NonFiniteError, Record, Score, history, score
@@ -70,6 +76,11 @@ class Train(Recipe):
 
     overwrite: bool = False
     """Let --out be a folder that is not empty: the files of its earlier run are replaced."""
+
+    plots: bool = False
+    """Write more pictures into --out: the norms of δ layer by layer, the first layer's filters, the
+    test set's confusion matrix and wrong images, the norms of single examples' gradients, and of
+    points in a plane the boundary between the classes."""
 
     debug: bool = False
     """Show the traceback of an error."""
@@ -118,10 +129,12 @@ def run(command: Train) -> int:
     recipe = command.recipe()
     if command.out is not None:
         check_folder(command.out, command.overwrite)
+    elif command.plots:
+        raise RecipeError("--plots writes into the folder of --out: give one, as --out runs/one")
     job = make_job(recipe, read(recipe, recipe.data, recipe.data_dir, recipe.validation))
     print(introduction(job), flush=True)
     print(gradient_check(job), flush=True)
-    return follow(job, command.out)
+    return follow(job, command.out, command.plots)
 
 
 def read(recipe: Recipe, name: str, folder: Path | None, validation: bool = False) -> Dataset:
@@ -181,7 +194,7 @@ def gradient_check(job: Job) -> str:
     )
 
 
-def follow(job: Job, out: Path | None) -> int:
+def follow(job: Job, out: Path | None, plots: bool = False) -> int:
     """Train to the end, to Ctrl-C or to a loss that is no number; keep what was reached."""
     recipe, data = job.recipe, job.data
     step = train_step(build_gradient(recipe, job.model), build_optimizer(recipe))
@@ -190,9 +203,17 @@ def follow(job: Job, out: Path | None) -> int:
     if out is not None:
         start_folder(out, recipe, data.train.x.shape[1:], data.classes, data.labels)
 
-    def judge(state: TrainState) -> Score:
-        return score(job.model, state, watched, LOSSES[recipe.loss])
+    few = len(watched[1])
+    training = job.part(Examples(data.train.x[:few], data.train.y[:few]))
 
+    def judge(state: TrainState) -> tuple[Score, Score]:
+        held, own = (
+            score(job.model, state, part, LOSSES[recipe.loss]) for part in (watched, training)
+        )
+        return held, own
+
+    look = look_at_deltas(job) if plots else None
+    deltas = [look(job.state)] if look else []
     state, records, failure = job.state, [], None
     epochs = history(
         epoch(step, recipe.batch_size),
@@ -207,13 +228,17 @@ def follow(job: Job, out: Path | None) -> int:
             for reached, record in epochs:
                 state = reached
                 records.append(record)
+                if look:
+                    deltas.append(look(state))
                 if out is not None:
                     append_metrics(out, record)
                 show(record)
     except (KeyboardInterrupt, NonFiniteError) as error:
         failure = error
     if out is not None:
-        keep(out, state, records, name)
+        keep(out, state, records, name, title(recipe, data))
+        if plots:
+            draw(job, state, deltas, out)
     if failure is None:
         found = score(job.model, state, job.part(data.test), LOSSES[recipe.loss])
         print(accuracy(found, data.text), flush=True)
@@ -224,11 +249,45 @@ def follow(job: Job, out: Path | None) -> int:
     return complain(f"interrupted after {kept}", 130)
 
 
-def keep(out: Path, state: TrainState, records: Sequence[Record], held_out: str) -> None:
+def keep(
+    out: Path, state: TrainState, records: Sequence[Record], held_out: str, title: str
+) -> None:
     """What was reached, into the folder."""
     save_checkpoint(out / PARAMS, state.params, state.statistics)
     if records:
-        draw_curves(out / CURVES, records, held_out)
+        draw_curves(out / CURVES, records, held_out, title)
+
+
+def title(recipe: Recipe, data: Dataset) -> str:
+    """What was trained on what, in a line."""
+    full = settled(recipe)
+    sizes = "" if full.layers is None else " " + "-".join(map(str, full.layers))
+    return f"{recipe.model}{sizes} on {data.name}, {recipe.optimizer} {full.learning_rate:g}"
+
+
+def look_at_deltas(job: Job) -> Callable[[TrainState], tuple[np.ndarray, list[str]]]:
+    """state -> ‖δ‖ of every layer on one mini-batch, and the layers' names."""
+    size = job.recipe.batch_size
+    batch = job.part(Examples(job.data.train.x[:size], job.data.train.y[:size]))
+    model, loss = build_objective(job.recipe, job.model)
+    norms = delta_norms_of(model, loss, batch)
+    context = Context(jax.random.key(job.recipe.seed))
+
+    def look(state: TrainState) -> tuple[np.ndarray, list[str]]:
+        params = to_objective(state.params) if job.data.text else state.params
+        return norms(params, context)
+
+    return look
+
+
+def draw(job: Job, state: TrainState, deltas: Sequence[Any], out: Path) -> None:
+    """The pictures of --plots."""
+    draw_deltas(out / DELTAS, deltas)
+    if job.data.text:
+        return
+    draw_predictions(out, job.data, job.model, state)
+    draw_filters(out / FILTERS, state.params, job.data.train.x.shape[1:])
+    draw_norms(out / NORMS, job.model, state.params, job.data.train)
 
 
 def accuracy(found: Score, text: bool = False) -> str:

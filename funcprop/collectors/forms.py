@@ -287,9 +287,9 @@ class Outer(Form):
         return None if self.turned else (self.a, self.d)
 
 
-def product(terms: str, a: Array, d: Array) -> Array:
-    """An einsum, summed in float32 at least."""
-    return jnp.einsum(terms, a, d, preferred_element_type=widen(a).dtype)
+def product(terms: str, a: Array, d: Array, **out: Any) -> Array:
+    """An einsum, summed in float32 at least; `out_sharding` where it is needed."""
+    return jnp.einsum(terms, a, d, preferred_element_type=widen(a).dtype, **out)
 
 
 def joined(steps: Array) -> Array:

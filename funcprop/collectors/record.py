@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from html import escape
 from typing import Any
 
 import jax
@@ -12,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcprop.composites import RewiredParams
-from funcprop.layer import Layer, LayerError, spell
+from funcprop.layer import Layer, LayerError, is_float, spell
+from funcprop.sheets import Line, Sheet, html
+from funcprop.sheets.arrays import numbers
 
 Place = tuple[str, ...]
 
@@ -22,7 +25,7 @@ Place = tuple[str, ...]
     data_fields=["value"],
     meta_fields=["path", "layer", "ranks"],
 )
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Record:
     """What a rule returned at one layer: a pytree of its value.
 
@@ -49,6 +52,24 @@ class Record:
     path: str  # "Serial[2] Dense"
     layer: Layer
     ranks: tuple[int, ...]  # of the value's leaves where it was made: loops add axes in front
+
+    def __repr__(self) -> str:
+        """One line: the path, and what the value holds."""
+        parts = ", ".join(f"{name} {spell(leaf)}".strip() for name, leaf in self._named_leaves())
+        return f"Record({self.path}: {parts or 'nothing'})"
+
+    def _repr_html_(self) -> str:
+        """In a notebook: a row an array, with its numbers where they are few."""
+        lines = [
+            Line((name, spell(leaf), numbers(leaf) if is_float(leaf) else ""))
+            for name, leaf in self._named_leaves()
+        ]
+        sheet = Sheet(self.path, ("", "shape", "value"), tuple(lines))
+        return html.part([f"<p>{escape(self.path)}</p>", html.table(sheet)])
+
+    def _named_leaves(self) -> list[tuple[str, Any]]:
+        found = jax.tree.leaves_with_path(self.value)
+        return [(jax.tree_util.keystr(path, simple=True, separator="."), x) for path, x in found]
 
     def _no_number(self, *_: Any) -> Any:
         raise TypeError(

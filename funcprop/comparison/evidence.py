@@ -90,7 +90,7 @@ def observe(subject: Subject, dys: Any, programs: Programs | None = None) -> Evi
             run.prepare("truth", truth_of(peer, True), *first.given, more)
 
         by_jax = run.once("differentiable", differentiable, peer, *first.given, attempt)
-        truth = truth_of(peer, by_jax)
+        truth = truth_of(peer, by_jax, subject.rtol)
 
         def found_at(place: Point) -> tuple[Found, Any] | None:
             """None where the input is none that the forward takes: it raises, or it says NaN."""
@@ -123,7 +123,8 @@ def observe(subject: Subject, dys: Any, programs: Programs | None = None) -> Evi
         )
         one = jax.tree.map(lambda dy: dy[0], more)
         frozen = run.once("frozen", frozen_by, layer, first.params, kept, one)
-        slopes, moves = along(first, more, exact[0].given, frozen=frozen, run=run)
+        still = frozen | subject.ignored
+        slopes, moves = along(first, more, exact[0].given, frozen=still, run=run)
     rounded = automatic = None
     floats = jax.tree.leaves(partition((subject.params, subject.x))[0])
     if not all(leaf.dtype == jnp.float64 for leaf in floats):

@@ -22,6 +22,9 @@ def compare(
     inputs: Any = None,
     changed: bool | None = None,
     order: int = 1,
+    surrogate: Any = None,
+    rtol: float = 0.0,
+    ignore: Any = (),
     **kwargs: Any,
 ) -> Comparison:
     """A hand-written gradient against three witnesses, leaf by leaf.
@@ -56,6 +59,12 @@ def compare(
     order    2: where the gradients are right, also the second derivatives in every mode (rows
              d²x, d²w), forward mode, and what `vmap`, `checkpoint`, `scan`, `shard_map` and
              differentiating by some arguments only make of the rule
+    surrogate  the function or layer whose derivative backward is on purpose, where that of the
+             target is another: a straight-through estimate. Values are not compared
+    rtol     an error of this relative norm is granted everywhere, for gradients of loops that stop
+             at a tolerance. It stands in the report
+    ignore   names of arguments or leaves whose gradient is not judged: an argument of a function by
+             its name, or a row by its own, "dx[1]" or "dw"; a note tells which
 
     In float64 every leaf must agree with `jax.vjp` to a relative norm of 1e-10, and with finite
     differences and `jax.jvp` along random directions; where `jax.vjp` cannot differentiate the
@@ -65,7 +74,8 @@ def compare(
     the values of the actual pass, so that the report names the deepest wrong one.
 
     raises  TypeError for targets, keys and contexts that it cannot compare, ValueError for probes,
-            a floor or an order out of range, and whatever `forward` raises. A wrong gradient raises
+            a floor, an order or an rtol out of range and names that `ignore` does not know, and
+            whatever `forward` raises. A wrong gradient raises
             nothing: see `Comparison.ok` and `assert_gradients`
 
     >>> import jax.numpy as jnp
@@ -84,6 +94,8 @@ def compare(
         raise ValueError(f"floor is {floor!r}, wanted a number of eps, 8 unless given")
     if isinstance(order, bool) or order not in (1, 2):
         raise ValueError(f"order is {order!r}, wanted 1, or 2 for second derivatives as well")
-    subject = subject_of(target, args, context, key, against, kwargs, inputs, changed)
+    subject = subject_of(
+        target, args, context, key, against, kwargs, inputs, changed, surrogate, rtol, ignore
+    )
     with of_one_call(subject.words):
         return compare_subject(subject, probes, floor, order=order)

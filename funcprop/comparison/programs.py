@@ -71,7 +71,8 @@ def fingerprint(traced: Any, lowered: Any, small: bool) -> Any:
         return None
     values = tuple(np.asarray(leaf).tobytes() for leaf in constants)
     # what a function does not read stands in no program, and is an argument of it all the same
-    types = str((traced.jaxpr.in_avals, lowered.in_tree, lowered.out_tree))
+    # (the trees themselves: a class that is defined anew, in a notebook, prints as the old one did)
+    types = str(traced.jaxpr.in_avals), lowered.in_tree, lowered.out_tree
     return hash(text), len(text), values, small, types
 
 

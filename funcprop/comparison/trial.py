@@ -14,15 +14,18 @@ from funcprop.comparison.explanation.explanation import (
     explained_inside,
     shapes_explained,
 )
+from funcprop.comparison.explanation.narrow import told_in_narrow
 from funcprop.comparison.explanation.worst import with_origin
 from funcprop.comparison.leaf import Broken, Leaf
 from funcprop.comparison.programs import Programs
-from funcprop.comparison.report.comparison import Comparison
+from funcprop.comparison.report.comparison import TRANSFORMED, Comparison
 from funcprop.comparison.subject.functions import Function
 from funcprop.comparison.subject.gradients import Gradient
+from funcprop.comparison.subject.rules import JAX
 from funcprop.comparison.subject.sampling import is_sampler
 from funcprop.comparison.subject.subject import Subject
 from funcprop.comparison.verdict.contract import check_contract
+from funcprop.comparison.verdict.eager import judged_eagerly
 from funcprop.comparison.verdict.excuses import excused_inside
 from funcprop.comparison.verdict.inside import judged_inside
 from funcprop.comparison.verdict.rules import FLOOR
@@ -30,8 +33,10 @@ from funcprop.comparison.verdict.second_order import judged_twice
 from funcprop.comparison.verdict.transformations import judged_under
 from funcprop.comparison.verdict.values import judge_values
 from funcprop.comparison.verdict.verdict import held_in, judged, rounded_to
+from funcprop.comparison.witnesses.eager import measured
 from funcprop.comparison.witnesses.overflow import overflows
 from funcprop.comparison.witnesses.points import cotangents
+from funcprop.comparison.witnesses.records import calls_inside
 from funcprop.comparison.witnesses.second_order import second_order
 from funcprop.comparison.witnesses.transformations import transformations
 from funcprop.gradient import partition
@@ -40,6 +45,7 @@ SAMPLE = (
     "a sample that is accepted or rejected by an argument jumps at a fixed key: no witness can "
     "judge the derivative of its distribution"
 )
+CALLS = 8  # of rules, that are compared as targets of their own
 NOTHING = "no float goes in, or none comes out: only the gradients' trees were checked"
 
 
@@ -55,6 +61,8 @@ def compare_subject(
     `order=2` looks at second derivatives, forward mode and transformations too, where the first
     ones are right.
     """
+    if subject.eager:
+        return compare_eagerly(subject, probes, floor, order)
     run = Programs() if programs is None else programs
     try:
         dys = cotangents(subject, probes)
@@ -89,16 +97,78 @@ def compare_subject(
         inner, notes = judged_inside(inside, right, first(dys), run)
         inner, excused = excused_inside(inner, inside, first(dys), subject.key)
         if inside.words is not None:
-            said.append(told_inside(inside.words, inner))
+            reached = {row.place for row in inner}
             inner = [row for row in inner if not row.ok and row.place in inside.words]
+            further = [] if right else alone(subject, rows, inner, evidence, floor)
+            said.append(told_inside(inside.words, reached, [*inner, *further]))
+            inner = [*further, *inner]
         rows = [row for row in inner if row.place != subject.name] + rows
         said += excused
     rows, curve = in_words(rows, subject, evidence, dys)
     rows = called_by_name(rows, subject)
     if order > 1 and all(row.ok for row in rows):
         further, told = beyond_first_order(subject, evidence, run)
+        if inside is not None and inside.words is not None:
+            further = [*alone(subject, further, [], evidence, floor, order), *further]
         rows, said = rows + further, said + told
     return Comparison(subject.words, tuple(rows), (*notes, *said, *subject.notes), kept, curve)
+
+
+def compare_eagerly(subject: Subject, probes: int, floor: float, order: int) -> Comparison:
+    """The same of a target that JAX cannot trace: run as Python runs it."""
+    try:
+        rows, notes = judged_eagerly(subject, measured(subject, probes), floor)
+    except Broken as error:
+        return Comparison(subject.words, tuple(error.rows), subject.notes)
+    if order > 1:
+        notes.append("order=2 was left out: JAX cannot trace it")
+    return Comparison(subject.words, tuple(rows), (*notes, *subject.notes))
+
+
+def alone(
+    subject: Subject,
+    rows: list[Leaf],
+    inner: list[Leaf],
+    evidence: Evidence,
+    floor: float,
+    order: int = 1,
+) -> list[Leaf]:
+    """Rows of the calls of rules inside that are wrong as targets of their own, where the whole is.
+
+    For what does not show in one pass in float64: a rule that is wrong in the working dtype, under
+    several cotangents at a time, in its second derivative, or for a rule that it calls.
+
+    rows, inner   wrong ones of the whole, and of the calls in that pass
+    """
+    inside, wrong = subject.inner, [row for row in rows if not row.ok]
+    if inside is None or not wrong:
+        return []
+    at = next((found.point for found in evidence.exact if found.point.name == wrong[0].at), None)
+    if at is not None:
+        inside = inside._replace(x=at.x)
+    try:
+        calls = calls_inside(inside, first(evidence.dys), subject.key)
+    except Exception:  # what cannot be run again cannot be looked into
+        return []
+    words, known = inside.words or {}, {row.place for row in inner}
+    found: list[Leaf] = []
+    calls.sort(key=lambda each: each[1].defined.startswith(JAX))  # JAX's own last
+    for place, call, target in calls[:CALLS]:
+        if known and not (place in known and call.calls):
+            continue
+        if found and call.defined.startswith(JAX):
+            break
+        try:
+            compared = compare_subject(target, 3, floor, order=order)
+        except Exception:  # it is no target of its own: nothing is learnt
+            continue
+        for row in compared.wrong:
+            own = not row.place or row.place.startswith(TRANSFORMED)
+            if own and (place in known or row.dtype not in {each.dtype for each in wrong}):
+                continue
+            told = f"{words[place]} {row.place}".strip() if own else f"{row.place}, in {call.name}"
+            found.append(replace(row, place=told))
+    return found
 
 
 def beyond_first_order(
@@ -107,7 +177,7 @@ def beyond_first_order(
     """-> rows of second derivatives and of transformations that change numbers; and notes."""
     with jax.enable_x64(True):
         wide = subject.in_float64()
-        frozen = run.known.get("frozen", frozenset())
+        frozen = run.known.get("frozen", frozenset()) | subject.ignored
         second = second_order(wide, evidence.dys, frozen, run)
         trials = transformations(wide, evidence.dys, second, run)
 
@@ -145,12 +215,13 @@ def verdict(
 def in_words(rows: list[Leaf], subject: Subject, evidence: Evidence, dys: Any) -> Explained:
     """The rows, those of the first wrong place with what is wrong, and its curve."""
     wrong = [row for row in rows if not row.ok]
-    if not wrong:
+    if not wrong or wrong[0].words:  # a call that was a target of its own has them
         return Explained(rows)
     rows = with_origin(rows, subject, evidence)
     if subject.inner is not None and wrong[0].place != subject.name:
         return explained_inside(rows, subject.inner, first(dys), subject.key)
-    return explained(rows, subject, evidence.dys, evidence.exact[0])
+    found = explained(rows, subject, evidence.dys, evidence.exact[0])
+    return found._replace(rows=told_in_narrow(found.rows, evidence))
 
 
 def drawn_by_chance(subject: Subject) -> bool:
@@ -166,10 +237,14 @@ def called_by_name(rows: list[Leaf], subject: Subject) -> list[Leaf]:
     return [replace(row, place=words.get(row.place, row.place)) for row in rows]
 
 
-def told_inside(words: dict[str, str], rows: list[Leaf]) -> str:
-    """How many calls of rules inside are right by themselves, at the values of the pass."""
-    wrong = {row.place for row in rows if not row.ok} & words.keys()
-    right = sorted({words[place] for place in words.keys() - wrong})
+def told_inside(words: dict[str, str], reached: set[str], wrong: list[Leaf]) -> str:
+    """Which calls of rules inside are right by themselves, at the values of the pass; of those that
+    a cotangent reaches."""
+    off = {words.get(row.place, row.place) for row in wrong}
+    told = {words[place] for place in words.keys() & reached}
+    right = sorted(each for each in told if not any(place.startswith(each) for place in off))
+    if not told:
+        return "no cotangent reaches a rule inside"
     if not right:
         return "every rule inside is wrong by itself"
     return f"right by themselves, at the values of this pass: {'; '.join(right)}"

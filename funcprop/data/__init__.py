@@ -1,7 +1,7 @@
 """Data sets by name, as immutable numpy arrays.
 
-digits comes with scikit-learn, the IDX image sets from a folder, openml:NAME from openml.org, and
-text: is any file, or the help text that comes with Python.
+digits comes with scikit-learn, xor, moons and spiral are made, the IDX image sets come from a
+folder, openml:NAME from openml.org, and text: is any file, or the help text that comes with Python.
 """
 
 import difflib
@@ -17,6 +17,8 @@ from funcprop.data.idx import SOURCES
 from funcprop.data.idx import load_idx_folder as load_idx_folder
 from funcprop.data.idx import read_idx as read_idx
 from funcprop.data.openml import load_openml as load_openml
+from funcprop.data.planes import PLANES
+from funcprop.data.planes import load_plane as load_plane
 from funcprop.data.text import LENGTH
 from funcprop.data.text import load_text as load_text
 
@@ -37,6 +39,12 @@ def _image_set(name: str, _: str, folder: str | Path | None, validation: bool) -
     return load_idx_folder(folder, name, validation)
 
 
+def _plane(name: str, _: str, folder: str | Path | None, validation: bool) -> Dataset:
+    if folder is not None:
+        raise DataError(f"{name} is made and reads no folder, got {folder}: leave it out")
+    return load_plane(name, validation)
+
+
 def _openml(name: str, folder: str | Path | None, validation: bool) -> Dataset:
     if not name:
         raise DataError("openml: wants the name of a data set: load('openml:iris')")
@@ -53,6 +61,7 @@ def _text(name: str, folder: str | Path | None, validation: bool, length: int = 
 # A name that ends in a colon is followed by an argument.
 LOADERS: dict[str, Loader] = {
     "digits": _digits,
+    **{name: partial(_plane, name) for name in PLANES},
     **{name: partial(_image_set, name) for name in SOURCES},
     "openml:": _openml,
     "text:": _text,
@@ -67,8 +76,8 @@ def load(
 ) -> Dataset:
     """The data set `name`.
 
-    name        digits, mnist, fashion-mnist, kmnist, emnist, emnist-SPLIT, openml:NAME, text:FILE,
-                or text: for the help text of Python
+    name        digits; xor, moons or spiral; mnist, fashion-mnist, kmnist, emnist, emnist-SPLIT;
+                openml:NAME; text:FILE, or text: for the help text of Python
     folder      where its files lie; for openml: where they are kept; none for digits
     validation  take a validation set, as large as the test set, out of the training set
     length      bytes in a window of text; None: 128

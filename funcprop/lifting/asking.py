@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from funcprop.collectors.forms import Form, Full
 from funcprop.gradient import combine, partition
 from funcprop.layer import Array
-from funcprop.lifting.evaluating import Taps, decoded
+from funcprop.lifting.evaluating import Taps
 from funcprop.lifting.forms import stacked
+from funcprop.lifting.tapped import decoded
 from funcprop.lifting.uses import DATA, PARAMETER, Plan, Use
 
 
@@ -77,7 +78,10 @@ def replayed(use: Use, weight: Any, operands: list[Any], d: Any) -> tuple[Any, A
     """-> y and the cotangents of the operands of a use, along its loops."""
 
     def one(weight: Any, operands: list[Any], d: Any) -> Any:
-        floats, rest = partition(operands)
+        fixed = [x if i in use.fixed else None for i, x in zip(use.data, operands, strict=True)]
+        given = [x if c is None else None for c, x in zip(fixed, operands, strict=True)]
+        floats, rest = partition(given)
+        rest = combine(rest, fixed)
 
         def function(floats: Any) -> Any:
             given = iter(combine(floats, rest))

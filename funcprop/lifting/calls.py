@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import jaxpr_as_fun
 
 from funcprop.composites import Composite
 from funcprop.gradient import combine, partition
@@ -15,7 +16,7 @@ from funcprop.layer import Context, Layer, Params, Residuals
 from funcprop.lifting.asking import seen_by
 from funcprop.lifting.evaluating import run, taps_of
 from funcprop.lifting.function import options_of
-from funcprop.lifting.jaxprs import is_float_type, outputs
+from funcprop.lifting.jaxprs import closed, is_float_type, outputs
 from funcprop.lifting.uses import Plan, Use
 
 
@@ -23,13 +24,17 @@ class Functions:
     """What calls compute, by number and operand types: filled where the function is traced."""
 
     def __init__(self) -> None:
-        self.known: dict[Any, Callable[..., list[Any]]] = {}
+        self.known: dict[Any, Use] = {}
 
     def add(self, number: int, use: Use) -> None:
-        self.known[number, types([v.aval for v in use.eqn.invars])] = use.function
+        self.known[number, types([v.aval for v in use.eqn.invars])] = use
 
     def find(self, number: int, operands: Any) -> Callable[..., list[Any]]:
-        return self.known[number, types(operands)]
+        return self.known[number, types(operands)].function
+
+    def without_rule(self, number: int, operands: Any) -> Callable[..., list[Any]]:
+        """What the call computes, differentiated through that: rules it calls are followed."""
+        return jaxpr_as_fun(closed(self.known[number, types(operands)].eqn.params["call_jaxpr"]))
 
 
 def types(operands: Any) -> tuple[Any, ...]:
@@ -47,6 +52,8 @@ class Call(Layer):
     defined    the file and line of the function
     times      how often the loops around it call it
     real       whether no complex number goes in or comes out
+    types      of the operands where it was found
+    calls      whether its function calls further rules
     """
 
     name: str
@@ -56,6 +63,8 @@ class Call(Layer):
     defined: str = ""
     times: int = 1
     real: bool = True
+    types: tuple[Any, ...] = ()
+    calls: bool = False
 
     def __repr__(self) -> str:
         often = f", {self.times} times" if self.times > 1 else ""

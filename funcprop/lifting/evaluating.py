@@ -12,32 +12,25 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import Literal
 
 from funcprop.layer import is_float
 from funcprop.lifting.again import ASKED, is_cheap
-from funcprop.lifting.jaxprs import REMAT, aval, calls, equation, outputs, scan_parts
-from funcprop.lifting.uses import DATA, PARAMETER, Plan, Site, Use
-
-
-def coded(value: Any) -> Any:
-    """A number as floats, since a cotangent has no integers: exact, in halves of 16 bits."""
-    if jnp.issubdtype(value.dtype, jnp.inexact):
-        return value
-    if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-        return jnp.zeros((), jnp.float32)
-    wide = value.astype(jnp.int32)
-    return jnp.stack([wide >> 16, wide & 0xFFFF], -1).astype(jnp.float32)
-
-
-def decoded(code: Any, like: Any) -> Any:
-    if jnp.issubdtype(like.dtype, jnp.inexact):
-        return code
-    high, low = (code[..., i].astype(jnp.int32) for i in range(2))
-    return ((high << 16) | low).astype(like.dtype)
+from funcprop.lifting.branches import enter_branch
+from funcprop.lifting.jaxprs import (
+    REMAT,
+    aval,
+    calls,
+    constants_of,
+    equation,
+    outputs,
+    scan_parts,
+)
+from funcprop.lifting.tapped import closed_use, coded, generic_use, passed
+from funcprop.lifting.uses import DATA, PARAMETER, Plan, Site, Use, constants
+from funcprop.sharding import varying
 
 
 class Taps(NamedTuple):
@@ -60,88 +53,6 @@ def taps_of(plan: Plan) -> Taps:
 
     deltas = [along(delta.loops, delta.aval) for delta in plan.deltas]
     return Taps(deltas, [operands(use) if use.again else None for use in plan.uses])
-
-
-@jax.custom_vjp
-def passed(value: Any, tap: Any) -> Any:
-    """The value, whose cotangent is sent into the tap as well."""
-    return value
-
-
-passed.defvjp(lambda value, tap: (value, None), lambda _, d: (d, d))
-
-
-def closed_use(use: Use, weight: Any, operands: list[Any], tap: Any) -> list[Any]:
-    """The equation, whose parameter is a constant; into a tap it sends its operands."""
-
-    def plain(weight: Any, operands: list[Any]) -> Any:
-        given = iter(operands)
-        places = range(len(use.eqn.invars))
-        return use.function(*(weight if i == use.position else next(given) for i in places))
-
-    if tap is None:
-        return plain(weight, operands)
-
-    @jax.custom_vjp
-    def function(weight: Any, operands: list[Any], tap: Any) -> Any:
-        return plain(weight, operands)
-
-    def forward(weight: Any, operands: list[Any], tap: Any) -> Any:
-        y, pullback = jax.vjp(lambda operands: plain(weight, operands), operands)
-        return y, (pullback, operands, weight)
-
-    def backward(kept: Any, dy: Any) -> Any:
-        pullback, operands, weight = kept
-        nothing = jax.tree.map(jnp.zeros_like, weight)
-        return nothing, pullback(dy)[0], list(map(coded, operands))
-
-    function.defvjp(forward, backward)
-    return function(weight, operands, tap)
-
-
-def generic_use(
-    function: Callable[..., list[Any]],
-    positions: tuple[int, ...],
-    operands: list[Any],
-    taps: Any,
-    spread: bool = False,
-) -> list[Any]:
-    """Any function, which sends the gradients of the operands at these positions into the taps.
-
-    spread   whether an output may be made of parameters alone: it gets a zero of the taps, without
-             which `jax.vmap` would take it for the same in all examples, and add their cotangents
-    """
-
-    def split(operands: list[Any]) -> tuple[list[Any], list[Any]]:
-        rest = [x for i, x in enumerate(operands) if i not in positions]
-        return [operands[i] for i in positions], rest
-
-    def plain(weights: list[Any], rest: list[Any]) -> list[Any]:
-        given, others = iter(weights), iter(rest)
-        places = range(len(weights) + len(rest))
-        return function(*(next(given if i in positions else others) for i in places))
-
-    def apart(ys: list[Any], taps: list[Any]) -> list[Any]:
-        if not spread:
-            return ys
-        zero: Any = sum(tap.ravel()[:1].sum().real * 0 for tap in taps)
-        return [y + zero.astype(y.dtype) if is_float(y) else y for y in ys]
-
-    @jax.custom_vjp
-    def use(weights: list[Any], rest: list[Any], taps: list[Any]) -> list[Any]:
-        return apart(plain(weights, rest), taps)
-
-    def forward(weights: list[Any], rest: list[Any], taps: list[Any]) -> Any:
-        y, pullback = jax.vjp(plain, weights, rest)
-        return apart(y, taps), (pullback, weights)
-
-    def backward(kept: Any, dy: Any) -> Any:
-        pullback, weights = kept
-        gradients, drest = pullback(dy)
-        return [jnp.zeros_like(w) for w in weights], drest, gradients
-
-    use.defvjp(forward, backward)
-    return use(*split(operands), taps)
 
 
 def made(function: Callable[..., list[Any]], floats: list[int], given: list[Any], taps: Any) -> Any:
@@ -178,7 +89,7 @@ def run(
     instead  of taps: a function (weight, operands) for every closed use, or None for the equation
     """
     jaxpr = plan.jaxpr
-    values = dict(zip(jaxpr.jaxpr.constvars, jaxpr.consts, strict=True))
+    values = dict(zip(jaxpr.jaxpr.constvars, constants_of(jaxpr), strict=True))
     values |= zip(jaxpr.jaxpr.invars, inputs, strict=True)
     values |= known or {}
     taps = dict(taps)
@@ -217,6 +128,13 @@ def run(
             swapped = None if instead is None else instead[uses]
             found, seen = enter(site, eqn, given, taps, own, swapped)
             kept[use : use + len(site.uses)] = seen
+        elif site.branches and sent is not None:
+            bound = eqn.outvars
+
+            def inside(inner: Plan, given: Any, deltas: Any, codes: Any) -> list[Any]:
+                return run(inner, given, {}, Taps(deltas, codes))[0]
+
+            found = enter_branch(site, operands, sent.deltas, sent.operands, inside)
         elif sent is None:
             function = equation(jaxpr, eqn)
             if site.uses and instead is not None and instead[site.first[0]] is not None:
@@ -234,7 +152,11 @@ def run(
         else:
             own = [taps[eqn.invars[i]] for i in site.generic]
             spread = calls(eqn) or len(eqn.outvars) > 1
-            found = generic_use(equation(jaxpr, eqn), site.generic, operands, own, spread)
+            fixed = constants(plan.kinds, eqn)
+            roles = [
+                0 if i in site.generic else 2 if i in fixed else 1 for i in range(len(operands))
+            ]
+            found = generic_use(equation(jaxpr, eqn), roles, operands, own, spread)
         values |= zip(bound, found, strict=True)
         for var in bound:
             if var in deltas:
@@ -284,6 +206,7 @@ def enter(
         return call(operands, tapped, sent), [None] * len(site.uses)
     consts, carry = scan_parts(eqn)
     consts += len(inner.extra)
+    operands = varying(operands, *operands)
     first = consts + carry
     fixed = {inputs[i]: t for i, t in tapped.items() if i < consts}
     sliced = {i: t for i, t in tapped.items() if i >= first}

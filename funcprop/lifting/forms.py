@@ -23,6 +23,7 @@ from funcprop.collectors.forms import (
     squares,
 )
 from funcprop.layer import Array, widen
+from funcprop.sharding import out_as
 
 
 @registered()
@@ -71,7 +72,9 @@ class Blocks(Form):
         return by_example(gram, 2 * groups * rows * rows, self)
 
     def weighted(self, c: Array) -> Array:
-        found = product("bgni,bgno->gio", self.a, scaled(c, widen(self.d)).astype(self.d.dtype))
+        d = scaled(c, widen(self.d)).astype(self.d.dtype)
+        out = out_as((None, None, None), self.a, d)
+        found = product("bgni,bgno->gio", self.a, d, **out)
         return found.astype(self.dtype)
 
     def folded(self) -> Form:

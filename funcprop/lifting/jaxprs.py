@@ -8,14 +8,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import source_info_util
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 from jax.extend.core import primitives as p
+
+from funcprop.sharding import varying
 
 # Where an equation that is nothing but a call keeps what it calls.
 INLINED = {p.jit_p.name: "jaxpr", p.call_p.name: "call_jaxpr", p.closed_call_p.name: "call_jaxpr"}
 # What JAX does not map over examples, by what it does map: see `grouped_product`.
 RAGGED = "ragged_dot_general"
+# Of which JAX has the gradient of one example, mapped, and not that of what is mapped, where the
+# sparse side stands on the right.
+NOT_OF_A_BATCH = {"bcoo_dot_general"}
 REMAT = p.remat_p.name
 SCAN = p.scan_p.name
 RULES = {p.custom_jvp_call_p.name, p.custom_vjp_call_p.name}
@@ -28,17 +34,25 @@ def closed(jaxpr: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
 
 def equation(jaxpr: ClosedJaxpr, eqn: JaxprEqn) -> Callable[..., list[Any]]:
     """The function of one equation's operands, literals among them, -> `outputs(eqn)`."""
-    given = [atom for atom in eqn.invars if not isinstance(atom, Literal)]
-    inputs = list(dict.fromkeys(given))
-    alone = jaxpr.jaxpr.replace(constvars=[], invars=inputs, outvars=outputs(eqn), eqns=[eqn])
+    atoms: list[Any] = [Var(a.aval) if isinstance(a, Literal) else a for a in eqn.invars]
+    inputs = list(dict.fromkeys(atoms))
+    alone = jaxpr.jaxpr.replace(
+        constvars=[], invars=inputs, outvars=outputs(eqn), eqns=[eqn.replace(invars=atoms)]
+    )
     run = jaxpr_as_fun(ClosedJaxpr(alone, []))
 
     def function(*operands: Any) -> list[Any]:
-        pairs = zip(eqn.invars, operands, strict=True)
-        found = {atom: value for atom, value in pairs if not isinstance(atom, Literal)}
-        return run(*(found[var] for var in inputs))
+        found = dict(zip(atoms, operands, strict=True))
+        # it was traced for one device: inside of a shard_map nothing says that constants vary
+        return run(*varying([found[var] for var in inputs], *operands))
 
     return function
+
+
+def constants_of(jaxpr: ClosedJaxpr) -> list[Any]:
+    """What a jaxpr reads besides its inputs, as JAX's arrays: it keeps them as NumPy's, of which a
+    derivative rule cannot take the row of a loop's step."""
+    return [jnp.asarray(c) if isinstance(c, np.ndarray) else c for c in jaxpr.consts]
 
 
 def aval(atom: Any) -> Any:

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import jax
-import jax.numpy as jnp
 
-from funcprop.collectors.forms import Form, Full, several
 from funcprop.composites import Rewired, RewiredParams, Wrapper
 from funcprop.gradient import combine, partition
 from funcprop.layer import (
@@ -19,26 +17,22 @@ from funcprop.layer import (
     LayerError,
     Params,
     Residuals,
-    is_float,
     spell,
 )
-from funcprop.lifting.asking import form_of, plan_needs, replayed, seen_by, together
+from funcprop.lifting.answering import Answering, examples_in
 from funcprop.lifting.calls import Call, Calls
-from funcprop.lifting.evaluating import Taps, run, taps_of
-from funcprop.lifting.function import named, options_of, reduced
-from funcprop.lifting.jaxprs import over_examples
+from funcprop.lifting.evaluating import run
+from funcprop.lifting.function import named, options_of
+from funcprop.lifting.jaxprs import NOT_OF_A_BATCH, over_examples
 from funcprop.lifting.mixing import Tried, check_apart
-from funcprop.lifting.placing import followed, made_of, told
-from funcprop.lifting.pullback import Kept, LiftedResiduals, Pullback, Seeing
+from funcprop.lifting.pullback import LiftedResiduals, Pullback
 from funcprop.lifting.rewired import entry, instead, rewiring_of
-from funcprop.lifting.traceable import Traceable
 from funcprop.lifting.uses import Plan
-from funcprop.lifting.weight import Examples, Seen, Whole
-from funcprop.sharding import entries, is_spread, spread_as
+from funcprop.lifting.weight import Examples, Place, Whole, added
 
 
 @dataclass(frozen=True, init=False, repr=False)
-class Lifted(Traceable):
+class Lifted(Answering):
     """A function as a layer: `lift(function, params, x)`.
 
     function   (params, x) -> y
@@ -170,7 +164,12 @@ class Lifted(Traceable):
                 "by name, loss(params, x, mask=None)",
             )
         if self.asks == "examples":
-            return self._forward_examples(params, x, given, context)
+            examples_in(self, x)
+            if not self.mapped:
+                check_apart(self._tried(), self._arrays(params), x, context)
+            return self._forward_examples(params, x, given)
+        if self.asks == "gradient" and not self._has_reverse(params, x, given):
+            return self._forward_examples(params, x, given)
         y, pullback = self._forward_whole(params, x, given)
         if self.asks == "gradient":
             return y, LiftedResiduals(pullback)
@@ -181,6 +180,9 @@ class Lifted(Traceable):
         if self.asks == "examples":
             dx, forms = self._backward_examples(params, residuals, dy)
             given = [(Examples(form), ()) for form in forms]
+        elif self.asks == "gradient" and residuals.seen:
+            dx, forms = self._backward_examples(params, residuals, dy)
+            given = [(Whole(), added(form)) for form in forms]
         else:
             ((dparams, dx),) = residuals.pullback(self._arrays(params), partition(dy)[0])
             gradients = self.spread(dparams)
@@ -217,6 +219,23 @@ class Lifted(Traceable):
         y, pullback, others = jax.vjp(f, floats, has_aux=True)
         return combine(y, others), Pullback.of(pullback, params, (self.function, self.layers))
 
+    def _has_reverse(self, params: Params, x: Any, given: Any) -> bool:
+        """Whether JAX differentiates the function of a batch, and not of single examples alone."""
+        names = {place.primitive for layer in self.layers for place in places_of(layer)}
+        rewired = any(rewiring_of(layer) for layer in self.layers)
+        if not self.mapped or rewired or names.isdisjoint(NOT_OF_A_BATCH):
+            return True
+
+        def reverse(params: Params, x: Any) -> Any:
+            y, pullback = self._forward_whole(params, x, given)
+            return pullback(self._arrays(params), partition(y)[0])
+
+        try:
+            jax.eval_shape(reverse, params, x)
+        except ValueError:
+            return False
+        return True
+
     def _function(self, params: Params, given: Any) -> Callable[..., Any]:
         """(params, x) -> y, with the rewirings of its uses."""
         rewirings = [rewiring_of(layer) for layer in self.layers]
@@ -237,113 +256,7 @@ class Lifted(Traceable):
 
         return rewired
 
-    # --- single examples --------------------------------------------------------------------------
-
-    def _forward_examples(
-        self, params: Params, x: Any, given: Any, context: Context
-    ) -> tuple[Any, Residuals]:
-        size = examples_in(self, x)
-        params = self._arrays(params)
-        if not self.mapped:
-            check_apart(self._tried(), params, x, context)
-        plan, outs = self.plan(params, jax.tree.map(one_example, x), one_of(given))
-        values = self._known(plan, params)
-        floats, rest = partition(x)
-        each = dict(given)
-        if "key" in given:
-            each["key"] = jax.random.split(given["key"], size)
-        own, others = self._inputs(params)
-        taps, sent = self._taps(plan)
-        lead = next((entries(leaf)[0] for leaf in jax.tree.leaves(x) if is_spread(leaf)), None)
-
-        def zeros(s: Any) -> Array:  # spread over the devices as the examples are
-            wide = jnp.zeros((size, *s.shape), s.dtype)
-            return spread_as(wide, (lead, *(None for _ in s.shape)), x)
-
-        wide = jax.tree.map(zeros, (taps, sent))
-
-        def one(floats: Any, wide: Any, rest: Any, each: Any) -> Any:
-            taps, sent = wide
-            data = jax.tree.leaves((combine(floats, rest), each))
-            by_var = dict(zip(plan_needs(plan), taps, strict=True))
-            return run(plan, [*own, *others, *data], by_var, sent, values)
-
-        def mapped(floats: Any, wide: Any) -> tuple[Any, Any]:
-            ys, kept = jax.vmap(one)(floats, wide, rest, each)
-            ys = jax.tree.unflatten(outs, ys)
-            if self.mapped:
-                ys = reduced(ys, self.function.reduction)  # type: ignore[attr-defined]
-            ys, others = partition(ys)
-            return ys, (others, kept)
-
-        y, pullback, (others, kept) = jax.vjp(mapped, floats, wide, has_aux=True)
-        pullback = Pullback.of(pullback, params, plan)
-        return combine(y, others), LiftedResiduals(pullback, Seeing(kept, Kept(plan, size)))
-
-    def _backward_examples(
-        self, params: Params, residuals: LiftedResiduals, dy: Any
-    ) -> tuple[Any, list[Form]]:
-        params = self._arrays(params)
-        dx, (gradients, sent) = residuals.pullback(params, partition(dy)[0])
-        plan, size = residuals.seen.static.plan, residuals.seen.static.size
-        values = dict(zip(plan.jaxpr.jaxpr.invars, self._all_inputs(params), strict=False))
-        made: dict[Any, list[Form]] = {}
-        for var, gradient in zip(plan_needs(plan), gradients, strict=True):
-            for leaf in self._leaves_of(plan, var):
-                made.setdefault(leaf, []).append(
-                    told(plan, None, var, leaf, values, Full(gradient))  # type: ignore[call-arg]
-                )
-        for use, operands, (d,) in seen_by(plan, residuals.seen.kept, sent):
-            form = form_of(use, operands, d)
-            for leaf in self._leaves_of(plan, use.var):
-                made.setdefault(leaf, []).append(told(plan, use, use.var, leaf, values, form))
-        invars = plan.jaxpr.jaxpr.invars[: len(self.layers)]
-
-        def all_of(leaf: Any) -> Form:
-            forms = made.get(leaf)
-            if forms is None:  # the function does not read it
-                zeros = jnp.zeros((size, *leaf.aval.shape), leaf.aval.dtype)
-                return Full(zeros)  # type: ignore[call-arg]
-            return several(together(forms))
-
-        return dx, [all_of(leaf) for leaf in invars]
-
-    # --- what the uses saw ------------------------------------------------------------------------
-
-    def _pullback_of_uses(self, params: Params, x: Any, given: Any) -> Seeing:
-        params = self._arrays(params)
-        plan, _ = self.plan(params, x, given, "uses")
-        values = self._known(plan, params)
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self._taps(plan))
-        inputs = [*self._all_inputs(params), *jax.tree.leaves((x, given))]
-
-        def f(zeros: Any) -> Any:
-            taps, sent = zeros
-            ys, kept = run(
-                plan, inputs, dict(zip(plan_needs(plan), taps, strict=True)), sent, values
-            )
-            return [y for y in ys if is_float(y)], kept
-
-        _, pullback, kept = jax.vjp(f, zeros, has_aux=True)
-        return Seeing(kept, Kept(plan, 0), pullback)
-
-    def _seen(self, params: Params, seen: Seeing, dy: Any, gradients: Any) -> list[Any]:
-        ((_, sent),) = seen.pullback([leaf for leaf in jax.tree.leaves(dy) if is_float(leaf)])
-        plan = seen.static.plan
-        values = dict(zip(plan.jaxpr.jaxpr.invars, self._all_inputs(params), strict=False))
-        rows: dict[Any, list[Any]] = {}
-        for use, operands, (d,) in seen_by(plan, seen.kept, sent):
-            inputs, function, _ = made_of(plan, use.var)
-            weight = followed(use.chain, function(*(values[v] for v in inputs)))
-            y, dx = replayed(use, weight, list(operands), d)
-            for leaf in self._leaves_of(plan, use.var):
-                rows.setdefault(leaf, []).append((operands, y, dx, d))
-        found = []
-        for leaf, gradient in zip(plan.jaxpr.jaxpr.invars, gradients, strict=False):
-            columns = list(zip(*rows.get(leaf, ()), strict=True)) or [()] * 4
-            operands, ys, dxs, ds = map(tuple, columns)
-            found.append((Seen(operands, ys, dxs, gradient), ds))
-        return found
+    # --- as others walk through it ----------------------------------------------------------------
 
     def place_of(self, call: Call) -> str:
         """How a call inside is named."""
@@ -368,34 +281,12 @@ class Lifted(Traceable):
 
         return Tried(whole, apart, plan)
 
-    def _taps(self, plan: Plan) -> tuple[list[Any], Taps]:
-        """The shapes of the taps: of generic values, and of closed uses."""
-        own = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in plan_needs(plan)]
-        return own, taps_of(plan)
-
 
 def without_rule(layer: Layer) -> Layer:
     """The weight inside what asks a rule about it."""
     return without_rule(layer.layer) if isinstance(layer, Wrapper) else layer
 
 
-def one_example(leaf: Any) -> Any:
-    """The type of one example."""
-    return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
-
-
-def one_of(given: dict[str, Any]) -> dict[str, Any]:
-    """What of the context one example is given: its own key, and its row of the mask."""
-    return {name: v if name == "key" else one_example(v) for name, v in given.items()}
-
-
-def examples_in(layer: Layer, x: Any) -> int:
-    """How many examples a batch holds."""
-    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
-    if len(sizes) != 1 or () in sizes:
-        raise LayerError(
-            layer,
-            f"x is {spell(x)}: no common axis 0",
-            "give the examples on axis 0 of every input",
-        )
-    return sizes.pop()[0]
+def places_of(layer: Layer) -> tuple[Place, ...]:
+    """Where a parameter is read."""
+    return without_rule(layer).places  # type: ignore[attr-defined]

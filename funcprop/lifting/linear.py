@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 from jax.extend.core import primitives as p
 
 from funcprop.lifting.jaxprs import aval, equation, holds, inlined, is_float_type, outputs
@@ -27,8 +27,10 @@ FIRST = {
 }  # fmt: skip
 
 
-def sends_linearly(jaxpr: ClosedJaxpr, eqn: JaxprEqn) -> bool:
+def sends_linearly(jaxpr: ClosedJaxpr, eqn: JaxprEqn, fixed: tuple[int, ...] = ()) -> bool:
     """Whether the backward pass of an equation is linear in the cotangents of its outputs.
+
+    fixed   the positions of constants among its operands
 
     Where that is not seen at once the answer is no: single examples are then dearer, and right.
     """
@@ -36,21 +38,25 @@ def sends_linearly(jaxpr: ClosedJaxpr, eqn: JaxprEqn) -> bool:
         return True
     function = equation(jaxpr, eqn)
     types = [aval(atom) for atom in eqn.invars]
-    floats = [i for i, a in enumerate(types) if is_float_type(a)]
+    floats = [i for i, a in enumerate(types) if is_float_type(a) and i not in fixed]
     given = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in types]
     bound = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype)
              for v in outputs(eqn) if is_float_type(v.aval)]  # fmt: skip
 
     def back(dys: list[Any], operands: list[Any]) -> Any:
         def of_floats(values: list[Any]) -> list[Any]:
-            whole = list(operands)
+            rows = zip(eqn.invars, operands, strict=True)
+            whole = [a.val if isinstance(a, Literal) else value for a, value in rows]
             for i, value in zip(floats, values, strict=True):
                 whole[i] = value
             return [y for y in function(*whole) if jnp.issubdtype(y.dtype, jnp.inexact)]
 
         return jax.vjp(of_floats, [operands[i] for i in floats])[1](dys)[0]
 
-    found = inlined(jax.make_jaxpr(back)(bound, given))
+    try:
+        found = inlined(jax.make_jaxpr(back)(bound, given))
+    except jax.errors.UnexpectedTracerError:  # it closes over what is gone: see `answering`
+        return False
     return is_linear(found, len(bound))
 
 

@@ -14,8 +14,9 @@ from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 from funcprop.collectors.forms import Form, Full, Outer
 from funcprop.layer import Array
 from funcprop.lifting.forms import Told, reshaped
-from funcprop.lifting.jaxprs import aval, outputs
+from funcprop.lifting.jaxprs import aval, constants_of, outputs
 from funcprop.lifting.uses import Plan, Use
+from funcprop.sharding import varying
 
 # What moves numbers about and changes none: on NumPy's views, with n axes of loops in front.
 PLACING: dict[str, Callable[[Any, Any, int, tuple[int, ...]], Any]] = {
@@ -53,8 +54,10 @@ def made_of(plan: Plan, var: Any) -> tuple[tuple[Any, ...], Callable[..., Array]
         constvars=[v for v, _ in consts], invars=list(inputs), outvars=[var], eqns=steps
     )
     made = ClosedJaxpr(alone, [c for _, c in consts])
-    run = jaxpr_as_fun(made)
-    return inputs, lambda *given: run(*given)[0], made
+    own = [v for v, _ in consts]
+    given: list[Any] = [*own, *inputs]
+    run = jaxpr_as_fun(ClosedJaxpr(alone.replace(constvars=[], invars=given), []))
+    return inputs, lambda *given: run(*constants_of(made), *given)[0], made
 
 
 def followed(chain: tuple[Any, ...], value: Array) -> Array:
@@ -186,6 +189,7 @@ def way_back(plan: Plan, use: Use | None, var: Any, leaf: Any, shape: tuple[int,
         return whole if use is None else as_matrices(use, whole, shape)
 
     def back(given: Any, gradient: Array) -> Array:
+        given = varying(tuple(given), gradient)
         y, pullback = jax.vjp(functools.partial(of_leaf, given), given[which])
         return pullback(gradient.astype(y.dtype))[0]
 

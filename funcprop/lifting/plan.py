@@ -14,6 +14,8 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
+from funcprop.lifting.branches import COND, branched
+from funcprop.lifting.deltas import deltas_of, parts_of, readers_of
 from funcprop.lifting.jaxprs import (
     REMAT,
     RULES,
@@ -28,7 +30,17 @@ from funcprop.lifting.jaxprs import (
 )
 from funcprop.lifting.linear import sends_linearly
 from funcprop.lifting.primitives import ANY, primitive_of
-from funcprop.lifting.uses import DATA, NEITHER, PARAMETER, Delta, Loop, Plan, Site, Use
+from funcprop.lifting.uses import (
+    DATA,
+    NEITHER,
+    PARAMETER,
+    Delta,
+    Loop,
+    Plan,
+    Site,
+    Use,
+    constants,
+)
 
 
 def kinds_of(jaxpr: ClosedJaxpr, inputs: Sequence[int]) -> dict[Any, int]:
@@ -38,7 +50,7 @@ def kinds_of(jaxpr: ClosedJaxpr, inputs: Sequence[int]) -> dict[Any, int]:
     for eqn in jaxpr.eqns:
         given = [kinds[atom] for atom in eqn.invars if not isinstance(atom, Literal)]
         kind = max(given, default=NEITHER)
-        if kind == PARAMETER and not sends_linearly(jaxpr, eqn):
+        if kind == PARAMETER and not sends_linearly(jaxpr, eqn, constants(kinds, eqn)):
             kind = DATA  # its gradient has to be asked example by example
         kinds |= dict.fromkeys(eqn.outvars, kind)
     return kinds
@@ -98,10 +110,21 @@ def plan_of(
             if eqn.primitive.name in RULES:
                 new = [Delta(v, v.aval) for v in outputs(eqn) if is_float_type(v.aval)]
                 own = tuple(range(len(deltas), len(deltas) + len(new)))
-                use = Use(ANY, eqn, equation(jaxpr, eqn), -1, None, (), own)
+                fixed = constants(plan.kinds, eqn)
+                use = Use(ANY, eqn, equation(jaxpr, eqn), -1, None, (), own, fixed=fixed)
                 plan.sites[number] = Site(uses=(use,), first=(len(uses), 0))
                 uses.append(use)
                 deltas += new
+            elif eqn.primitive.name == COND and holds(eqn, RULES):
+                given = [plan.kind(atom) for atom in eqn.invars[1:]]
+
+                def inside(branch: ClosedJaxpr, given: Any = given) -> Plan:
+                    return plan_of(branch, given, range(len(given)), asks)
+
+                if found := branched(eqn, inside, (len(uses), len(deltas))):
+                    plan.sites[number] = found[0]
+                    uses += found[0].uses
+                    deltas += found[1]
             continue
         if (asks != "calls" and not weights) or all(plan.kind(var) < DATA for var in eqn.outvars):
             continue
@@ -127,52 +150,6 @@ def plan_of(
             needs |= {atom for atom in eqn.invars if plan.is_weight(atom)}
     needed = frozenset(wanted if top else needs)
     return replace(plan, needs=needed, uses=tuple(uses), deltas=tuple(deltas))
-
-
-def readers_of(jaxpr: ClosedJaxpr) -> dict[Any, list[Any]]:
-    """Which equations read a variable; None for the function's output."""
-    found: dict[Any, list[Any]] = {}
-    for eqn in jaxpr.eqns:
-        for atom in eqn.invars:
-            if not isinstance(atom, Literal):
-                found.setdefault(atom, []).append(eqn)
-    for atom in jaxpr.jaxpr.outvars:
-        if not isinstance(atom, Literal):
-            found.setdefault(atom, []).append(None)
-    return found
-
-
-def summed(var: Any, readers: dict[Any, list[Any]]) -> Any:
-    """The sum that a value enters and nothing else: its cotangent is that of the value."""
-    while True:
-        eqns = readers.get(var, [])
-        if len(eqns) != 1 or eqns[0] is None or eqns[0].primitive.name != "add":
-            return var
-        out = eqns[0].outvars[0]
-        if (out.aval.shape, out.aval.dtype) != (var.aval.shape, var.aval.dtype):
-            return var
-        var = out
-
-
-def parts_of(var: Any, readers: dict[Any, list[Any]]) -> tuple[tuple[Any, ...], int | None]:
-    """-> the values that have, put together along an axis, the cotangent of the output of a use."""
-    var = summed(var, readers)
-    eqns = readers.get(var, [])
-    if len(eqns) == 1 and eqns[0] is not None and eqns[0].primitive.name == "split":
-        (eqn,) = eqns
-        if len(outputs(eqn)) == len(eqn.outvars):
-            parts = tuple(summed(part, readers) for part in eqn.outvars)
-            return parts, eqn.params["axis"] - var.aval.ndim
-    return (var,), None
-
-
-def deltas_of(site: Site, eqn: JaxprEqn) -> list[Delta]:
-    """Those of what is entered, along its loop."""
-    if site.inner is None:
-        return []
-    looped = eqn.primitive.name == SCAN
-    around = (Loop(eqn.params["length"], False),) if looped else ()
-    return [Delta(None, delta.aval, around + delta.loops) for delta in site.inner.deltas]
 
 
 def with_plans(
@@ -289,7 +266,9 @@ def site_of(
     root, chain = traced_back(plan, eqn.invars[position], made, top)
     if root is None:
         return Site(generic=(position,))
-    return Site(uses=(Use(row, eqn, equation(jaxpr, eqn), position, root, chain, ()),))
+    fixed = constants(plan.kinds, eqn)
+    use = Use(row, eqn, equation(jaxpr, eqn), position, root, chain, (), fixed=fixed)
+    return Site(uses=(use,))
 
 
 def entered(

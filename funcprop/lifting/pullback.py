@@ -21,9 +21,9 @@ class LiftedResiduals(NamedTuple):
 
 
 @jax.tree_util.register_static
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Kept:
-    """What stands beside residuals, and is no array."""
+    """What stands beside residuals, and is no array: equal wherever the same is traced."""
 
     plan: Plan
     size: int

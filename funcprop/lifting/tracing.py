@@ -11,10 +11,11 @@ import jax.numpy as jnp
 
 from funcprop.doors import door
 from funcprop.layer import Context, LayerError, Params, is_float, spell
-from funcprop.lifting.calls import Call, Functions
+from funcprop.lifting.answering import examples_in
+from funcprop.lifting.calls import Call, Functions, types
 from funcprop.lifting.function import check_function, options_of
-from funcprop.lifting.jaxprs import source_of
-from funcprop.lifting.lifted import Lifted, examples_in
+from funcprop.lifting.jaxprs import RULES, holds, source_of
+from funcprop.lifting.lifted import Lifted
 from funcprop.lifting.weight import Place, Weight
 
 
@@ -57,13 +58,8 @@ def lift(
     (4,)
     """
     check_function("lift", function)
-    paths, tree = jax.tree.flatten_with_path(params)
-    floats = tuple(is_float(leaf) for _, leaf in paths)
-    names = [
-        jax.tree_util.keystr(path) for (path, _), own in zip(paths, floats, strict=True) if own
-    ]
-    empty = Lifted(function, tree, floats, tuple(map(Weight, names)), start=init)
-    for path, leaf in paths:
+    empty = untraced(function, params, init)
+    for path, leaf in jax.tree.leaves_with_path(params):
         if jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating):
             raise LayerError(
                 empty,
@@ -76,14 +72,27 @@ def lift(
                 f"params{jax.tree_util.keystr(path)} is the Python number {leaf}, wanted an array",
                 f"write jnp.asarray({leaf}), or keep what is not trained outside of params",
             )
-    if not names:
+    if not empty.layers:
         problem = f"params is {spell(params)}: it holds no array of floats"
         raise LayerError(empty, problem, "give the parameters first: fp.lift(apply, params, x)")
     if empty.mapped:
         examples_in(empty, x)
     places = places_of(empty, params, x)
-    layers = tuple(Weight(name, places[i]) for i, name in enumerate(names))
-    return Lifted(function, tree, floats, layers, calls_of(empty, params, x), init)
+    rows = zip(empty.layers, places, strict=True)
+    layers = [Weight(weight.path, own) for weight, own in rows]  # type: ignore[attr-defined]
+    calls = calls_of(empty, params, x)
+    return Lifted(function, empty.tree, empty.floats, tuple(layers), calls, init)
+
+
+def untraced(function: Callable[..., Any], params: Params, init: Any = None) -> Lifted:
+    """The layer of a function that nobody has looked into: its weights know no place where they are
+    read, and the rules in it are not told apart."""
+    paths, tree = jax.tree.flatten_with_path(params)
+    floats = tuple(is_float(leaf) for _, leaf in paths)
+    names = [
+        jax.tree_util.keystr(path) for (path, _), own in zip(paths, floats, strict=True) if own
+    ]
+    return Lifted(function, tree, floats, tuple(map(Weight, names)), start=init)
 
 
 def with_rules(function: Callable[..., Any], x: tuple[Any, ...]) -> Lifted:
@@ -134,8 +143,13 @@ def calls_of(lifted: Lifted, params: Params, x: Any) -> tuple[Call, ...]:
             jnp.issubdtype(getattr(var.aval, "dtype", bool), jnp.complexfloating)
             for var in (*use.eqn.invars, *use.eqn.outvars)
         )
-        name = rule_name(use.eqn)
-        found.append(Call(name, source, number, functions, defined, times, real))
+        further = holds(use.eqn, RULES)
+        given = types([var.aval for var in use.eqn.invars])
+        found.append(
+            Call(
+                rule_name(use.eqn), source, number, functions, defined, times, real, given, further
+            )
+        )
     return tuple(found)
 
 

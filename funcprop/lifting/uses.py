@@ -61,6 +61,7 @@ class Use:
     loops: tuple[Loop, ...] = ()
     axis: int | None = None  # along which the parts are put together, from the end
     again: bool = False  # whether a checkpoint computes it anew on the way back
+    fixed: tuple[int, ...] = ()  # operands that are constants, and have no derivative: see `tapped`
 
     @property
     def data(self) -> list[int]:
@@ -85,6 +86,7 @@ class Site:
     inner   the plan of the jaxpr that it enters, or None
     atoms   what the inputs of that plan are here: what was moved out of it, then the operands
     first   the numbers of its first use and its first delta among those of the plan
+    branches the plans of the branches that it chooses from: of `cond`
     """
 
     uses: tuple[Use, ...] = ()
@@ -92,6 +94,7 @@ class Site:
     inner: Plan | None = None
     atoms: tuple[Any, ...] = ()
     first: tuple[int, int] = (0, 0)
+    branches: tuple[Plan, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,3 +125,9 @@ class Plan:
     def is_weight(self, atom: Any) -> bool:
         """Whether it is made of parameters alone, and has a gradient."""
         return self.kind(atom) == PARAMETER and is_float_type(atom.aval)
+
+
+def constants(kinds: dict[Any, int], eqn: JaxprEqn) -> tuple[int, ...]:
+    """Which operands of an equation neither data nor a parameter has a part in."""
+    rows = enumerate(eqn.invars)
+    return tuple(i for i, a in rows if isinstance(a, Literal) or kinds[a] == NEITHER)

@@ -124,11 +124,15 @@ class Weight(Layer):
             dweight, dx = jax.vjp(f, params, floats)[1](dy)
             return dx, dweight
         if isinstance(residuals, Examples):
-            ones = jnp.ones(jax.tree.leaves(residuals.form)[0].shape[0], jnp.float32)
-            return None, residuals.form.weighted(ones)
+            return None, added(residuals.form)
         if isinstance(residuals, Seen):
             return residuals.dx, residuals.gradient
         raise LayerError(self, "is no layer of its own", "ask the layer that fp.lift made")
+
+
+def added(form: Form) -> Any:
+    """The gradient that those of single examples add up to."""
+    return form.weighted(jnp.ones(jax.tree.leaves(form)[0].shape[0], jnp.float32))
 
 
 class Seen(NamedTuple):

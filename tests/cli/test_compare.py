@@ -76,6 +76,23 @@ def refusing(x):
     raise RuntimeError("not this one")
 
 
+@jax.custom_vjp
+def rounded(x, scale):
+    return jnp.round(x * scale)
+
+
+rounded.defvjp(lambda x, s: (jnp.round(x * s), (x, s)),
+               lambda kept, dy: (kept[1] * dy, 1.00001 * kept[0] * dy))
+
+
+@jax.custom_vjp
+def once(x):
+    return x**3
+
+
+once.defvjp(lambda x: (x**3, jax.lax.stop_gradient(3 * x * x)), lambda kept, dy: (kept * dy,))
+
+
 class inner:
     layer = fp.Dense(2)
 '''
@@ -155,6 +172,20 @@ def test_a_function_against_its_own_forward_and_against_another(run):
     assert run("own:cube", "--x", "5", "--against", "own:square")[0] == 1
 
 
+def test_what_is_granted_and_what_is_asked_beside(run):
+    line = ["own:rounded", "--x", "5", "--x", "5", "--surrogate", "own:product"]
+    assert run(*line)[0] == 1
+    code, out, _ = run(*line, "--rtol", "1e-4")
+    assert code == 0 and "rtol = 0.0001" in out and "surrogate" in out
+    code, out, _ = run(*line, "--ignore", "scale")
+    assert code == 0 and "ignore says: dx[1]" in out
+    assert run("own:once", "--x", "5")[0] == 0
+    code, out, _ = run("own:once", "--x", "5", "--order", "2")
+    assert code == 1 and "d²x[0]" in out
+    code, out, _ = run("tanh", "--order", "2", "--rtol", "1e-9")
+    assert code == 0
+
+
 def test_targets_beside_rows_of_the_catalogue_are_a_table(run):
     code, out, err = run("sigmoid, SATURATED", "own:right", "own:wrong", "--x", "5x4")
     assert code == 1
@@ -217,6 +248,11 @@ def test_the_cost_of_a_function_and_none_of_a_wrong_gradient(run):
         ("own:cube --x 5 --against own:number", ("--against: own:number is a int",)),
         ("dense --x 4", ("--x is for module:attribute",)),
         ("dense --against own:cube", ("--against is for module:attribute",)),
+        ("own:cube --x 5 --order 3", ("--order is 3, wanted 1 or 2",)),
+        ("own:cube --x 5 --rtol 2", ("--rtol is 2, wanted a number from 0 to 1",)),
+        ("own:cube --x 5 --ignore y", ("ignore has 'y', wanted some of: x, dx[0]",)),
+        ("own:cube --x 5 --against own:cube --surrogate own:cube", ("leave one out",)),
+        ("dense --ignore w", ("--ignore is for module:attribute",)),
         ("desne", ("did you mean 'Dense'", "module:attribute")),
     ],
 )
@@ -352,6 +388,7 @@ def test_scripts_without_rules_to_judge(script, capsys, text, words):
         (["--script", "none.py"], "there is no file none.py"),
         (["--script", "none.py", "--x", "3"], "leave --x out"),
         (["dense", "--script", "none.py"], "leave a name out"),
+        (["--script", "none.py", "--order", "2"], "leave --order out"),
         (["--script", "none.py", "--seconds", "0"], "--seconds is 0, wanted more than 0"),
     ],
 )

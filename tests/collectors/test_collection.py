@@ -78,8 +78,10 @@ def test_the_gradient_is_a_rule_like_any_other(name):
 
     given, wanted = jax.jit(lambda: (whole(collect(row.layer, gradient)), whole(row.layer)))()
     assert jax.tree.structure(given) == jax.tree.structure(wanted)
+    # the row of a lifted function sums single examples, which the rule does not ask for
+    rounded = 1e-5 if isinstance(row.layer, fp.lifting.Lifted) else 0
     for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(a, b, rtol=rounded, atol=rounded)
 
 
 def test_records_carry_the_path_of_their_layer_and_the_axis_of_the_loop():

@@ -86,6 +86,14 @@ def test_a_notebook_gets_the_table_alone(wrong):
     assert "body {" not in text
 
 
+def test_a_bar_a_gradient(wrong):
+    page = wrong.to_html()
+    rows = [row for row in wrong.rows if row.dtype == "float64" and row.rule[:8] != "contract"]
+    assert page.count("<rect ") == min(60, len(rows))
+    assert page.count('fill="#dc2626"></rect>') == sum(not row.ok for row in rows)
+    assert "‖by hand − automatic‖" in page
+
+
 def test_what_is_written_is_escaped(wrong):
     nasty = "<script>alert('&')</script>"
     row = replace(wrong.rows[0], place=nasty, rule='error <= 8 & "more"')

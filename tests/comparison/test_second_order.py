@@ -8,6 +8,8 @@ import pytest
 from jax import lax
 
 import funcprop as fp
+from funcprop.catalogue.comparisons import compare_row
+from funcprop.catalogue.table import ROWS
 
 
 def normal(*shape, seed=0):
@@ -369,3 +371,34 @@ def test_second_derivatives_are_those_of_a_hessian():
         for mode in ("forward-over-reverse", "reverse-over-reverse", "reverse-over-forward"):
             np.testing.assert_allclose(second.modes[mode]["dx"][0][0], v @ hessian, rtol=1e-12)
         np.testing.assert_allclose(second.steps.far["dx"][0][0], v @ hessian, rtol=1e-8, atol=1e-8)
+
+
+# --- what is a convention, and what JAX does ------------------------------------------------------
+
+
+def test_a_kink_of_the_derivative_is_no_wrong_gradient():
+    x = np.float32([[0.0, 1.0, -2.0], [0.5, 0.0, -0.0]])
+    for f in (lambda x: jax.nn.relu(x) ** 2, lambda x: jnp.sum(jax.nn.relu(x) ** 2)):
+        found = fp.compare(f, x, order=2, probes=2)
+        assert found.ok, found
+        assert any("kink" in note for note in found.notes)
+    wrong = by_rule(lambda x: jnp.maximum(x, 0) ** 2, lambda x, dy: 2.001 * jnp.maximum(x, 0) * dy)
+    assert fp.compare(wrong, x, probes=2).wrong
+
+
+def by_rule(value, backward):
+    @jax.custom_vjp
+    def f(x):
+        return value(x)
+
+    f.defvjp(lambda x: (value(x), x), lambda x, dy: (backward(x, dy),))
+    return f
+
+
+@pytest.mark.parametrize("name", ["Frozen", "Branch"])
+def test_rows_of_the_catalogue(name):
+    """A frozen leaf has no second derivative of its own; and JAX sums what is not batched twice
+    over in any rule that has one batched output beside one that is not."""
+    (row,) = (row for row in ROWS if row.name == name)
+    found = compare_row(row, order=2, probes=2)
+    assert found.ok, found

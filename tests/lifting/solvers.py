@@ -2,7 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.experimental.ode import odeint
+from jax.experimental.sparse import BCOO
 
 from .table import EXAMPLES as B
 from .table import normal, row, whole
@@ -99,3 +102,61 @@ def trees():
 
     params = (normal(5, 2), {"w": normal(3, 2), "g": normal(4)})
     return loss, params, {"id": whole(5, B), "x": normal(B, 3), "target": whole(4, B)}
+
+
+# --- rules that close over constants --------------------------------------------------------------
+# Of what a rule closes over there is no derivative: JAX raises where one is asked for.
+
+
+@row("an equation in time, by odeint")
+def in_time():
+    def loss(p, x):
+        def slope(y, t, w, u):
+            return jnp.tanh(y @ w) + t * u
+
+        ys = odeint(slope, p["g"], jnp.array([0.0, 0.5, 1.0]), p["w"], x, rtol=1e-3)
+        return jnp.sin(ys @ p["w"]).sum()
+
+    return loss, {"w": normal(3, 3), "g": normal(3)}, normal(B, 3)
+
+
+@row("a rule that closes over an array, and goes through one that it is given")
+def closing():
+    table = normal(4, seed=3)
+
+    @jax.custom_vjp
+    def weighted(w, x, steps):
+        return jnp.sin(x @ w) * table
+
+    def back(kept, d):
+        w, x, steps = kept
+
+        def add(total, i):
+            return total + steps[i] * jnp.outer(x, d * table), None
+
+        return lax.scan(add, jnp.zeros_like(w), jnp.arange(3))[0], 2 * w @ d, None
+
+    weighted.defvjp(lambda *given: (weighted(*given), given), back)
+
+    def loss(p, x):
+        steps = jnp.array([0.1, 0.2, 0.4])
+        y = weighted(p["w"], x, steps) + weighted(p["w"], p["v"], steps)
+        return jnp.sin(y).sum() + jnp.square(y @ weighted(p["u"], x, steps))
+
+    params = {"w": normal(3, 4), "u": normal(3, 4, seed=1), "v": normal(3)}
+    return loss, params, normal(B, 3)
+
+
+@row("a sparse matrix on both sides of a product")
+def sparse_matrix():
+    def loss(p, x):
+        return jnp.sin(jnp.tanh(p["m"] @ x) @ p["m"] * p["g"]).sum()
+
+    return loss, {"m": sparse_of(4, 3), "g": normal(3)}, normal(B, 3)
+
+
+def sparse_of(*shape):
+    """Five numbers in a matrix of that shape."""
+    places = np.random.default_rng(0).permutation(shape[0] * shape[1])[:5]
+    indices = np.stack(np.unravel_index(places, shape), -1).astype(np.int32)
+    return BCOO((normal(5), jnp.asarray(indices)), shape=shape)

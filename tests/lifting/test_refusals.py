@@ -66,6 +66,17 @@ def grouped(params, x):
     ).mean(1)  # fmt: skip
 
 
+def closing(w, example):
+    x, _ = example
+
+    @jax.custom_vjp
+    def rule(w):
+        return x @ w
+
+    rule.defvjp(lambda w: (x @ w, None), lambda _, d: (jnp.outer(x, d),))
+    return rule(jnp.sin(w)).sum()
+
+
 def plain(params, x):
     return x @ params["w"]
 
@@ -175,6 +186,12 @@ REFUSED = {
     ),
     "another reduction": (
         lambda: fp.per_example(loss_of_one, "max"), "reduction is 'max'", "'mean', 'sum' or 'none'",
+    ),
+    "a rule that closes over an example": (
+        lambda: asked(fp.per_example(closing, "sum"), W, (X, Y)),
+        "calls a jax.custom_vjp at " + line_of(closing, "jnp.sin(w)"),
+        "(closing) that closes over a value of the function around it",
+        "give it the value as an argument, and return None for its gradient",
     ),
     "no Kronecker form": (
         lambda: asked(grouped, IMAGES[1], IMAGES[0], kfac),

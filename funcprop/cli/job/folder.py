@@ -1,4 +1,4 @@
-"""The folder of a run: config.json, metrics.jsonl, params.safetensors and curves.png."""
+"""The folder of a run: config.json, metrics.jsonl, params.safetensors and pictures."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from funcprop.cli.job.checks import RecipeError
+from funcprop.cli.job.pictures import PICTURES
 from funcprop.cli.job.recipe import Recipe, settled
 from funcprop.cli.job.run import Record
 from funcprop.extras import require
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
-PARAMS, CURVES = "params.safetensors", "curves.png"
+PARAMS = "params.safetensors"
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:
@@ -47,7 +48,7 @@ def start_folder(
 ) -> None:
     """The folder with its config.json; files of an earlier run are removed, others stay."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (CONFIG, METRICS, PARAMS, CURVES):
+    for name in (CONFIG, METRICS, PARAMS, *PICTURES):
         (folder / name).unlink(missing_ok=True)
     config = dataclasses.asdict(settled(recipe))
     config["data_dir"] = None if recipe.data_dir is None else str(recipe.data_dir)
@@ -88,22 +89,3 @@ def read_config(folder: Path) -> tuple[Recipe, tuple[int, ...], int]:
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise RecipeError(f"{path} is no configuration of a run ({reason}): train again") from error
-
-
-def draw_curves(path: Path, records: Sequence[Record], held_out: str) -> None:
-    """Loss and accuracy over the epochs as a picture; `held_out` names the examples looked at."""
-    # A Figure of its own: no display, no global state of pyplot
-    figure = require("matplotlib.figure", "train").Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    epochs = [record.epoch for record in records]
-    left.plot(epochs, [record.loss for record in records], ".-", label="training")
-    left.plot(epochs, [record.held_out_loss for record in records], ".-", label=held_out)
-    left.set(xlabel="epoch", ylabel="loss")
-    left.legend()
-    right.plot(epochs, [100 * record.accuracy for record in records], ".-C1", label=held_out)
-    right.set(xlabel="epoch", ylabel="accuracy (%)")
-    right.legend()
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    figure.savefig(path, dpi=150)

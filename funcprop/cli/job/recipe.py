@@ -31,9 +31,9 @@ class Recipe:
     vit; lstm (the rows of an image one after the other); for text gpt."""
 
     data: str = "digits"
-    """The data: digits (1,797 real 8x8 images, no download), mnist, fashion-mnist, kmnist or
-    emnist from --data-dir, openml:NAME from openml.org, text:FILE, or text: for the help text of
-    Python."""
+    """The data: digits (1,797 real 8x8 images, no download), xor, moons or spiral (500 points in a
+    plane), mnist, fashion-mnist, kmnist or emnist from --data-dir, openml:NAME from openml.org,
+    text:FILE, or text: for the help text of Python."""
 
     data_dir: Path | None = None
     """The folder of the data's files, plain or gzipped."""

@@ -32,6 +32,7 @@ class Record(NamedTuple):
     right: int  # examples classified right after the epoch, or tokens of text foretold
     of: int  # examples or tokens looked at: those of the validation set, or of the test set
     held_out_loss: float  # the mean loss over them
+    training_accuracy: float  # after the epoch, of as many training examples
     seconds: float  # the training alone; the first epoch includes compilation
     examples: int  # trained on
 
@@ -95,14 +96,14 @@ def history(
     run: Step,
     state: TrainState,
     data: Any,
-    judge: Callable[[TrainState], Score],
+    judge: Callable[[TrainState], tuple[Score, Score]],
     epochs: int,
     batch_size: int,
 ) -> Iterator[tuple[TrainState, Record]]:
     """Epoch after epoch: the state reached, and what was seen on the way.
 
     run    of `epoch(step, batch_size)`: one dispatch an epoch
-    judge  state -> Score, on held-out examples
+    judge  state -> Score on held-out examples, and on training examples
 
     Raises NonFiniteError instead of yielding a state that is not finite: the last one is still
     with the caller.
@@ -118,11 +119,12 @@ def history(
         # the last batch may be smaller, and counts for as much less
         sizes = np.full(len(losses), batch_size)
         sizes[-1] = examples - batch_size * (len(losses) - 1)
-        found = judge(state)
+        found, training = judge(state)
         if not np.isfinite(found.loss):
             raise NonFiniteError(f"the held-out loss became {found.loss} in epoch {number}: {TRY}")
-        seen = (found.accuracy, found.right, found.of, found.loss, seconds, examples)
-        yield state, Record(number, float(np.average(losses, weights=sizes)), *seen)
+        seen = (found.accuracy, found.right, found.of, found.loss, training.accuracy)
+        loss = float(np.average(losses, weights=sizes))
+        yield state, Record(number, loss, *seen, seconds, examples)
 
 
 def wait(tree: Any) -> None:

@@ -85,6 +85,16 @@ class Case:
                     return multiplied(told, words), self.anywhere(words, times)
         return None
 
+    def scaled(self, value: np.ndarray) -> Guess | None:
+        """Any multiple of a formula that is this."""
+        for words, term in self.terms:
+            below = float(term @ term)
+            c = float(value @ term) / below if below else 0.0
+            if c and self.same(value, c * term) and words not in QUOTIENTS:
+                told = multiplied(f"{c:.6g}", words) if words != "1" else f"{c:.6g}"
+                return told, self.anywhere(words, c)
+        return None
+
     def anywhere(self, words: str, times: float = 1.0) -> Slopes:
         return lambda s: times * formula(words, s.z, s.a, self.constants)
 

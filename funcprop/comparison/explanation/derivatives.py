@@ -77,6 +77,12 @@ def of_the_right_one(case: Case) -> Iterator[Guess]:
             yield "the square root of the derivative", lambda s: np.sqrt(s.slope)
 
 
+def any_multiple(case: Case) -> Iterator[Guess]:
+    """A formula times some number."""
+    if found := case.scaled(case.g):
+        yield f"{found[0]} in the place of {case.right or 'the derivative'}", found[1]
+
+
 @dataclass(frozen=True)
 class Product:
     """a = z · h(z), so that f′ = h(z) + z · h′(z)."""

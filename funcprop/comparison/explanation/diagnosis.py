@@ -7,14 +7,16 @@ first, and those that need the layer again (`hypotheses`) only where nothing sim
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
 from funcprop.comparison.explanation.arrays import along, axes_told, largest, norm, places, subsets
+from funcprop.comparison.explanation.couplings import couplings
 from funcprop.comparison.explanation.elementwise import formula_of
 from funcprop.comparison.explanation.factors import EXPLAINED, factors
 from funcprop.comparison.explanation.hypotheses import hypotheses
@@ -28,6 +30,7 @@ from funcprop.comparison.explanation.patterns import (
 )
 from funcprop.comparison.explanation.problem import Problem
 from funcprop.comparison.explanation.samples import Elementwise, elementwise_rule
+from funcprop.comparison.explanation.terms import terms
 from funcprop.comparison.leaf import NO_PATTERN
 from funcprop.comparison.programs import named_leaves
 from funcprop.comparison.verdict.rules import ZERO
@@ -119,15 +122,33 @@ def diagnosed(problem: Problem, rule: Callable[[], Elementwise | None]) -> dict[
         if told and waiting[alone.leaf].explained(told[1]):
             found[alone.leaf] = told[0]
             del waiting[alone.leaf]
-    for words, predicted in hypotheses(problem) if waiting else ():
+    found |= settled(waiting, hypotheses(problem) if waiting else ())
+    found |= {name: words for name, case in waiting.items() if (words := first(case, LAST))}
+    waiting = {name: case for name, case in waiting.items() if name not in found}
+    found |= settled(waiting, looked_into(problem) if waiting else ())
+    found |= dict.fromkeys(waiting, NO_PATTERN)
+    return {name: found[name] for name in right if name in found}
+
+
+def looked_into(problem: Problem) -> Iterator[tuple[str, Leaves]]:
+    """What takes longer than all before: the derivative term by term, and the whole Jacobian."""
+    for hypothesis in (terms, couplings):
+        with contextlib.suppress(Exception):  # a layer that cannot be given that tells nothing
+            yield from hypothesis(problem)
+
+
+def settled(waiting: dict[str, WrongLeaf], guesses: Iterable[tuple[str, Leaves]]) -> dict[str, str]:
+    """Words for the leaves that a guess explains, which are taken out of those that wait."""
+    found: dict[str, str] = {}
+    for words, predicted in guesses:
         explained = [n for n in waiting if n in predicted and waiting[n].explained(predicted[n])]
         explained = [n for n in explained if other_part(n) not in set(waiting) - set(explained)]
         found |= dict.fromkeys(explained, words)
-        waiting = {name: case for name, case in waiting.items() if name not in explained}
+        for name in explained:
+            del waiting[name]
         if not waiting:
             break
-    found |= {name: first(case, LAST) or NO_PATTERN for name, case in waiting.items()}
-    return {name: found[name] for name in right if name in found}
+    return found
 
 
 def other_part(name: str) -> str:

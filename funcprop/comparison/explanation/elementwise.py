@@ -13,11 +13,17 @@ from collections.abc import Iterator
 import numpy as np
 
 from funcprop.comparison.explanation.cases import Guess, screened
-from funcprop.comparison.explanation.derivatives import in_its_place, of_slopes, of_the_right_one
+from funcprop.comparison.explanation.derivatives import (
+    any_multiple,
+    in_its_place,
+    of_slopes,
+    of_the_right_one,
+)
 from funcprop.comparison.explanation.factors import settings
 from funcprop.comparison.explanation.formulas import Constants
 from funcprop.comparison.explanation.kinks import exchanged_sides, flat, of_side, on_one_side
 from funcprop.comparison.explanation.linearity import not_linear
+from funcprop.comparison.explanation.mish import of_mish
 from funcprop.comparison.explanation.samples import Elementwise, Samples, joined
 from funcprop.layer import Layer
 
@@ -55,7 +61,8 @@ def guesses(rule: Elementwise, seen: Samples, constants: Constants) -> Iterator[
     yield from on_one_side(seen, constants, of_side)
     yield from exchanged_sides(seen, constants)
     if case is not None:
-        yield from of_slopes(case, of_the_right_one)
+        for explain in (of_mish, of_the_right_one, any_multiple):
+            yield from of_slopes(case, explain)
 
 
 def letters(words: str) -> str:

@@ -17,12 +17,14 @@ import numpy as np
 
 from funcprop.comparison.explanation.arrays import (
     MOST,
+    along,
     axes_of,
     other_ways_round,
     places,
     rearranged,
     spelling,
     stacked,
+    subsets,
 )
 from funcprop.comparison.explanation.problem import Guess, Problem, quickly
 from funcprop.comparison.programs import named_leaves
@@ -133,6 +135,11 @@ def another_dy(problem: Problem) -> Iterator[Guess]:
     mean = np.broadcast_to(dy.mean(axes_of(dy), keepdims=True), dy.shape)
     yield "as if dy were its mean everywhere", problem.at(dys=problem.dys_from(mean))
     yield "as if dy were 1 everywhere", problem.at(dys=problem.dys_from(np.ones_like(dy)))
+    for axes in subsets(axes_of(dy)):
+        for what, over in (("mean", np.mean), ("sum", np.sum)):
+            value = np.broadcast_to(over(dy, axes, keepdims=True), dy.shape)
+            told = f"as if dy were its {what} along {along(axes)}"
+            yield told, problem.at(dys=problem.dys_from(value))
     if "dx" in problem.truth and problem.truth["dx"].shape == dy.shape:
         twice = problem.at(dys=problem.dys_from(problem.truth["dx"]))
         yield "the derivative is applied twice", twice

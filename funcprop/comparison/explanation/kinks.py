@@ -7,7 +7,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from funcprop.comparison.explanation.cases import Case, Guess, Slopes, screened
-from funcprop.comparison.explanation.derivatives import in_its_place, of_slopes, of_the_right_one
+from funcprop.comparison.explanation.derivatives import (
+    any_multiple,
+    in_its_place,
+    of_slopes,
+    of_the_right_one,
+)
 from funcprop.comparison.explanation.formulas import Constants
 from funcprop.comparison.explanation.samples import SAME, Samples
 from funcprop.layers.activations import SELU_ALPHA, SELU_SCALE
@@ -33,7 +38,8 @@ def on_one_side(
         inside = side(seen.z)
         if not seen.right[~inside & (np.abs(seen.z) != kink)].all():
             continue
-        case = screened(seen.at(inside), constants)
+        known = (*constants, *of_selu(seen))
+        case = screened(seen.at(inside), known)
         for words, predict in explain(case) if case is not None else ():
 
             def both(
@@ -45,6 +51,14 @@ def on_one_side(
                 return predicted
 
             yield words.replace("{where}", where), both
+
+
+def of_selu(seen: Samples) -> Constants:
+    """Its constants, where the slope above 0 is λ."""
+    above = seen.slope[seen.z > 0]
+    if not above.size or np.abs(above - SELU_SCALE).max() > SAME:
+        return ()
+    return ((SELU_SCALE * SELU_ALPHA, "λα"), (SELU_ALPHA, "α"), (SELU_SCALE, "λ"))
 
 
 def flat(case: Case) -> Iterator[Guess]:
@@ -81,7 +95,7 @@ def of_side(case: Case) -> Iterator[Guess]:
             elif abs(c / value - 1) <= SAME:
                 words = f"one factor {with_value(name, value)} too many for {{where}}"
         yield words, lambda s: c * s.slope * s.dy
-    for explain in (in_its_place, of_the_right_one):
+    for explain in (in_its_place, of_the_right_one, any_multiple):
         for words, predict in of_slopes(case, explain):
             yield f"{words} for {{where}}", predict
 
@@ -91,15 +105,17 @@ def with_value(name: str, value: float) -> str:
 
 
 def exchanged_sides(seen: Samples, constants: Constants) -> Iterator[Guess]:
-    """Two constant slopes, each on the side of the other."""
+    """Two formulas of which each stands on the side of the other."""
     sides = [screened(seen.at(side), constants) for side in (seen.z < 0, seen.z > 0)]
     if None in sides:
         return
-    values = [(case.g, case.f) for case in sides if case is not None]
-    if all(np.ptp(v) <= SAME * np.abs(v).max() for pair in values for v in pair):
-        (one, left), (two, right) = ((float(g[0]), float(f[0])) for g, f in values)
-        if abs(one - right) <= SAME and abs(two - left) <= SAME and one != two:
-            yield (
-                f"the sides are exchanged: {one:.6g} for z < 0 and {two:.6g} for z > 0",
-                lambda s: np.where(s.z == 0, s.given, s.dy * np.where(s.z < 0, one, two)),
-            )
+    below, above = (case for case in sides if case is not None)
+    found = [case.scaled(case.g) for case in (below, above)]
+    if found[0] is None or found[1] is None:
+        return
+    (one, left), (two, right) = found  # type: ignore[misc]
+    if below.same(right(below.seen), below.f) and above.same(left(above.seen), above.f):
+        yield (
+            f"the sides are exchanged: {one} for z < 0 and {two} for z > 0",
+            lambda s: np.where(s.z == 0, s.given, s.dy * np.where(s.z < 0, left(s), right(s))),
+        )

@@ -137,7 +137,39 @@ def conjugated(case: WrongLeaf) -> Iterator[Guess]:
         yield "conjugated: the sign of the imaginary part is flipped", -case.truth
 
 
-SIMPLE = (zero, conjugated, factor, rounded, rearrangement, exchanged, spread, dy_itself, mean_kept)
+def transformed(case: WrongLeaf) -> Iterator[Guess]:
+    """Index n holds what belongs to −n: so it is where a Fourier transform is conjugated, or its
+    inverse stands in its place."""
+    for axes in subsets(case.axes):
+        moved = np.roll(np.flip(case.truth, axes), [1] * len(axes), axes)
+        c = float(multiple(case.given, moved))
+        size = math.prod(case.truth.shape[axis] for axis in axes)
+        where = f"index n holds what belongs to −n along {along(axes)}"
+        if math.isclose(c, 1, rel_tol=EXPLAINED):
+            yield f"{where}, as if a Fourier transform were conjugated", moved
+        elif any(math.isclose(c, other, rel_tol=EXPLAINED) for other in (size, 1 / size)):
+            words = f"{where}, and a factor of {c:.4g}"
+            yield (
+                f"{words}: an inverse Fourier transform in the place of one, or the other way",
+                (c * moved),
+            )
+        elif (words := case.spelled(abs(c))) and c:
+            sign = "a flipped sign, and " if c < 0 else ""
+            yield f"{where}, with {sign}a factor of {words}", c * moved
+
+
+SIMPLE = (
+    zero,
+    conjugated,
+    factor,
+    rounded,
+    rearrangement,
+    exchanged,
+    spread,
+    dy_itself,
+    mean_kept,
+    transformed,
+)
 
 
 # --- patterns that are said only where nothing sharper explains -----------------------------------
@@ -184,7 +216,7 @@ def off_along_x(case: WrongLeaf) -> Iterator[Guess]:
                 d = np.broadcast_to(values, case.given.shape)
                 told = f"off by a multiple of {words} along {along(axes)}"
                 predicted = case.truth + multiple(case.error, d, axes) * d
-                yield f"{told}, as if a norm or deviation were a constant", predicted
+                yield f"{told}: the derivative of a norm or deviation is wrong", predicted
 
 
 def noise(case: WrongLeaf) -> Iterator[Guess]:

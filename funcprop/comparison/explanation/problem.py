@@ -51,12 +51,16 @@ class Problem:
         """The truth, had the layer been given other params [probes, ...], x, context or dys."""
         return self._evaluate(self._truth, **changed)
 
+    def own(self, **changed: Any) -> Leaves:
+        """What the layer's own backward returns, had it been given another x, context or dys."""
+        return self._evaluate(self._own, **changed)
+
     def repaired(self, params: Params) -> Leaves:
         """The layer's own backward, handed other params [probes, ...] after the right forward.
 
         Told as a prediction: it is what was given where this change makes the leaf right.
         """
-        own = self._evaluate(self._own, params=params)
+        own = self.own(params=params)
         return {name: self.as_prediction(name, own[name]) for name in self.reproduced}
 
     def as_prediction(self, name: str, repaired: np.ndarray) -> np.ndarray:
@@ -66,7 +70,7 @@ class Problem:
     @functools.cached_property
     def reproduced(self) -> list[str]:
         """The wrong leaves that the layer's own backward returns here as well."""
-        own = self._evaluate(self._own)
+        own = self.own()
         pairs = {name: (leaf, self.given[name], self.truth[name]) for name, leaf in own.items()}
         return [
             name

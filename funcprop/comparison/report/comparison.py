@@ -12,12 +12,14 @@ from typing import Any
 
 from funcprop.comparison.explanation.curve import Curve
 from funcprop.comparison.leaf import NO_PATTERN, Leaf
-from funcprop.sheets import Line, Sheet, html
+from funcprop.sheets import Line, Sheet, bars, html
 
 HEADINGS = (
     "where", "shape", "dtype", "max error", "relative", "ulps", "cosine",
     "worst at", "by hand", "automatic", "verdict", "rule",
 )  # fmt: skip
+NEARLY = 1e-4  # relative: an error below it may be that of a tolerance
+MOST_BARS = 60  # of a comparison; the table has all
 ESSENTIAL = ("where", "relative", "by hand", "automatic", "verdict", "rule")
 # How places begin that are a transformation and no layer: "under vmap over argument 1: dx[0]".
 TRANSFORMED = ("under ", "with only ", "with integers ", "in the gradient of ", "run a second time")
@@ -137,6 +139,13 @@ class Comparison:
             f"{name} ({words})" if words and words != NO_PATTERN else name
             for name, words in names.items()
         )
+        if self.nearly_right:
+            worst = max(row.relative for row in self.wrong)
+            granted = 10.0 ** math.ceil(math.log10(worst) + 0.3)
+            return (
+                f"{self.target}: agrees to {worst:.0e} alone, less accurate or without a small "
+                f"term: {wrong} (rtol={granted:g} would grant it)"
+            )
         if self.less_accurate:
             dtype = self.wrong[0].dtype
             return f"{self.target}: right in float64, and too inexact in {dtype}: {wrong}"
@@ -145,10 +154,24 @@ class Comparison:
 
     @property
     def less_accurate(self) -> bool:
-        """Whether all that is wrong is rounding: float64 agrees, the working dtype does not."""
+        """Whether all that is wrong is small: float64 agrees and the working dtype does not, or it
+        agrees to a relative error of 1e-4 and no pattern says what is missing."""
         wrong = self.wrong
+        if self.nearly_right:
+            return True
         finite = all(math.isfinite(row.error) and row.dtype != "float64" for row in wrong)
         return bool(wrong) and finite and not any(row.rule.startswith("contract") for row in wrong)
+
+    @property
+    def nearly_right(self) -> bool:
+        """Whether float64 is off, by little and by nothing that is recognized."""
+        exact = [row for row in self.wrong if row.dtype == "float64"]
+        return bool(exact) and all(
+            0 < row.relative <= NEARLY
+            and row.words in ("", NO_PATTERN)
+            and row.rule.startswith(("relative norm", "error <="))
+            for row in self.wrong
+        )
 
     def _culprit(self) -> str:
         """The place of the first wrong row: layers inside a composite come before it."""
@@ -199,7 +222,20 @@ class Comparison:
     def as_html(self) -> str:
         """The rows, the wrong ones first, the notes and the curve: part of a page."""
         drawn = "" if self.curve is None else f"<figure>{self.curve.as_svg()}</figure>"
-        return html.rows_and_notes(self.sheet) + drawn
+        return html.rows_and_notes(self.sheet) + self._bars() + drawn
+
+    def _bars(self) -> str:
+        """A bar a gradient of the widest dtype: how far it is off."""
+        measured = [row for row in self.rows if not row.rule.startswith("contract")]
+        wide = [row for row in measured if row.dtype == "float64"] or measured
+        if not wide:
+            return ""
+        drawn = bars.svg(
+            "how far every gradient is off",
+            [(row.name, row.relative, row.ok) for row in wide[:MOST_BARS]],
+        )
+        words = f"‖by hand − automatic‖ / ‖automatic‖, {wide[0].dtype}"
+        return f"<figure>{drawn}<figcaption>{words}</figcaption></figure>"
 
     def _repr_html_(self) -> str:
         """The headline and the table, for notebooks."""

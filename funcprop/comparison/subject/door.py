@@ -6,7 +6,7 @@ import contextlib
 import inspect
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,23 +15,34 @@ import numpy as np
 from funcprop.comparison.leaf import Broken
 from funcprop.comparison.programs import generator, is_key
 from funcprop.comparison.subject.arguments import arguments_of
-from funcprop.comparison.subject.functions import Function
+from funcprop.comparison.subject.functions import Function, Pair
 from funcprop.comparison.subject.gradients import called, gradient_subject
+from funcprop.comparison.subject.ignored import ignored_in
 from funcprop.comparison.subject.rules import rules_inside
 from funcprop.comparison.subject.subject import Inner, Subject
 from funcprop.comparison.subject.targets import (
     adapted,
     check_same_output,
+    fixed_positions,
     has_no_rule,
     layer_arguments,
 )
 from funcprop.composites import Composite
-from funcprop.gradient import Backprop
+from funcprop.gradient import Backprop, partition
 from funcprop.layer import Array, Context, Layer, Params, is_float, spell, two
 
 NO_RULE = (
     "no jax.custom_vjp or jax.custom_jvp is in it: JAX's own rules were compared with finite "
     "differences, and with themselves"
+)
+SURROGATE = (
+    "gradients are held against those of the surrogate; its values are others, and not judged"
+)
+UNTRACEABLE = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
 )
 RULES = (jax.custom_vjp, jax.custom_jvp)
 
@@ -45,6 +56,9 @@ def subject_of(
     kwargs: dict[str, Any] | None = None,
     inputs: Any = None,
     changed: bool | None = None,
+    surrogate: Any = None,
+    rtol: float = 0.0,
+    ignore: Any = (),
 ) -> Subject:
     """What `compare` and its like are given, as the value that they work on.
 
@@ -59,19 +73,48 @@ def subject_of(
     if (isinstance(target, (Layer, Backprop))) and (kwargs or inputs is not None):
         given = f"{next(iter(kwargs))}=" if kwargs else "inputs="
         raise TypeError(f"{given} is for functions and pairs: leave it out")
+    if surrogate is not None and against is not None:
+        raise TypeError("against= is the truth of values and gradients, surrogate= of gradients "
+                        "alone: leave one out")  # fmt: skip
+    if surrogate is not None and isinstance(target, Backprop):
+        raise TypeError("surrogate= is for layers and functions: give a gradient as against=")
+    lent = surrogate is not None and not isinstance(target, Layer)
+    against = surrogate if against is None else against
     if isinstance(target, Layer):
         subject = layer_subject(target, *layer_arguments(target, args, context), key, against)
-    elif isinstance(target, Backprop) or (against and is_gradient(target, args, context)):
+    elif isinstance(target, Backprop) or (
+        against is not None and not lent and is_gradient(target, args, context)
+    ):
         params, batch, context = layer_arguments(target, args, context)
         subject = gradient_subject(target, against, nearby(params, key), batch, context, key)
     else:
         if context is not None:
             raise TypeError("context is for layers and gradient functions: leave it out")
         subject = function_subject(target, args, kwargs or {}, key, against, inputs)
-    check_forward(subject)
+    if lent:
+        subject = replace(subject, surrogate=True, notes=(*subject.notes, SURROGATE))
+    if not subject.eager:
+        check_forward(subject)
     if changed is None:
         changed = inputs is None
-    return replace(subject, changed=changed)
+    return granted(replace(subject, changed=changed), target, rtol, ignore)
+
+
+def granted(subject: Subject, target: Any, rtol: float = 0.0, ignore: Any = ()) -> Subject:
+    """The same, with a relative error that is granted, and leaves that are not judged.
+
+    Raises ValueError for an rtol out of range, and what `ignored_in` does.
+    """
+    number = isinstance(rtol, (int, float)) and not isinstance(rtol, bool)
+    if not number or not 0 <= rtol < 1:
+        raise ValueError(f"rtol is {rtol!r}, wanted a number from 0 to 1: write rtol=1e-5")
+    ignored, notes = ignored_in(subject, target, ignore), list(subject.notes)
+    if rtol:
+        notes.append(f"rtol = {rtol:g}: errors below it are granted, relative to a leaf's norm")
+    if ignored:
+        notes.append(f"not judged, as ignore says: {', '.join(sorted(ignored))}")
+    inner = None if subject.inner is None else subject.inner._replace(rtol=rtol)
+    return replace(subject, rtol=rtol, ignored=ignored, inner=inner, notes=tuple(notes))
 
 
 def function_subject(
@@ -89,8 +132,13 @@ def function_subject(
         args, several = (args, several) if args else (several[0], several[1:])
     else:
         several = []
-    with of_one_call(called(target)):
-        found = adapted(target, args, against, kwargs)
+    try:
+        with of_one_call(called(target)):
+            found = adapted(target, args, against, kwargs)
+    except Exception as error:
+        if not is_untraceable(error):
+            raise
+        return eager_subject(target, args, kwargs, key, against)
     others = tuple(arguments_of(one, kwargs, found.fixed, found.numbers)[1] for one in several)
     for other in others:
         if spell(other) != spell(found.x):
@@ -110,6 +158,46 @@ def function_subject(
         found.layer, (), found.x, Context(), key, found.peer, inner=inner, notes=notes,
         others=others, by_reference=against is not None,
     )  # fmt: skip
+
+
+def eager_subject(
+    target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], key: Array, against: Any
+) -> Subject:
+    """A function or a pair that reads its arguments as numbers of Python or of NumPy.
+
+    Raises TypeError where it has no derivative, and what it raises itself.
+    """
+    fixed = () if isinstance(target, tuple) else fixed_positions(target)
+    arguments, x = arguments_of(args, kwargs, fixed)
+    if isinstance(target, tuple):
+        layer: Layer = Pair(*arguments.bound_pair(*target))
+        peer: Layer = layer
+    else:
+        layer = Function(arguments.bound(target))
+        peer = layer
+    if against is not None:
+        peer = Function(arguments.bound(against))
+    y, residuals = cast(Layer, layer).forward((), x)
+    dy = jax.tree.map(jnp.ones_like, partition(y)[0])
+    if not jax.tree.leaves(dy):
+        raise TypeError(f"no output of {layer!r} is a float: there is no gradient to compare")
+    try:
+        cast(Layer, layer).backward((), residuals, dy)
+    except Exception as error:
+        if not is_untraceable(error):
+            raise
+        raise TypeError(
+            f"{layer!r} has no derivative: JAX cannot trace it, and no rule stands around what "
+            "reads numbers of Python or NumPy: make it a jax.custom_vjp function"
+        ) from error
+    return Subject(
+        layer, (), x, Context(), key, peer, by_reference=against is not None, eager=True
+    )  # fmt: skip
+
+
+def is_untraceable(error: BaseException) -> bool:
+    """Whether a function wanted the numbers of what is traced; a layer says it in words."""
+    return isinstance(error, UNTRACEABLE) or isinstance(error.__cause__, UNTRACEABLE)
 
 
 def layer_subject(

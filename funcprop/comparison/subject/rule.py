@@ -65,6 +65,22 @@ def plain(subject: Subject) -> Rule:
     return _rule(bare)
 
 
+def ruled(subject: Subject) -> Rule:
+    """JAX's own derivative of the peer as the rule of a `jax.custom_vjp` function."""
+    rule = plain(subject)
+
+    @jax.custom_vjp
+    def call(given: Any, context: Context) -> Any:
+        return rule(given, context)
+
+    def forward(given: Any, context: Context) -> Any:
+        floats, rest = partition(given)
+        return jax.vjp(lambda f: rule(combine(f, rest), context), floats)
+
+    call.defvjp(forward, lambda pullback, dy: (pullback(dy)[0], None))
+    return call
+
+
 def promoting(subject: Subject) -> contextlib.AbstractContextManager[Any]:
     """The promotion of dtypes under which a function of others is differentiated."""
     return PROMOTION() if subject.by_rule else contextlib.nullcontext()

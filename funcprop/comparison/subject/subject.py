@@ -25,6 +25,7 @@ class Inner(NamedTuple):
     dy: Any = None  # None: the first cotangent of the subject
     words: dict[str, str] | None = None  # of places, where they are calls of rules in a function
     always: bool = True  # whether it is looked at where the whole is right
+    rtol: float = 0.0  # relative norm of an error that is granted
 
     def in_float64(self) -> Inner:
         """The same with every float in float64."""
@@ -46,6 +47,9 @@ class Subject:
     others     further inputs of the same shapes and dtypes, beside x
     changed    whether x may be changed: scaled, zeroed, rounded
     by_reference  whether the truth is another function, given for it
+    rtol       relative norm of an error that is granted, beside the usual ones
+    ignored    names of leaves, as rows have them, whose gradient is not judged
+    eager      whether JAX cannot trace it
     """
 
     layer: Layer
@@ -61,6 +65,9 @@ class Subject:
     others: tuple[Any, ...] = ()
     changed: bool = True
     by_reference: bool = False
+    rtol: float = 0.0
+    ignored: frozenset[str] = frozenset()
+    eager: bool = False
 
     @property
     def by_rule(self) -> bool:
@@ -79,7 +86,8 @@ class Subject:
     def name(self) -> str:
         """How rows call it: a target that is no layer of ours has one gradient and no name."""
         own = self.peer is self.layer or self.surrogate
-        return place_name(self.layer, ()) if own else ""
+        named = own and not isinstance(self.layer, (Pair, Function))
+        return place_name(self.layer, ()) if named else ""
 
     @property
     def contracted(self) -> str:

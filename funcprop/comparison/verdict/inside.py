@@ -20,7 +20,7 @@ def localize(
 ) -> tuple[list[Leaf], list[str]]:
     """Rows for every layer that records in the model, in float64; notes where that fails."""
 
-    def run(records: list[Pass]) -> list[tuple[Name, Grads, Grads]]:
+    def run(records: list[Pass]) -> list[tuple[Name, Grads, Grads, Any]]:
         return [checked(record) for record in records]
 
     try:
@@ -28,9 +28,11 @@ def localize(
     except FAILURES as error:
         return [], [f"could not look inside: {type(error).__name__}: {error}"]
     rows = []
-    for name, given, wanted in found:
+    for name, given, wanted, reached in found:
+        if not reached:
+            continue
         probe = jax.tree.map(lambda leaf: leaf[None], (given, wanted))
-        rows += judge_exact(name.place, *probe)
+        rows += judge_exact(name.place, *probe, rtol=inner.rtol)
     return rows, []
 
 

@@ -43,7 +43,7 @@ def judged_again(
         if row.ok or not np.isfinite(row.error):
             judged.append(row)
             continue
-        worst = max(found[row.path])
+        worst = max(found[row.path])  # rtol was granted before
         measured = f"at least {worst:.2g} x over {INPUTS} inputs near by"
         rule = f"error <= {FACTOR:g} x automatic's own: {measured}"
         judged.append(replace(row, ok=bool(worst <= FACTOR), rule=rule))

@@ -16,7 +16,7 @@ import numpy as np
 
 from funcprop.comparison.leaf import Leaf
 from funcprop.comparison.programs import named_leaves
-from funcprop.comparison.witnesses.slopes import Slope
+from funcprop.comparison.witnesses.slopes import FAR, Slope
 
 EXACT = 1e-10  # relative norm in float64: forty times the square root of eps would be 6e-7
 NUMERICAL = 1e-6  # the same where finite differences are the only witness
@@ -44,12 +44,13 @@ def judge_exact(
     narrow: Any = None,
     usual: dict[str, Any] | None = None,
     right: dict[str, Any] | None = None,
+    rtol: float = 0.0,
 ) -> list[Leaf]:
     """Rows in float64, leaves [probes, ...]: the relative norm decides.
 
     `usual` is the truth at the given input, where this one is another. `narrow` is the dtype that
     the target rounds to inside, whatever it is given. There are no rows for leaves that are those
-    of `right`, gradients that were judged before.
+    of `right`, gradients that were judged before. `rtol` is granted where it is more.
     """
     largest, rows = _largest(truth), []
     limit = NUMERICAL if numerical else EXACT
@@ -66,6 +67,8 @@ def judge_exact(
             f"error <= {CHANGED:g} of the gradient at the given input",
         )
         tops = [np.abs(_finite(leaf)).max(initial=0.0) for leaf in jax.tree.leaves(usual)]
+    if rtol > limit:
+        limit, witness = rtol, f"{witness} (rtol)"
     known = [None] * len(tops) if right is None else jax.tree.leaves(right)
     places = zip(named_leaves(manual), named_leaves(truth), tops, known, strict=True)
     for (path, given), (_, wanted), top, before in places:
@@ -87,6 +90,7 @@ def judge_rounded(
     truth: dict[str, Any],
     floor: float = FLOOR,
     at: str = "",
+    rtol: float = 0.0,
 ) -> list[Leaf]:
     """Rows in the working dtype, leaves [probes, ...]: automatic differentiation's error decides.
 
@@ -126,6 +130,10 @@ def judge_rounded(
             words = f"{FACTOR:g} x automatic's own,"
             allowed.append((FACTOR * own, f"error <= {words} {own:.1e}"))
             spread.append((FACTOR * usual, f"relative norm over probes <= {words} {usual:.1e}"))
+        if rtol:
+            top = float(np.max(np.abs(_finite(wanted)), initial=0.0))
+            allowed.append((rtol * top, f"error <= {rtol:g} (rtol) of the leaf's largest gradient"))
+            spread.append((rtol, f"relative norm <= {rtol:g} (rtol)"))
         (limit, rule), (widest, norm_rule) = max(allowed), max(spread)
         ok = row.error <= limit
         if ok and pooled(given, wanted) > widest and row.error > eps * largest:
@@ -135,10 +143,11 @@ def judge_rounded(
 
 
 def judge_slopes(
-    place: str, slopes: Sequence[Slope], numerical: bool = False
+    place: str, slopes: Sequence[Slope], numerical: bool = False, rtol: float = 0.0
 ) -> tuple[list[Leaf], list[str]]:
     """-> rows for the directions in which a witness disagrees; and how far they agree, in words."""
     rows, kinks, unknown, worst_of = [], 0, 0, {"finite differences": 0.0, "jax.jvp": 0.0}
+    bends = 0
     agreed = dict.fromkeys(worst_of, 0)
     for slope in slopes:
         if slope.kink:
@@ -155,14 +164,20 @@ def judge_slopes(
         nearest = min(steps, key=lambda step: abs(step - slope.by_hand), default=None)
         rounding = ZERO * float(jnp.finfo(jnp.float64).eps) * slope.value
         size = max(slope.size, *map(abs, steps), 1e-300)
+        # a value that is exact to rtol only makes differences that are off by it over a step
+        by_steps = max(DIFFERENCES, rtol) * size + (VALUE + rtol / FAR) * slope.value
+        forward = max(DIFFERENCES if numerical else FORWARD, rtol) * size + rounding
         witnesses = [
-            ("finite differences", nearest, DIFFERENCES * size + VALUE * slope.value),
-            ("jax.jvp", slope.forward, (DIFFERENCES if numerical else FORWARD) * size + rounding),
+            ("finite differences", nearest, by_steps),
+            ("jax.jvp", slope.forward, forward),
         ]
         for name, said, allowed in witnesses:
             if said is None or not np.isfinite(said):
                 continue
             error = abs(said - slope.by_hand)
+            if error > allowed and name == "finite differences" and slope.bend:
+                bends += 1
+                continue
             if error <= allowed:
                 agreed[name] += 1
                 limit = FORWARD if name == "jax.jvp" else DIFFERENCES
@@ -182,6 +197,8 @@ def judge_slopes(
     notes = [] if rows or not told else [", ".join(told)]
     if unknown and not rows:
         notes.append(f"along {unknown} directions no slope is finite: nothing was seen there")
+    if bends:
+        notes.append(f"{bends} of the directions lie across a kink of the derivative")
     if kinks:
         notes.append(f"{kinks} directions lie across a kink, where the slopes of both sides differ")
     return rows, notes

@@ -14,6 +14,7 @@ from funcprop.comparison.subject.subject import Subject
 from funcprop.comparison.verdict.rules import DIFFERENCES, EXACT, ZERO, judge_exact
 from funcprop.comparison.witnesses.second_order import (
     ALONG_COTANGENT,
+    FAR,
     FORWARD,
     FORWARD_OVER_REVERSE,
     REVERSE_OVER_REVERSE,
@@ -21,6 +22,7 @@ from funcprop.comparison.witnesses.second_order import (
 )
 
 NO_FORWARD = "no forward mode: a jax.custom_vjp function has none, so jax.jvp was not asked"
+LIES = "lies on a kink"
 NOISE = 1e-8  # of the largest first derivative: rounding of it that finite differences divide
 BEND = 1e-7  # the same of one-sided ones, where they are compared with each other
 
@@ -51,9 +53,16 @@ def judged_twice(
         if subject.surrogate and mode == REVERSE_OVER_REVERSE:
             continue  # what is no derivative on purpose has no Hessian that is symmetric
         for quantity in quantities(subject, second, mode, narrow):
-            row, said = judged_leaf(subject.name, quantity, second.stopped, narrow)
+            if quantity.path in map(second_name, second.frozen):
+                continue
+            row, said = judged_leaf(subject.name, quantity, second.stopped, narrow, subject.rtol)
             found.setdefault(row.path, []).append((mode, row))
             notes += said
+    if any(LIES in note for note in notes):  # so does what is made of it along a direction
+        for path in [path for path in found if path.startswith("d²y")]:
+            if any(not row.ok for _, row in found[path]):
+                notes.append(f"{path} {LIES}: not judged")
+                del found[path]
     rows += [worst_mode(each) for each in found.values()]
     if all(row.ok for row in rows):
         notes = agreement(second, narrow) + notes
@@ -93,7 +102,7 @@ def quantities(subject: Subject, second: Second, mode: str, narrow: Any) -> list
 
 
 def judged_leaf(
-    place: str, quantity: Quantity, stopped: bool, narrow: Any
+    place: str, quantity: Quantity, stopped: bool, narrow: Any, rtol: float = 0.0
 ) -> tuple[Leaf, list[str]]:
     """-> a row, and what was not held against it, in words.
 
@@ -107,14 +116,14 @@ def judged_leaf(
     top = max(_largest(given), _largest(wanted))
     rounding = ZERO * float(np.finfo(np.float64).eps) * scale
     with np.errstate(invalid="ignore", over="ignore"):
-        off = known & ~(np.abs(given - wanted) <= EXACT * top + rounding)
-        kink, agrees, against, slope = by_steps(given, steps, top, scale)
+        off = known & ~(np.abs(given - wanted) <= max(EXACT, rtol) * top + rounding)
+        kink, agrees, against, slope = by_steps(given, steps, top, scale, rtol)
     if narrow is not None:
         off = np.zeros_like(off)
     excused = off & np.isfinite(given) & (kink | agrees)
     notes = []
     if (excused & kink).any():
-        notes.append(f"{path} lies on a kink: not judged there")
+        notes.append(f"{path} {LIES}: not judged there")
     if (excused & ~kink).any():
         notes.append(
             f"{path}: finite differences of the first derivative agree, and the second derivative "
@@ -122,7 +131,7 @@ def judged_leaf(
         )
     judged = known & ~excused
     mine, right = (np.where(judged, each, 0) for each in (given, wanted))
-    row = _row(place, path, mine, right, scale, narrow)
+    row = _row(place, path, mine, right, scale, narrow, rtol=rtol)
     more = against & ~(known & stopped)
     if row.ok and more.any():
         mine, right = (np.where(more, each, 0) for each in (given, slope))
@@ -135,7 +144,11 @@ def judged_leaf(
 
 
 def by_steps(
-    given: np.ndarray, steps: tuple[np.ndarray, ...] | None, top: float, scale: float
+    given: np.ndarray,
+    steps: tuple[np.ndarray, ...] | None,
+    top: float,
+    scale: float,
+    rtol: float = 0.0,
 ) -> tuple[np.ndarray, ...]:
     """-> elements that lie on a kink; those with which finite differences agree; those that they
     contradict, both steps alike; and the slope that they give."""
@@ -148,7 +161,7 @@ def by_steps(
     errors = [np.abs(step - given) for step in (near, far)]
     least = np.fmin(*errors)
     slope = np.where(errors[0] <= errors[1], near, far)
-    allowed = DIFFERENCES * top + NOISE * scale
+    allowed = max(DIFFERENCES, rtol) * top + (NOISE + rtol / FAR) * scale
     agrees = np.isfinite(given) & (least <= allowed)
     sure = np.isfinite(near) & np.isfinite(far) & ~kink
     alike = np.abs(near - far) <= 0.1 * least
@@ -228,11 +241,12 @@ def _row(
     scale: float,
     narrow: Any = None,
     numerical: bool = False,
+    rtol: float = 0.0,
 ) -> Leaf:
     """The row of one leaf; the first derivative stands beside it, by which rounding is measured."""
     beside = np.full((len(given), 1), scale)
     ours, theirs = ({path: each, "": beside} for each in (given, wanted))
-    return judge_exact(place, ours, theirs, numerical=numerical, narrow=narrow)[0]
+    return judge_exact(place, ours, theirs, numerical=numerical, narrow=narrow, rtol=rtol)[0]
 
 
 def _largest(tree: Any) -> float:

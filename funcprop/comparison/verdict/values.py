@@ -23,7 +23,7 @@ def judge_values(subject: Subject, narrow: Any = None) -> list[Leaf]:
     A derivative rule replaces the function's own values by those of its forward, and nothing in JAX
     holds the two together.
     """
-    if subject.peer is subject.layer or subject.surrogate:
+    if subject.peer is subject.layer or (subject.surrogate and not subject.by_rule):
         return []
 
     def values(layer: Layer, params: Params, x: Any, context: Context) -> Any:
@@ -46,13 +46,13 @@ def judge_values(subject: Subject, narrow: Any = None) -> list[Leaf]:
         passed = computed(differentiated, *given) if subject.by_rule else ours
     rows = []
     name = "value" if isinstance(subject.layer, Gradient) else "y"
-    for told, found, truth in (
+    pairs = [
         ("is not that of the function it is compared with", ours, wanted),
         ("is another one where it is differentiated: its rule's forward differs", passed, ours),
-    ):
-        for row in judge_exact(
-            subject.name, *one_probe(({name: found}, {name: truth})), narrow=narrow
-        ):
+    ]
+    for told, found, truth in pairs[1:] if subject.surrogate else pairs:
+        given = one_probe(({name: found}, {name: truth}))
+        for row in judge_exact(subject.name, *given, narrow=narrow, rtol=subject.rtol):
             rows.append(row if row.ok else replace(row, words=f"the value {told}"))
     return rows
 

@@ -51,8 +51,10 @@ def judged(
         changed = at and found in evidence.exact
         usual = evidence.exact[0].truth if changed else None
         every = judge_exact(
-            subject.name, found.given, found.truth, evidence.numerical, at, narrow, usual
-        )
+            subject.name, found.given, found.truth, evidence.numerical, at, narrow, usual,
+            rtol=subject.rtol,
+        )  # fmt: skip
+        every = [row for row in every if row.path not in subject.ignored]
         if at:  # a changed input may have no finite gradient
             every = [row for row in every if row.rule != UNKNOWN]
         wrong = {row.path for row in every if not row.ok}
@@ -72,7 +74,9 @@ def judged(
         elif excused_here and found in evidence.scaled:  # judged against what was excused
             scale = SCALES[evidence.scaled.index(found)]
             own = times(scale, evidence.exact[0].given)
-            again = judge_exact(subject.name, found.given, own, evidence.numerical, at)
+            again = judge_exact(
+                subject.name, found.given, own, evidence.numerical, at, rtol=subject.rtol
+            )
             every = [row for row in every if row.path not in excused_here]
             every += [row for row in again if row.path in excused_here]
         if changed:
@@ -91,7 +95,7 @@ def judged(
         rows += [row for row in working if row.path not in excused_here]
         count = len(jax.tree.leaves(evidence.rounded)[0])
         own = jax.tree.map(lambda leaf: leaf[:count], evidence.exact[0].given)
-        alone = judge_rounded(subject.name, evidence.rounded, None, own, floor)
+        alone = judge_rounded(subject.name, evidence.rounded, None, own, floor, rtol=subject.rtol)
         rows += [row for row in alone if row.path in excused_here]
     rows = [*excused_here.values(), *rows]
     if narrow is not None:  # whose steps finite differences would take for slopes
@@ -99,7 +103,7 @@ def judged(
     slopes = [slope for slope in evidence.slopes if not stairs or slope.leaf not in {*stairs, ""}]
     if excused_here:  # where jax.vjp errs, so does jax.jvp
         slopes = [slope._replace(forward=None) for slope in slopes]
-    disagreeing, said = judge_slopes(subject.name, slopes, evidence.numerical)
+    disagreeing, said = judge_slopes(subject.name, slopes, evidence.numerical, subject.rtol)
     if evidence.left_out:
         places = ", ".join(evidence.left_out)
         said.append(f"left out, since the forward raises or is not finite there: {places}")
@@ -121,7 +125,10 @@ def judged_in_working_dtype(
     """A row for every leaf in the working dtype."""
     count = len(jax.tree.leaves(evidence.rounded)[0])
     truth = jax.tree.map(lambda leaf: leaf[:count], evidence.exact[0].truth)
-    rows = judge_rounded(subject.name, evidence.rounded or {}, evidence.automatic, truth, floor)
+    rows = judge_rounded(
+        subject.name, evidence.rounded or {}, evidence.automatic, truth, floor, rtol=subject.rtol
+    )
+    rows = [row for row in rows if row.path not in subject.ignored]
     return judged_again(rows, subject, evidence, run)
 
 

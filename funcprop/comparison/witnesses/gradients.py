@@ -16,6 +16,7 @@ from funcprop.gradient import autodiff, combine, partition, zeros_where_frozen
 from funcprop.layer import Array, Context, Layer, Params, is_float
 
 Grads = dict[str, Any]  # {"dx": ..., "dparams": ...}; leaves [probes, ...] where there are probes
+STEP = 1e-3  # of finite differences, relative to a number or to a tenth of the root mean square
 COORDINATES = 4096  # finite differences visit every coordinate: more would take too long
 
 
@@ -31,10 +32,18 @@ def pulled(layer: Layer, params: Params, residuals: Any, dys: Any) -> Grads:
 
 def each(function: Callable[..., Any], stacked: Any) -> Any:
     """The function of every entry [n, ...], as a batch; one by one where it takes none."""
+    trees = []
+
+    def leaves(entry: Any) -> list[Any]:  # a sparse matrix with None for indices cannot be mapped
+        found, tree = jax.tree.flatten(function(entry))
+        trees.append(tree)
+        return found
+
     try:
-        return jax.vmap(function)(stacked)
+        found = jax.vmap(leaves)(stacked)
     except (ValueError, TypeError, NotImplementedError):  # a primitive without a batching rule
-        return jax.lax.map(function, stacked)
+        found = jax.lax.map(leaves, stacked)
+    return trees[-1].unflatten(found)
 
 
 def frozen_by(layer: Layer, params: Params, residuals: Any, dy: Any) -> frozenset[str]:
@@ -57,8 +66,14 @@ def gradients(layer: Layer, params: Params, x: Any, context: Context, dys: Any) 
     return pulled(layer, params, residuals, dys)
 
 
-def numerical(layer: Layer, params: Params, x: Any, context: Context, dys: Any) -> Grads:
-    """The same by central differences of fourth order, coordinate by coordinate, in float64."""
+def numerical(
+    layer: Layer, params: Params, x: Any, context: Context, dys: Any, rtol: float = 0.0
+) -> Grads:
+    """The same by central differences of fourth order, coordinate by coordinate, in float64.
+
+    rtol   how exact the forward is, as one that stops at a tolerance: then steps are longer
+    """
+    relative = max(STEP, 0.5 * rtol**0.25)
     floats, rest = partition((params, x))
     start, unravel = jax.flatten_util.ravel_pytree(floats)
 
@@ -72,7 +87,7 @@ def numerical(layer: Layer, params: Params, x: Any, context: Context, dys: Any) 
         return sum(jnp.tensordot(dy, leaf, leaf.ndim) for dy, leaf in pairs)  # type: ignore
 
     def slope(i: Array) -> Array:
-        h = 1e-3 * jnp.maximum(usual, jnp.abs(start[i]))
+        h = relative * jnp.maximum(usual, jnp.abs(start[i]))
         one, two = start.at[i].add(h), start.at[i].add(2 * h)
         minus_one, minus_two = start.at[i].add(-h), start.at[i].add(-2 * h)
         near, far = value(one) - value(minus_one), value(two) - value(minus_two)
@@ -118,12 +133,12 @@ def differentiable(
     return True
 
 
-def truth_of(peer: Layer, by_jax: bool) -> Callable[..., Grads]:
+def truth_of(peer: Layer, by_jax: bool, rtol: float = 0.0) -> Callable[..., Grads]:
     """(params, x, context, dys) -> gradients by `jax.vjp`, or by finite differences."""
     return (
         functools.partial(gradients, autodiff(peer))
         if by_jax
-        else functools.partial(numerical, peer)
+        else functools.partial(numerical, peer, rtol=rtol)
     )
 
 

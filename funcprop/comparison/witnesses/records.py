@@ -19,11 +19,13 @@ import numpy as np
 from funcprop.comparison.leaf import Broken, Place, broken, place_name, with_reason
 from funcprop.comparison.programs import Programs, cast
 from funcprop.comparison.subject.subject import Inner, Subject
+from funcprop.comparison.witnesses.calls import as_target, peer_of
 from funcprop.comparison.witnesses.gradients import Grads
 from funcprop.composites import Composite, Wrapper
 from funcprop.composites.sharing import Apart
 from funcprop.gradient import autodiff, zeros_where_frozen
 from funcprop.layer import Array, Context, Layer, Params, Residuals, two
+from funcprop.lifting.calls import Call
 
 
 @functools.partial(
@@ -47,7 +49,7 @@ class Pass:
 
     def subject(self, key: Array) -> Subject:
         """The layer at what it was given."""
-        return Subject(self.layer, self.params, self.x, self.context, key, self.layer)
+        return Subject(self.layer, self.params, self.x, self.context, key, peer_of(self.layer))
 
 
 class RecorderResiduals(NamedTuple):
@@ -133,11 +135,12 @@ class Name:
     place: str
 
 
-def checked(record: Pass) -> tuple[Name, Grads, Grads]:
-    """-> the place, what the layer's backward returned, and what jax.vjp says at those values."""
+def checked(record: Pass) -> tuple[Name, Grads, Grads, Any]:
+    """-> the place, what the layer's backward returned, what jax.vjp says at those values, and
+    whether anything came back to it: what a layer makes of no cotangent says nothing about it."""
 
     def by_jax(params: Params, x: Any, context: Context, dy: Any) -> Grads:
-        layer = autodiff(record.layer)
+        layer = autodiff(peer_of(record.layer))
         _, residuals = layer.forward(params, x, context)
         dx, dparams = layer.backward(params, residuals, dy)
         return {"dx": dx, "dparams": dparams}
@@ -152,7 +155,25 @@ def checked(record: Pass) -> tuple[Name, Grads, Grads]:
     wanted = by_jax(record.params, record.x, record.context, record.dy)
     if passes_in(record.dparams):
         given["dparams"], wanted["dparams"] = (), ()
-    return Name(record.place), given, wanted
+    reached = jnp.asarray(True)
+    if isinstance(record.layer, Call):  # one in a branch that was not taken
+        reached = reached_in(record.dy, stacked)
+        given, wanted = (
+            jax.tree.map(lambda leaf: jnp.where(widened(reached, leaf), leaf, 0), tree)
+            for tree in (given, wanted)
+        )
+    return Name(record.place), given, wanted, reached.any()
+
+
+def reached_in(dy: Any, stacked: int) -> Any:
+    """Whether a number in a cotangent is not zero, along the axes that scans have added."""
+    each = [jnp.any(leaf != 0, range(stacked, leaf.ndim)) for leaf in jax.tree.leaves(dy)]
+    return functools.reduce(jnp.logical_or, each, jnp.asarray(False))
+
+
+def widened(reached: Any, leaf: Any) -> Any:
+    """With axes of size 1 for those of a leaf."""
+    return reached.reshape(*reached.shape, *(1 for _ in range(leaf.ndim - reached.ndim)))
 
 
 FAILURES = (ValueError, TypeError, NotImplementedError)
@@ -177,6 +198,25 @@ def values_at(place: str, inner: Inner, dy: Any) -> Pass | None:
     except Exception:  # what cannot be run again cannot be explained
         return None
     return one_step(found[0]) if found else None
+
+
+def calls_inside(inner: Inner, dy: Any, key: Array) -> list[tuple[str, Call, Subject]]:
+    """Place, layer and target of the calls of rules that something came back to, each at what it
+    was given: one step of those in a loop."""
+
+    def run(records: list[Pass]) -> list[tuple[Pass, Any]]:
+        return [
+            (record, reached_in(record.dy, 0))
+            for record in records
+            if isinstance(record.layer, Call)
+        ]
+
+    found = recorded(run, model_of(inner), inner, dy)
+    return [
+        (record.place, record.layer, as_target(record.layer, one_step(record).x, key))
+        for record, reached in found
+        if reached
+    ]
 
 
 def recorded(

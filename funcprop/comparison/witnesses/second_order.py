@@ -72,6 +72,8 @@ class Second(NamedTuple):
     plain_too   the modes that raise without the rules as well
     forward     what `jax.jvp` of the target raises, or None
     moves       the directions v, leaves [directions, ...]
+    frozen      names of leaves that do not move: of those a reverse pass over the first one sees
+                more than the forward shows
     """
 
     first: Any
@@ -83,6 +85,7 @@ class Second(NamedTuple):
     plain_too: frozenset[str]
     forward: Raised | None
     moves: Any
+    frozen: frozenset[str]
 
 
 def second_order(subject: Subject, dys: Any, frozen: frozenset[str], run: Programs) -> Second:
@@ -125,6 +128,7 @@ def second_order(subject: Subject, dys: Any, frozen: frozenset[str], run: Progra
         without_rules_too(subject, given, found),
         forward,
         moves,
+        frozen,
     )
 
 

@@ -46,6 +46,13 @@ class Slope(NamedTuple):
         return abs(self.left - self.right) > 1e-6 * size + 1e-8 * self.value
 
     @property
+    def bend(self) -> bool:
+        """Whether differences come to ⟨g, v⟩ as fast as their step shrinks: at a kink of the
+        derivative, as relu(x)² has at 0. Elsewhere they come as its fourth power."""
+        near, far = abs(self.near - self.by_hand), abs(self.far - self.by_hand)
+        return bool(abs(near - far * NEAR / FAR) <= 0.1 * near)
+
+    @property
     def plausible(self) -> bool:
         """Whether ⟨g, v⟩ is no larger than the slopes of both sides make any convention at a kink.
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from funcprop.comparison.programs import Programs, Raised, is_key, named_leaves
 from funcprop.comparison.subject.rule import (
@@ -20,6 +21,7 @@ from funcprop.comparison.subject.rule import (
     float_units,
     plain,
     promoting,
+    ruled,
     units,
     with_rules,
 )
@@ -54,6 +56,7 @@ DEVICES = {
     "under shard_map on two devices": sharded(True),
     "under shard_map on two devices without check_vma": sharded(False),
 }
+SUMMED = "in the gradient of vmap"  # where JAX adds the cotangents of what is not batched
 HOST = Raised("its callback would run in a thread that knows of no float64")
 
 
@@ -63,12 +66,14 @@ class Trial(NamedTuple):
     name      in words: "under vmap over argument 1"
     found     or `Raised`
     plain_too whether the function without its rules raises there as well
+    by_jax    what it gave of JAX's own derivative, put into a `jax.custom_vjp`; None: not asked
     """
 
     name: str
     found: Any
     wanted: Any
     plain_too: bool = False
+    by_jax: Any = None
 
 
 class Task(NamedTuple):
@@ -146,12 +151,25 @@ def transformations(subject: Subject, dys: Any, second: Second, run: Programs) -
             too = isinstance(
                 run.each(f"plain {name}", {"": of(task.part, plain)}, *inputs)[""], Raised
             )
-        trials.append(Trial(name, result, task.wanted, too))
+        by_jax = None
+        if (
+            name.startswith(SUMMED)
+            and not isinstance(result, Raised)
+            and apart(result, task.wanted)
+        ):
+            by_jax = run.each(f"ruled {name}", {"": of(task.part, ruled)}, *inputs)[""]
+        trials.append(Trial(name, result, task.wanted, too, by_jax))
     if len(jax.devices()) >= BATCH and not DEVICES.keys() & tasks.keys():
         trials.append(Trial(next(iter(DEVICES)), HOST, None, True))
     again = passes.anew((), first_of(dys))
     trials.append(Trial("run a second time", one_example(again), one_example(passes())))
     return trials
+
+
+def apart(found: Any, wanted: Any) -> bool:
+    """Whether the numbers are others."""
+    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True)
+    return any(not np.allclose(one, other, 1e-7, equal_nan=True) for one, other in pairs)
 
 
 def every_task(subject: Subject, passes: Passes, second: Second) -> dict[str, Task]:

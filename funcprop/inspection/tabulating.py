@@ -1,0 +1,210 @@
+"""trace_table: z, a, δ and ∂C/∂w of every layer in one pass, by hand beside `jax.grad`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from funcprop.collectors import collect, records, trace
+from funcprop.collectors.record import Record
+from funcprop.doors import door
+from funcprop.gradient import backprop, objective, unpack
+from funcprop.inspection.taps import tapped, taps_in
+from funcprop.layer import Array, Context, Layer, Params, is_float
+from funcprop.sheets import Line, Sheet, html
+from funcprop.sheets.arrays import numbers, shape_of
+
+SAME = 1e-4  # of ‖automatic‖: what is further off is marked
+
+
+class TraceRow(NamedTuple):
+    """One quantity of one layer.
+
+    path       of the layer: "Serial[0] Dense"; "loss" for the cost itself
+    quantity   in the letters of the field: x, z, a, δ = ∂C/∂z, ∂C/∂a, ∂C/∂w, ∂C/∂b, C
+    by_hand    the array, by the hand-written backward passes
+    automatic  the same by `jax.grad`; None of what no gradient is taken of, inside a composite that
+               uses parameters several times, and of a function that was lifted
+
+    >>> import funcprop as fp
+    >>> fp.inspection.TraceRow("Serial[0] Dense", "z", 1.0, None).quantity
+    'z'
+    """
+
+    path: str
+    quantity: str
+    by_hand: Any
+    automatic: Any
+
+    @property
+    def difference(self) -> float | None:
+        """‖by hand − automatic‖ / ‖automatic‖; None without an automatic one."""
+        if self.automatic is None:
+            return None
+        wide = np.asarray(self.automatic, np.float64)
+        off = float(np.linalg.norm(np.asarray(self.by_hand, np.float64) - wide))
+        size = float(np.linalg.norm(wide))
+        return off / size if size else off
+
+
+@dataclass(frozen=True)
+class TraceTable:
+    """One pass as a table: it prints itself, and shows itself in a notebook.
+
+    rows  TraceRows, in the order of the forward pass
+
+    raises  `table[path, quantity]`, KeyError where no row, or more than one, is meant
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model, cost = fp.Serial(fp.Sigmoid()), fp.QuadraticCost()
+    >>> table = fp.trace_table(model, cost, ((),), (jnp.zeros((1, 1)), jnp.ones((1, 1))))
+    >>> [float(row.by_hand.squeeze()) for row in table.rows]
+    [0.0, 0.5, -0.5, 0.125]
+    """
+
+    rows: tuple[TraceRow, ...]
+
+    def __getitem__(self, name: tuple[str, str]) -> Array:
+        """By hand, of the layer whose path has these words: `table["[0]", "∂C/∂w"]`."""
+        path, quantity = name
+        found = [row for row in self.rows if path in row.path and row.quantity == quantity]
+        if len(found) != 1:
+            there = ", ".join(f"{row.path}: {row.quantity}" for row in found or self.rows)
+            raise KeyError(f"{name} names {len(found)} rows, wanted one of: {there}")
+        return found[0].by_hand
+
+    @property
+    def sheet(self) -> Sheet:
+        """The table in words."""
+        lines, above = [], ""
+        for row in self.rows:
+            off = row.difference
+            cells = (
+                short(row.path) if row.path != above else "",
+                row.quantity,
+                shape_of(row.by_hand),
+                numbers(row.by_hand),
+                "" if row.automatic is None else numbers(row.automatic),
+                "" if off is None else f"{off:.0e}",
+            )
+            lines.append(Line(cells, off is None or off <= SAME))
+            above = row.path
+        known = [row.difference for row in self.rows if row.difference is not None]
+        worst = max(known, default=0.0)
+        compared = f"{len(known)} of {len(self.rows)} also by jax.grad, at most {worst:.0e} apart"
+        title = f"One pass, forward from the top, backward from the bottom: {compared}"
+        headings = ("layer", "", "shape", "by hand", "jax.grad", "apart")
+        return Sheet(title, headings, tuple(lines))
+
+    def __str__(self) -> str:
+        return str(self.sheet)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return html.part([f"<p>{self.sheet.title}</p>", html.table(self.sheet)])
+
+
+@door
+def trace_table(
+    model: Layer, loss: Layer | None, params: Params, batch: Any, context: Context = Context()
+) -> TraceTable:
+    """z, a, δ and ∂C/∂w of every layer in one pass, by hand beside `jax.grad`.
+
+    model, loss  as for `backprop`; a model that is the whole objective has None for a loss
+    params       the model's
+    batch        (x, target) or (x, target, mask), as for `backprop`
+    context      the key of layers that draw
+
+    Returns a TraceTable. Of a layer with parameters the output is z and its cotangent δ = ∂C/∂z; of
+    one without it is a, and ∂C/∂a. The automatic δ is the gradient of zeros that are added to the
+    layer's output. Arrays are those of the pass, of its shapes and dtypes; under `Repeat` the
+    blocks come first.
+
+    raises  what `backprop` raises, and what `jax.grad` raises
+
+    >>> import jax, jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> model = fp.Serial(fp.Dense(3), fp.Tanh(), fp.Dense(2))
+    >>> x, y = jnp.arange(8.0).reshape(4, 2), jnp.array([0, 1, 1, 0])
+    >>> params = model.init(jax.random.key(0), x)
+    >>> table = fp.trace_table(model, fp.SoftmaxCrossEntropy(), params, (x, y))
+    >>> [row.quantity for row in table.rows if row.path == "Serial[0] Dense"]
+    ['x', 'z', 'δ = ∂C/∂z', '∂C/∂w', '∂C/∂b']
+    >>> table["Serial[1]", "a"].shape
+    (4, 3)
+    """
+    gradient = backprop(collect(model, trace), loss)
+    value, collected = jax.jit(gradient)(params, batch, context)
+    found = [record for record in records(collected) if record.value is not None]
+    automatic = _automatic(model, loss, params, batch, context, found)
+    rows: list[TraceRow] = []
+    if found and loss is not None:
+        x = unpack(batch, context)[0]
+        rows += [
+            TraceRow(found[0].path, _name("x", place), leaf, None) for place, leaf in _leaves(x)
+        ]
+    for record, peer in zip(found, automatic, strict=True):
+        rows += _rows(record, peer)
+    rows.append(TraceRow("loss", "C", value, None))
+    return TraceTable(tuple(rows))
+
+
+def _automatic(
+    model: Layer,
+    loss: Layer | None,
+    params: Params,
+    batch: Any,
+    context: Context,
+    found: list[Record],
+) -> list[Any]:
+    """(dparams, δ) of every record by `jax.grad`, or None."""
+    whole, zeros = tapped(model, params, [record.value.y for record in found])
+    grads = jax.jit(jax.grad(objective(whole, loss), allow_int=True))(zeros, batch, context)
+    return taps_in(model, grads)
+
+
+def _rows(record: Record, peer: Any) -> Iterator[TraceRow]:
+    """What a layer gave, what it was told, and what it tells its parameters."""
+    seen, own = record.value, bool(jax.tree.leaves(record.value.dparams))
+    out, cotangent = ("z", "δ = ∂C/∂z") if own else ("a", "∂C/∂a")
+    dparams, dy = (None, None) if peer is None else peer
+    for place, leaf in _leaves(seen.y):
+        yield TraceRow(record.path, _name(out, place), leaf, None)
+    for (place, leaf), other in zip(_leaves(seen.dy), _others(dy, seen.dy), strict=True):
+        yield TraceRow(record.path, _name(cotangent, place), leaf, other)
+    for (place, leaf), other in zip(
+        _leaves(seen.dparams), _others(dparams, seen.dparams), strict=True
+    ):
+        yield TraceRow(record.path, f"∂C/∂{place or 'w'}", leaf, other)
+
+
+def _leaves(tree: Any) -> list[tuple[str, Any]]:
+    """The float leaves with their place in the tree: "w", or "" of an array alone."""
+    found = jax.tree.leaves_with_path(tree)
+    return [
+        (jax.tree_util.keystr(path, simple=True, separator="."), leaf)
+        for path, leaf in found
+        if is_float(leaf)
+    ]
+
+
+def _others(tree: Any, like: Any) -> list[Any]:
+    """The float leaves of another such tree; as many None without one."""
+    own = [leaf for _, leaf in _leaves(like)]
+    return [leaf for _, leaf in _leaves(tree)] if tree is not None else [None] * len(own)
+
+
+def _name(letter: str, place: str) -> str:
+    return f"{letter} {place}" if place else letter
+
+
+def short(path: str) -> str:
+    """The last three words of a path."""
+    words = path.split()
+    return " ".join(["…", *words[-3:]] if len(words) > 4 else words)
