@@ -383,6 +383,39 @@ def test_blocks_tell_what_a_layer_saw_sent_and_kept(show):
     assert value(tab, ".panel:last-child tbody data") == data["leaves"][0]["manual"]
 
 
+WALK = """() => {
+  const store = explorer;
+  for (const example of [-1, 0, 3]) {
+    store.set({ example });
+    for (let phase = 0; phase < store.phases.length; phase++) {
+      store.set({ phase, view: phase % 2 ? "errors" : "values" });
+      store.data.sizes.forEach((count, layer) => {
+        for (let j = 0; j < count; j++) store.set({ chosen: { kind: "node", layer, j } });
+      });
+      store.set({ chosen: { kind: "edge", layer: 0, i: 0, j: 0 } });
+    }
+  }
+  const pick = (select, value) => {
+    select.value = value;
+    select.dispatchEvent(new Event("change"));
+    store.train(2);
+    return document.querySelectorAll("#inspector .wrong").length;
+  };
+  const [slip, activation] = ["slip", "activation"].map((id) => document.getElementById(id));
+  store.set({ chosen: { kind: "node", layer: 1, j: 0 } });
+  const wrong = Array.from(activation.options, (o) => pick(activation, o.value));
+  Array.from(slip.options, (o) => pick(slip, o.value));
+  return [wrong, document.body.innerText.match(/NaN|undefined|Infinity/g)];
+}"""
+
+
+def test_everything_can_be_looked_at_under_every_activation_and_slip(show):
+    """In the browser the gradient of every activation is that of a difference quotient."""
+    tab, _ = show("nand")
+    wrong, words = tab.evaluate(WALK)
+    assert len(wrong) == 10 and not any(wrong) and words is None
+
+
 def check_widths(show, name):
     """Nothing sticks out, from a phone to a screen."""
     for width in (390, 820, 1440):

@@ -15,7 +15,7 @@ export function layoutOf(data) {
   const widest = Math.max(...columns.filter((c) => !c.cells).map((c) => c.count), 1);
   const radius = widest <= 4 ? 32 : widest <= 6 ? 30 : widest <= 9 ? 17 : widest <= 13 ? 12 : 9.5;
   const pitch = radius * (widest <= 4 ? 2.9 : radius > 20 ? 2.45 : 2.75);
-  const height = Math.max(widest * pitch + 46, 300);
+  const height = Math.max(widest * pitch + 62, 300);
   const compact = innerWidth < 560;
   const gap = compact ? Math.max(96, Math.min(130, 300 / (columns.length - 1))) : Math.max(150, Math.min(240, 700 / (columns.length - 1)));
   const below = compact && radius > 20; // names stand below the neurons

@@ -100,15 +100,20 @@ export function makeCurves(store) {
   const titles = { cost: data.steps.length > 1 ? "Cost over training" : "Cost", norms: "‖δ‖ of each layer" };
   const [cost, norms, accuracy] = [el("div"), el("div"), el("p", { class: "note", id: "accuracy" })];
   const figure = (title, body, note) => el("section", { class: "panel" }, el("h2", {}, title), body, note);
+  const classes = data.y.flat.every((v) => v === 0 || v === 1); // else nothing is right or wrong
   const extra = data.sizes[0] === 2 && data.x.shape[0] > 1 ? el("div", { id: "plane" }) : null;
   store.listen(() => {
     const { xs, seen } = course(store);
     const at = store.step();
-    cost.replaceChildren(lines([{ name: "C", xs, ys: seen.map((s) => s.cost) }], { label: "Cost over training steps", marked: at }));
-    norms.replaceChildren(lines(Array.from({ length: depth }, (_, l) => ({ name: l + 1 === depth ? "output" : `layer ${l + 1}`, xs, ys: seen.map((s) => s.norms[l]) })), { label: "Norm of delta of every layer over training steps", log: true, marked: at }));
+    if (xs.length < 2) {
+      [cost, norms].forEach((figure) => figure.replaceChildren(el("p", { class: "hint" }, "Train, and the curve is drawn here.")));
+    } else {
+      cost.replaceChildren(lines([{ name: "C", xs, ys: seen.map((s) => s.cost) }], { label: "Cost over training steps", marked: at }));
+      norms.replaceChildren(lines(Array.from({ length: depth }, (_, l) => ({ name: l + 1 === depth ? "output" : `layer ${l + 1}`, xs, ys: seen.map((s) => s.norms[l]) })), { label: "Norm of delta of every layer over training steps", log: true, marked: at }));
+    }
     const now = store.own ? seen.at(-1) : seen[xs.indexOf(data.steps[store.at])];
     const held = data.heldOut && !store.own ? `, ${show(100 * slice(data.heldOut, store.at)[0], 3)} % of held-out examples` : "";
-    accuracy.textContent = data.loss === "quadratic" && data.x.shape[0] === 1 ? "" : `Right at this step: ${show(100 * now.accuracy, 3)} % of the batch${held}`;
+    accuracy.textContent = !classes || data.x.shape[0] === 1 ? "" : `Right at this step: ${show(100 * now.accuracy, 3)} % of the batch${held}`;
     extra?.replaceChildren(plane(store, store.params()));
   });
   return [
