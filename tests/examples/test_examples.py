@@ -69,6 +69,14 @@ def test_every_example_is_here():
     }
 
 
+def test_every_example_has_a_picture_and_a_place_on_the_page_of_examples():
+    docs = EXAMPLES.parent / "docs"
+    page = (docs / "examples.md").read_text(encoding="utf-8")
+    for path in EXAMPLES.glob("*.py"):
+        found = re.search(rf"### {path.stem}\n\n.+\n\n!\[.*\]\((images/.*)\)\n", page)
+        assert found and (docs / found[1]).exists(), path.stem
+
+
 def test_private_training_of_a_flax_model_is_resumed(tmp_path):
     """Stopped after three steps of five, it comes to the same parameters, bit for bit."""
     pytest.importorskip("flax")
