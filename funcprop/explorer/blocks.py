@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from funcprop.explorer.maps import maps_of
 from funcprop.explorer.recording import spaced
 from funcprop.gradient import autodiff, backprop, objective
 from funcprop.layer import Context, Layer, Params, is_float
+from funcprop.lifting.weight import Weight
 
 NORMS = ("x", "y", "dy", "dx", "params", "dparams")
 BINS = 31
@@ -106,8 +108,10 @@ def record_blocks(
         values.append(float(value))
         passes.append(in_order([seen for record in records(found) for seen in apiece(record)]))
     programs = gradients_of(model, loss, states[-1][1], batch, context)
+    lifted = any(isinstance(seen.layer, Weight) for seen in passes[-1])
     return {
         "kind": "blocks",
+        "heading": "Every use of a parameter" if lifted else None,
         "runs": [
             {
                 "name": "by hand",
@@ -171,7 +175,7 @@ def block_of(passes: tuple[Seen, ...]) -> dict[str, Any]:
     last = passes[-1]
     words = repr(last.layer)
     return {
-        "name": type(last.layer).__name__,
+        "name": name_of(last.layer),
         "path": last.path,
         "repr": words if len(words) <= 120 else type(last.layer).__name__ + "(…)",
         "shape": shapes(last.trace.y),
@@ -185,6 +189,13 @@ def block_of(passes: tuple[Seen, ...]) -> dict[str, Any]:
         "group": f"block {last.group[1]}" if last.group[1] else None,
         "depth": 1 if last.group[1] else 0,
     }
+
+
+def name_of(layer: Layer) -> str:
+    """Its type; of a use of a lifted function's parameter, the end of the parameter's path."""
+    if not isinstance(layer, Weight):
+        return type(layer).__name__
+    return " ".join(re.findall(r"\w+", layer.path)[-2:])
 
 
 def shapes(tree: Any) -> str:

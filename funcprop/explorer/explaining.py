@@ -102,7 +102,8 @@ def rounded(v: float) -> str:
 def blocks_words(data: dict[str, Any]) -> str:
     """A sentence on what is on the page."""
     run = data["runs"][0]
-    words = f"{len(run['layers'])} layers in one pass of forward and backward"
+    what = "uses of parameters" if data["heading"] else "layers"
+    words = f"{len(run['layers'])} {what} in one pass of forward and backward"
     worst = max((leaf["apart"] for leaf in data["leaves"]), default=None)
     if worst is not None:
         words += f"; by hand and jax.grad differ by at most {rounded(worst)} of a leaf's norm"

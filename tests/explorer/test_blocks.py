@@ -77,7 +77,8 @@ def test_any_function_through_lift():
     batch = randoms(5, 3), randoms(5, 1)
     page = fp.explain(fp.lift(loss, params, batch), params, batch, costs=False)
     layers = page.data["runs"][0]["layers"]
-    assert len(layers) == 2 and all(layer["name"] == "Weight" for layer in layers)
+    assert [layer["name"] for layer in layers] == ["first", "second"]
+    assert page.data["heading"] and "2 uses of parameters" in page.about
     grads = jax.grad(loss)(params, batch)
     norms = sorted(float(unpacked(layer["norms"]["dparams"])[0]) for layer in layers)
     wanted = sorted(float(np.linalg.norm(g)) for g in grads.values())

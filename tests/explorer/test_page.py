@@ -132,10 +132,11 @@ def test_the_default_page_is_made_painted_and_small(show, pages, record_property
     tab.locator('[data-node="1.7"]').hover()
     assert "Neuron 8 of layer 1" in tab.locator("#inspector h2").inner_text()
     tab.locator(".images canvas").first.click(position={"x": 20, "y": 20})
-    assert (
-        state(tab, "s.chosen.kind") == "edge"
-        and "Weight from" in tab.locator("#inspector h2").inner_text()
-    )
+    assert state(tab, "s.chosen.kind") == "edge"
+    assert "Weight from" in tab.locator("#inspector h2").inner_text()
+    check_widths(show, "default")
+    if Path(AXE).is_file():
+        audit(tab)
 
 
 def test_numbers_on_the_page_are_the_librarys(show):
@@ -193,7 +194,7 @@ def test_the_steps_of_a_pass(show):
     assert (
         state(tab, "[s.phase, s.at]") == [0, 1] and tab.locator("#play").inner_text() == "❚❚ pass"
     )
-    tab.wait_for_function("explorer.phase === 1", timeout=4000)
+    tab.wait_for_function("explorer.phase === 1", timeout=20_000)
     tab.locator("#play").click()
     assert tab.locator("#play").inner_text() == "▶ pass"
 
@@ -208,7 +209,7 @@ def test_training_is_played_and_scrubbed(show):
     tab.locator("#back").click()
     assert state(tab, "s.at") == last - 1
     tab.locator("#play-training").click()
-    tab.wait_for_function(f"explorer.at === {last}", timeout=4000)
+    tab.wait_for_function(f"explorer.at === {last}", timeout=20_000)
     assert tab.locator(".chart").count() == 2 and tab.locator("#plane .point").count() == 4
     before = tab.locator("#plane canvas").evaluate("c => c.toDataURL()")
     tab.locator("#training").fill("0")
@@ -367,7 +368,14 @@ def test_blocks_tell_what_a_layer_saw_sent_and_kept(show):
     tab.keyboard.press("]")
     assert tab.locator("#training-words").inner_text() == "step 2 of 2"
     tab.locator("#play-training").click()
-    tab.wait_for_function("explorer.state.at === 2 && explorer.state.run === 0", timeout=4000)
+    tab.wait_for_function("explorer.state.at === 2 && explorer.state.run === 0", timeout=20_000)
+    for _ in range(3):
+        tab.locator("#previous").click()
+    assert "Backward, 4 " in tab.locator("#said").inner_text()
+    assert tab.locator(".block[data-known]").count() == len(layers)
+    assert tab.locator(".block[data-back]").count() == len(layers) - 3
+    tab.locator("#play").click()
+    tab.wait_for_function(f"explorer.state.phase === {2 * len(layers)}", timeout=20_000)
     tables = tab.locator(".panel table")
     assert tables.count() == 2 and "automatic" in tables.first.inner_text()
     rows = tables.nth(1).locator("tbody tr")
@@ -375,22 +383,30 @@ def test_blocks_tell_what_a_layer_saw_sent_and_kept(show):
     assert value(tab, ".panel:last-child tbody data") == data["leaves"][0]["manual"]
 
 
-@pytest.mark.parametrize("name", ["default", "nand", "olah", "blocks"])
-def test_nothing_sticks_out(show, name):
+def check_widths(show, name):
+    """Nothing sticks out, from a phone to a screen."""
     for width in (390, 820, 1440):
         tab, _ = show(name, width, 844)
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
 
 
-@pytest.mark.parametrize("name", ["default", "nand", "olah", "blocks"])
-def test_the_audit_finds_nothing(show, name):
+def audit(tab):
     """axe-core: roles, names, contrasts, in both themes."""
     path = Path(AXE)
     if not path.is_file():
         pytest.skip("axe-core is not here: npm install axe-core, and FUNCPROP_AXE=.../axe.min.js")
-    tab, _ = show(name)
     tab.add_script_tag(content=path.read_text("utf-8"))
     for theme in ("light", "dark"):
         assert tab.evaluate("document.documentElement.dataset.theme ?? 'light'") == theme
         assert tab.evaluate(AUDIT) == []
         tab.locator("#theme").click()
+
+
+@pytest.mark.parametrize("name", ["nand", "olah", "blocks"])
+def test_nothing_sticks_out(show, name):
+    check_widths(show, name)
+
+
+@pytest.mark.parametrize("name", ["nand", "olah", "blocks"])
+def test_the_audit_finds_nothing(show, name):
+    audit(show(name)[0])

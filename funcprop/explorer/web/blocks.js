@@ -5,7 +5,7 @@ import { bars, lines, raster } from "./charts.js";
 import { slice } from "./decode.js";
 
 export function makeBlocks(data, main) {
-  const state = { run: 0, at: data.runs[0].steps.length - 1, block: null };
+  const state = { run: 0, at: data.runs[0].steps.length - 1, block: null, phase: 2 * data.runs[0].layers.length };
   const cards = el("div", { class: "blocks", role: "group", "aria-label": "Layers, in the order of the forward pass" });
   const inspector = el("section", { class: "inspector", id: "inspector", "aria-label": "The layer that is chosen" });
   const said = el("p", { class: "said", id: "said", "aria-live": "polite" });
@@ -13,36 +13,51 @@ export function makeBlocks(data, main) {
   const most = Math.max(...data.runs.map((r) => r.steps.length));
   const slider = el("input", { type: "range", id: "training", min: 0, max: most - 1, step: 1, oninput: (e) => change({ at: Number(e.target.value) }) });
   const words = el("output", { id: "training-words", for: "training" });
+  // One layer after the other forward, then one before the other backward; a step is a layer.
+  const last = () => 2 * run().layers.length;
+  const step = (by) => {
+    const [phase, n] = [Math.max(0, Math.min(last(), state.phase + by)), run().layers.length];
+    const block = phase === 0 ? 0 : phase <= n ? phase - 1 : 2 * n - phase;
+    change({ phase, block });
+  };
   let timer = null;
-  const play = () => {
+  const start = (more, pace) => {
     if (timer) {
       clearInterval(timer);
       timer = null;
       return;
     }
-    if (state.at >= run().steps.length - 1) change({ at: 0 });
     timer = setInterval(() => {
-      if (state.at < run().steps.length - 1) return change({ at: state.at + 1 });
+      if (more()) return;
       clearInterval(timer);
       timer = null;
-      return undefined;
-    }, 180);
+    }, pace);
+  };
+  const play = () => {
+    if (!timer && state.at >= run().steps.length - 1) change({ at: 0 });
+    start(() => state.at < run().steps.length - 1 && (change({ at: state.at + 1 }), true), 180);
+  };
+  const playPass = () => {
+    if (!timer && state.phase >= last()) change({ phase: 0 });
+    start(() => state.phase < last() && (step(1), true), 450);
   };
   const below = [costPanel(data.costs), leavesPanel(data)].filter(Boolean);
   const button = (id, label, text, onclick) => el("button", { id, type: "button", "aria-label": label, title: label, onclick }, text);
   const runs = data.runs.length > 1 && el("div", { class: "switch", role: "group", "aria-label": "Which network" }, data.runs.map((r, k) => el("button", { type: "button", "data-run": k, onclick: () => change({ run: k }) }, r.name)));
   main.append(
     el("section", { class: "stepper", "aria-label": "Steps" },
-      el("div", { class: "row" }, runs, most > 1 && [el("div", { class: "buttons" },
+      el("div", { class: "row" }, runs, el("div", { class: "buttons" }, button("previous", "Previous step of the pass (P)", "◀", () => step(-1)), button("play", "Play the pass (space)", "▶ pass", playPass), button("next", "Next step of the pass (N)", "▶", () => step(1))), most > 1 && [el("div", { class: "buttons" },
         button("back", "Earlier in training ([)", "◀", () => change({ at: state.at - 1 })), button("play-training", "Play the training (T)", "▶ training", play), button("ahead", "Later in training (])", "▶", () => change({ at: state.at + 1 }))),
       el("label", { for: "training", class: "hidden" }, "Training step"), slider, words]), said),
     ...norms(data, () => state.at),
-    el("div", { class: "stage" }, el("section", { class: "drawing", "aria-label": "The layers" }, el("h2", {}, "Layer by layer: forward ↓, backward ↑"), cards), inspector),
+    el("div", { class: "stage" }, el("section", { class: "drawing", "aria-label": "The layers" }, el("h2", {}, data.heading ?? "Layer by layer: forward ↓, backward ↑"), cards), inspector),
     ...(below.length ? [el("div", { class: "panels" }, ...below)] : []));
   addEventListener("keydown", (event) => {
-    if (event.target.closest?.("input, select, summary")) return;
-    const action = { "[": () => change({ at: state.at - 1 }), "]": () => change({ at: state.at + 1 }), t: play }[event.key];
-    if (action) action();
+    if (event.target.closest?.("input, select, summary") || (event.key === " " && event.target.closest?.("button"))) return;
+    const action = { n: () => step(1), p: () => step(-1), " ": playPass, "[": () => change({ at: state.at - 1 }), "]": () => change({ at: state.at + 1 }), t: play }[event.key];
+    if (!action) return;
+    event.preventDefault();
+    action();
   });
 
   function change(changes) {
@@ -56,7 +71,7 @@ export function makeBlocks(data, main) {
     const { layers, steps, cost } = run();
     slider.value = state.at;
     words.textContent = `step ${show(steps[state.at])} of ${show(steps.at(-1))}`;
-    said.textContent = cost ? `At step ${show(steps[state.at])} the cost is ${show(slice(cost, state.at)[0])}.` : "";
+    said.textContent = sentence(layers, cost);
     runs && runs.querySelectorAll("button").forEach((b, k) => set(b, { "aria-pressed": k === state.run ? "true" : "false" }));
     const tops = ["y", "dy"].map((key) => Math.max(...layers.map((l) => slice(l.norms[key], state.at)[0]).filter(Number.isFinite), 1e-300));
     if (shownRun !== state.run) {
@@ -71,10 +86,21 @@ export function makeBlocks(data, main) {
         element.querySelector(`.${key} i`).style.width = `${Math.max(0, 100 * (1 + Math.log10(Math.max(v, 1e-300) / tops[c]) / 5)).toFixed(1)}%`;
         element.querySelector(`.${key} data`).replaceWith(number(v, 3));
       });
-      set(element, { "aria-pressed": k === state.block ? "true" : "false" });
+      set(element, { "aria-pressed": k === state.block ? "true" : "false", "data-known": state.phase > k, "data-back": state.phase > 2 * layers.length - 1 - k });
     });
     inspector.replaceChildren(...inspectBlock(layers[state.block], state.at));
+    document.querySelectorAll(".cost-lines").forEach((figure) => figure.replaceChildren(lines([{ name: "C", xs: steps, ys: Array.from(cost.flat) }], { label: "Cost over training steps", marked: steps[state.at] })));
     document.querySelectorAll(".norms").forEach((figure, k) => figure.replaceChildren(...normLines(data.runs[k], state.at)));
+  }
+
+  function sentence(layers, cost) {
+    const n = layers.length;
+    if (state.phase === 2 * n) return cost ? `At step ${show(run().steps[state.at])} the cost is ${show(slice(cost, state.at)[0])}.` : "";
+    if (state.phase === 0) return "Before the pass.";
+    const layer = layers[state.block];
+    const v = (key) => show(slice(layer.norms[key], state.at)[0], 3);
+    if (state.phase <= n) return `Forward, ${state.block + 1} ${layer.name}: ‖y‖ = ${v("y")}`;
+    return `Backward, ${state.block + 1} ${layer.name}: it receives ‖δ‖ = ${v("dy")}${layer.norms.dx ? ` and sends ${v("dx")} on` : ""}`;
   }
 
   function card(layer, k) {
@@ -90,7 +116,8 @@ export function makeBlocks(data, main) {
 
 function norms(data) {
   if (data.runs[0].steps.length < 2) return [];
-  return [el("div", { class: "panels" }, data.runs.map((run) => el("section", { class: "panel" }, el("h2", {}, data.runs.length > 1 ? `‖δ‖ of each layer: ${run.name}` : "‖δ‖ over training"), el("div", { class: "norms" }), run.note && el("p", { class: "note" }, run.note))))];
+  const cost = data.runs.length === 1 && el("section", { class: "panel" }, el("h2", {}, "Cost over training"), el("div", { class: "cost-lines" }));
+  return [el("div", { class: "panels" }, cost, data.runs.map((run) => el("section", { class: "panel" }, el("h2", {}, data.runs.length > 1 ? `‖δ‖ of each layer: ${run.name}` : "‖δ‖ over training"), el("div", { class: "norms" }), run.note && el("p", { class: "note" }, run.note))))];
 }
 
 function normLines(run, at) {
