@@ -67,8 +67,8 @@ def spiral(
     share = np.linspace(0.12, 1, n // 2)
     angle = 1.25 * 2 * np.pi * share
     arm = share[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
-    x = 1.5 * np.concatenate([arm, -arm])
-    return x + noise * random.standard_normal(x.shape), np.repeat([0, 1], n // 2)
+    x = np.concatenate([arm, -arm])
+    return 1.5 * (x + noise * random.standard_normal(x.shape)), np.repeat([0, 1], n // 2)
 
 
 PLANES: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {

@@ -1,8 +1,10 @@
-"""Small data sets that are made and not loaded: x [n, 2] and y [n, 1] or classes [n]."""
+"""Small data sets that are made and not loaded: x [n, 2] and y [n, 1]."""
 
 from __future__ import annotations
 
 import numpy as np
+
+from funcprop.data import planes
 
 Points = tuple[np.ndarray, np.ndarray]
 
@@ -23,21 +25,17 @@ def xor() -> Points:
     return logic((0, 1, 1, 0))
 
 
-def moons(n: int = 100, noise: float = 0.12, seed: int = 0) -> Points:
-    """Two half circles that reach into each other, n points in all."""
-    random = np.random.default_rng(seed)
-    angle = np.linspace(0, np.pi, n // 2)
-    upper = np.stack([np.cos(angle), np.sin(angle)], 1)
-    lower = np.stack([1 - np.cos(angle), 0.5 - np.sin(angle)], 1)
-    x = np.concatenate([upper, lower]) + noise * random.standard_normal((2 * (n // 2), 2))
-    return x, np.repeat([[0.0], [1.0]], n // 2, 0)
+def moons() -> Points:
+    """Two half circles that reach into each other, 100 points in all."""
+    return column(planes.moons(100, np.random.default_rng(0)))
 
 
-def spiral(n: int = 140, noise: float = 0.02, seed: int = 0) -> Points:
-    """Two arms of a spiral, n points in all."""
-    random = np.random.default_rng(seed)
-    share = np.linspace(0.12, 1, n // 2)
-    angle = 1.25 * 2 * np.pi * share
-    arm = share[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
-    x = np.concatenate([arm, -arm]) + noise * random.standard_normal((2 * (n // 2), 2))
-    return 1.5 * x, np.repeat([[0.0], [1.0]], n // 2, 0)
+def spiral() -> Points:
+    """Two arms of a spiral, 140 points in all."""
+    return column(planes.spiral(140, np.random.default_rng(0)))
+
+
+def column(points: Points) -> Points:
+    """Classes [n] as numbers [n, 1]."""
+    x, y = points
+    return x, y.astype(np.float64)[:, None]

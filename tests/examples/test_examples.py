@@ -74,6 +74,10 @@ def test_every_example_is_on_the_page_of_examples():
     rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
     listed = re.findall(r"`(\w+)`", " ".join(rows))
     assert sorted(listed) == sorted(path.stem for path in EXAMPLES.glob("*.py"))
+    for name, picture in re.findall(r"!\[(\w+)\]\((images/\S+)\)", page):
+        listed.remove(name)
+        assert (EXAMPLES.parent / "docs" / picture).exists()
+    assert not listed
 
 
 def test_private_training_of_a_flax_model_is_resumed(tmp_path):
