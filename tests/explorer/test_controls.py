@@ -1,0 +1,167 @@
+"""Every control of a page does what it says."""
+
+import pytest
+
+from funcprop.explorer.arrays import unpacked
+
+from .browsing import choose, state
+
+
+def test_the_steps_of_a_pass(show):
+    tab, _ = show("nand")
+    words = ["forward 1", "forward 2", "cost", "backward 2", "backward 1", "update"]
+    assert tab.locator(".phases button").all_inner_texts() == words
+    tab.get_by_role("button", name="forward 1").click()
+    assert "Forward, layer 1" in tab.locator("#said").inner_text()
+    hidden = tab.locator('[data-node="1.0"]')
+    assert "slope" in hidden.get_attribute("aria-label")
+    assert "error" not in hidden.get_attribute("aria-label")
+    assert "not computed yet" in tab.locator('[data-node="2.0"]').get_attribute("aria-label")
+    for word in words[1:]:
+        tab.locator("#next").click()
+        assert tab.locator('.phases [aria-current="step"]').inner_text() == word
+    assert "error δ" in hidden.get_attribute("aria-label")
+    tab.locator("#next").click()  # the next step of training
+    assert state(tab, "[s.phase, s.at]") == [0, 1]
+    tab.locator("#previous").click()
+    assert state(tab, "[s.phase, s.at]") == [5, 0]
+    tab.locator("#play").click()
+    assert (
+        state(tab, "[s.phase, s.at]") == [0, 1] and tab.locator("#play").inner_text() == "❚❚ pass"
+    )
+    tab.wait_for_function("explorer.phase === 1", timeout=20_000)
+    tab.locator("#play").click()
+    assert tab.locator("#play").inner_text() == "▶ pass"
+
+
+def test_training_is_played_and_scrubbed(show):
+    tab, data = show("nand")
+    last = len(data["steps"]) - 1
+    tab.locator("#training").fill(str(last))
+    assert "600 of 600" in tab.locator("#training-words").inner_text()
+    assert "100 % of the batch" in tab.locator("#accuracy").inner_text()
+    assert tab.locator("#training").get_attribute("aria-valuetext") == "step 600"
+    tab.locator("#back").click()
+    assert state(tab, "s.at") == last - 1
+    tab.locator("#play-training").click()
+    tab.wait_for_function(f"explorer.at === {last}", timeout=20_000)
+    assert tab.locator(".chart").count() == 2 and tab.locator("#plane .point").count() == 4
+    before = tab.locator("#plane canvas").evaluate("c => c.toDataURL()")
+    tab.locator("#training").fill("0")
+    assert tab.locator("#plane canvas").evaluate("c => c.toDataURL()") != before
+
+
+def test_keys_alone_are_enough(show):
+    tab, _ = show("nand")
+    tab.keyboard.press("n")
+    assert state(tab, "[s.phase, s.at]") == [0, 1]
+    tab.keyboard.press("p")
+    tab.keyboard.press("]")
+    assert state(tab, "s.at") == 1
+    tab.keyboard.press("[")
+    tab.keyboard.press("v")
+    assert state(tab, "[s.at, s.view].join()") == "0,errors"
+    tab.locator('.network [tabindex="0"]').focus()
+    tab.keyboard.press("ArrowLeft")
+    tab.keyboard.press("ArrowDown")
+    assert state(tab, "s.chosen") == {"kind": "node", "layer": 1, "j": 1}
+    tab.keyboard.press("e")
+    assert state(tab, "s.chosen") == {"kind": "edge", "layer": 0, "i": 0, "j": 1}
+    tab.keyboard.press("e")
+    assert state(tab, "s.chosen.i") == 1
+    tab.keyboard.press("ArrowLeft")
+    assert state(tab, "s.chosen") == {"kind": "node", "layer": 0, "j": 1}
+    tab.keyboard.press(" ")
+    assert tab.locator("#play").inner_text() == "❚❚ pass"
+    tab.keyboard.press(" ")
+
+
+def test_a_weight_is_changed_and_everything_follows(show):
+    tab, data = show("nand")
+    tab.evaluate("explorer.set({chosen: {kind: 'edge', layer: 0, i: 0, j: 0}})")
+    tab.locator("#inspector .change input[type=number]").fill("2.5")
+    tab.locator("#inspector .change input[type=number]").press("Enter")
+    assert "in your browser" in tab.locator("#training-words").inner_text()
+    w, b = (unpacked(data["params"][0][k])[0] for k in ("w", "b"))
+    z = 2.5 + w[1, 0] + b[0]  # of the example (1, 1)
+    assert state(tab, "s.pass().layers[0].z[0]") == pytest.approx(z, rel=1e-12)
+    assert "a difference" in tab.locator("#inspector .agrees").inner_text()
+    assert "the same" in tab.locator("#inspector .agrees").inner_text()
+    tab.locator("#inspector .change input[type=range]").fill("-1")
+    assert state(tab, "s.params()[0].w[0]") == -1
+    tab.evaluate("explorer.set({chosen: {kind: 'node', layer: 0, j: 1}})")
+    tab.locator("#inspector .change input[type=number]").fill("0.5")
+    tab.locator("#inspector .change input[type=number]").press("Enter")
+    assert state(tab, "s.pass().layers[0].x[1]") == 0.5
+    tab.locator("#activation").select_option("relu")
+    assert state(tab, "s.net().activations") == ["relu", "sigmoid"]
+    assert tab.locator(".network .heading").nth(1).text_content() == "layer 1 · ReLU"
+    tab.locator("#restore").click()
+    assert state(tab, "s.own") is None and tab.locator("#restore").is_disabled()
+    assert state(tab, "s.pass().source") == "record"
+
+
+def test_training_in_the_page_is_the_librarys(show):
+    tab, data = show("nand")
+    at = data["steps"].index(next(s for s in data["steps"] if s >= 100))
+    tab.locator("#train-many").click()
+    for _ in range(data["steps"][at] - 100):
+        tab.locator("#train-one").click()
+    found = state(tab, "Array.from(s.params()[0].w)")
+    assert found == pytest.approx(unpacked(data["params"][0]["w"])[at].ravel(), rel=1e-6)
+    tab.locator("#rate").fill("0")
+    tab.locator("#rate").press("Enter")
+    tab.locator("#train-one").click()
+    assert state(tab, "Array.from(s.params()[0].w)") == found
+    tab.locator("#from-start").click()
+    assert state(tab, "s.step()") == 0
+
+
+def test_a_planted_slip_is_seen_and_explained(show):
+    tab, _ = show("nand")
+    tab.locator("#slip").select_option("ascent")
+    assert "dw: sign flipped" in tab.locator("#slip-words").inner_text()
+    choose(tab, 1, 0)
+    assert tab.locator("#inspector tr.wrong").count() == 3
+    before = state(tab, "s.own.history.at(-1).cost")
+    tab.locator("#train-many").click()
+    assert state(tab, "s.own.history.at(-1).cost") > before
+    options = tab.locator("#slip option").evaluate_all("all => all.map(o => o.value)")
+    assert "not-transposed" not in options and "wrong-factor" in options  # no layer is square
+    tab.locator("#slip").select_option("bias-not-summed")
+    tab.evaluate("explorer.set({example: -1})")
+    choose(tab, 1, 0)
+    assert "not summed" in tab.locator("#inspector .warning").inner_text()
+    tab.locator("#train-one").click()
+    assert state(tab, "s.params()[0].b.length") == 12
+    tab.locator("#slip").select_option("")
+    assert tab.locator("#slip-words").inner_text() == ""
+    assert state(tab, "s.params()[0].b.length") == 3
+
+
+def test_views_examples_and_themes(show):
+    tab, _ = show("nand")
+    tab.locator('[data-view="errors"]').click()
+    assert tab.locator(".edge.error").count() == 9 and tab.locator(".edge.value").count() == 0
+    tab.locator("#example").select_option("-1")
+    assert state(tab, "s.pass().rows") == 4
+    assert "mean a" in tab.locator("#inspector").inner_text()
+    tab.locator("#example").select_option("1")
+    assert state(tab, "Array.from(s.looked().x)") == [0, 1]
+    tab.locator("#plane .point").nth(2).click()
+    assert state(tab, "s.example") == 2
+    light = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    tab.locator("#theme").click()
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") != light
+    assert tab.locator("#theme").inner_text() == "Light"
+
+
+def test_dead_and_saturated_neurons_are_marked(show):
+    tab, _ = show("nand")
+    tab.locator("#activation").select_option("relu")
+    tab.evaluate("explorer.edit(own => { own.params[0].w[0] = own.params[0].w[3] = -5; })")
+    assert "dead" in tab.locator('[data-node="1.0"]').get_attribute("class")
+    tab.locator("#activation").select_option("sigmoid")
+    tab.evaluate("explorer.edit(own => { own.params[0].w[1] = own.params[0].w[4] = 9; })")
+    assert "saturated" in tab.locator('[data-node="1.1"]').get_attribute("class")
+    assert "saturated" in tab.locator('[data-node="1.1"]').get_attribute("aria-label")
