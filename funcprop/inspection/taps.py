@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from funcprop.composites import Composite, Wrapper
 from funcprop.composites.sharing import NOTHING
-from funcprop.layer import Array, Context, Layer, Params, Residuals, is_float
+from funcprop.layer import Array, Context, Layer, Params, Residuals, is_float, output_shape
 from funcprop.lifting.traceable import Traceable
 
 
@@ -29,11 +29,24 @@ class Tapped(Wrapper):
     def own_params(self, params: TappedParams) -> Params:
         return params.params
 
+    def init(self, key: Array, x: Any) -> TappedParams:
+        params = self.layer.init(key, x)
+        return TappedParams(params, zeros_like(output_shape(self.layer, params, x)))
+
     def forward(
         self, params: TappedParams, x: Any, context: Context = Context()
     ) -> tuple[Any, Residuals]:
         y, residuals = super().forward(params, x, context)
         return jax.tree.map(added, y, params.tap), residuals
+
+    def backward(self, params: TappedParams, residuals: Residuals, dy: Any) -> tuple[Any, Any]:
+        dx, dparams = super().backward(params, residuals, dy)
+        return dx, TappedParams(dparams, dy)
+
+
+def zeros_like(y: Any) -> Any:
+    """Zeros for the floats of a tree, of which shapes are enough; None for the rest."""
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype) if is_float(x) else None, y)
 
 
 def added(y: Array, tap: Array | None) -> Array:
@@ -57,11 +70,7 @@ def tapped(layer: Layer, params: Params, outputs: Sequence[Any]) -> tuple[Layer,
 
 def _tapped(layer: Layer, params: Params, outputs: list[Any]) -> tuple[Layer, Params]:
     if not isinstance(layer, Composite):
-        y = outputs.pop(0)
-        tap = jax.tree.map(
-            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype) if is_float(leaf) else None, y
-        )
-        return Tapped(layer), TappedParams(params, tap)
+        return Tapped(layer), TappedParams(params, zeros_like(outputs.pop(0)))
     if not is_plain(layer):
         del outputs[: leaves_in(layer)]
         return layer, params

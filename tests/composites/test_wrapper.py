@@ -17,6 +17,7 @@ from funcprop.collectors.rule import Gradient
 from funcprop.collectors.split import Deferred
 from funcprop.comparison.witnesses.records import Recorder
 from funcprop.composites import Wrapper
+from funcprop.inspection.taps import Tapped
 
 X = jax.random.normal(jax.random.key(1), (6, 3))
 STATISTICS = fp.layers.Statistics(jnp.array([1.0, -2.0, 0.5]), jnp.array([0.5, 4.0, 1.0]))
@@ -66,6 +67,7 @@ WRAPPED = [
     Finishing(NORM, RULE, ()),
     Marking(NORM),
     Seeing(NORM, []),
+    Tapped(NORM),
     Mutated(NORM, Mutant("", lambda layer, *given: layer.backward(*given))),
     Recorder(NORM, NORM, ()),
     fp.rewiring.Frozen(NORM),
