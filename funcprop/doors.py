@@ -102,6 +102,8 @@ def admitted(name: str, signature: inspect.Signature, parameter: Any, value: Any
     elif kind == "TrainState":
         right = hasattr(value, "params") and hasattr(value, "opt_state")
         wanted = None if right else "a TrainState, as init_state(model, optimizer, key, x)"
+    elif isinstance(value, Layer) and (kind in ("Params", "Array") or called in ARRAYS):
+        wanted = "arrays"  # arguments in another order
     elif kind in ("Params", "Array") or called in ARRAYS:
         value = arrays(place, value)
         wanted = None if kind != "Array" or is_array(value) else "an array"

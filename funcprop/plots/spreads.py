@@ -37,9 +37,9 @@ def per_example_norms(
     for place in range(max(0, len(found) - marked), len(found)):
         i = int(order[place])
         word = str(i) if names is None else str(names[i])
-        axes.annotate(
-            word, (place, found[i]), textcoords="offset points", xytext=(-6, 4), ha="right"
-        )
+        left = (-8 - 34 * (len(found) - 1 - place), 2)  # beside each other
+        at = {"textcoords": "offset points", "xytext": left, "ha": "right", "fontsize": "small"}
+        axes.annotate(word, (place, found[i]), **at)
     axes.set(xlabel="examples, by their norm", ylabel="‖gradient of one example‖")
     if (found > 0).all() and len(found):
         axes.set_yscale("log")

@@ -96,7 +96,11 @@ def draw_predictions(folder: Path, data: Dataset, model: Layer, state: TrainStat
     if test.x.ndim == 4 and test.x.shape[-1] == 1 and len(wrong):
         names = labels or tuple(map(str, range(data.classes)))
         words = [f"{names[test.y[i]]} → {names[found[i]]}" for i in wrong]
-        saved(folder / WRONG, lambda axes: plots.images(axes, test.x[wrong], words), (6, 6.5))
+
+        def draw(axes: Any) -> None:
+            plots.images(axes, test.x[wrong], words).set_title("what it is → what it was taken for")
+
+        saved(folder / WRONG, draw, (6, 6.5))
         written.append(WRONG)
     if test.x.shape[1:] == (2,):
         predictor, params = inference(model, state.params, state.statistics)
