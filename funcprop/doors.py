@@ -30,6 +30,7 @@ RANGES = {
     "runs": (1, math.inf),
     "chunks": (1, math.inf),
     "seed": (0, math.inf),
+    "seconds": (0, 1e6),
     "communication": (0, math.inf),
     "delta": (1e-300, 1 - 1e-12),
     "rate": (1e-300, 1),

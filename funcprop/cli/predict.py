@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,9 @@ def run(command: Predict) -> int:
     if data.text:
         print(continuation(model, state, test[0][0]))
     if command.plots:
-        written = draw_predictions(command.folder, data, model, state)
+        other = command.data not in (None, recipe.data)
+        start = re.sub(r"\W+", "-", f"{data.name}-") if other else ""
+        written = draw_predictions(command.folder, data, model, state, start)
         print(f"written into {command.folder}: {', '.join(written) or 'nothing, of text'}")
     return 0
 

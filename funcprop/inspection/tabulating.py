@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from funcprop.layer import Array, Context, Layer, Params, is_float
 from funcprop.sheets import Line, Sheet, html
 from funcprop.sheets.arrays import numbers, shape_of
 
+SMALL = 1e-2  # of the largest gradient: what counts as its size where it is smaller
 SAME = 1e-4  # of ‖automatic‖: what is further off is marked
 
 
@@ -27,6 +28,8 @@ class TraceRow(NamedTuple):
     path       of the layer: "Serial[0] Dense"; "loss" for the cost itself
     quantity   in the letters of the field: x, z, a, δ = ∂C/∂z, ∂C/∂a, ∂C/∂w, ∂C/∂b, C
     by_hand    the array, by the hand-written backward passes
+    least      what a smaller norm counts as: a gradient may be zero but for rounding, as that of a
+               bias before a BatchNorm
     automatic  the same by `jax.grad`; None of what no gradient is taken of, inside a composite that
                uses parameters several times, and of a function that was lifted
 
@@ -39,6 +42,7 @@ class TraceRow(NamedTuple):
     quantity: str
     by_hand: Any
     automatic: Any
+    least: float = 0.0
 
     @property
     def difference(self) -> float | None:
@@ -47,7 +51,7 @@ class TraceRow(NamedTuple):
             return None
         wide = np.asarray(self.automatic, np.float64)
         off = float(np.linalg.norm(np.asarray(self.by_hand, np.float64) - wide))
-        size = float(np.linalg.norm(wide))
+        size = max(float(np.linalg.norm(wide)), self.least)
         return off / size if size else off
 
 
@@ -141,8 +145,10 @@ def trace_table(
     """
     gradient = backprop(collect(model, trace), loss)
     value, collected = jax.jit(gradient)(params, batch, context)
-    found = [record for record in records(collected) if record.value is not None]
-    automatic = _automatic(model, loss, params, batch, context, found)
+    every = records(collected)
+    peers = _automatic(model, loss, params, batch, context, every)
+    kept = [pair for pair in zip(every, peers, strict=True) if pair[0].value is not None]
+    found, automatic = [record for record, _ in kept], [peer for _, peer in kept]
     rows: list[TraceRow] = []
     if found and loss is not None:
         x = unpack(batch, context)[0]
@@ -152,7 +158,13 @@ def trace_table(
     for record, peer in zip(found, automatic, strict=True):
         rows += _rows(record, peer)
     rows.append(TraceRow("loss", "C", value, None))
-    return TraceTable(tuple(rows))
+    sizes = [
+        np.linalg.norm(np.asarray(row.automatic, np.float64))
+        for row in rows
+        if row.automatic is not None
+    ]
+    least = SMALL * max(sizes, default=0.0)
+    return TraceTable(tuple(row._replace(least=float(least)) for row in rows))
 
 
 def _automatic(
@@ -161,10 +173,11 @@ def _automatic(
     params: Params,
     batch: Any,
     context: Context,
-    found: list[Record],
+    found: Sequence[Record],
 ) -> list[Any]:
     """(dparams, δ) of every record by `jax.grad`, or None."""
-    whole, zeros = tapped(model, params, [record.value.y for record in found])
+    outputs = [None if record.value is None else record.value.y for record in found]
+    whole, zeros = tapped(model, params, outputs)
     grads = jax.jit(jax.grad(objective(whole, loss), allow_int=True))(zeros, batch, context)
     return taps_in(model, grads)
 
@@ -196,8 +209,8 @@ def _leaves(tree: Any) -> list[tuple[str, Any]]:
 
 def _others(tree: Any, like: Any) -> list[Any]:
     """The float leaves of another such tree; as many None without one."""
-    own = [leaf for _, leaf in _leaves(like)]
-    return [leaf for _, leaf in _leaves(tree)] if tree is not None else [None] * len(own)
+    own, other = ([leaf for _, leaf in _leaves(part)] for part in (like, tree))
+    return other if len(other) == len(own) else [None] * len(own)  # a rewired layer's are others
 
 
 def _name(letter: str, place: str) -> str:

@@ -57,7 +57,8 @@ def added(y: Array, tap: Array | None) -> Array:
 def tapped(layer: Layer, params: Params, outputs: Sequence[Any]) -> tuple[Layer, Params]:
     """The model with a tap after every leaf, and its parameters with the taps' zeros.
 
-    outputs  of the leaves, in the order of their records, of which shapes are enough
+    outputs  of the leaves, in the order of their records, of which shapes are enough; None of one
+             that is to have no tap
 
     A composite that uses parameters several times, or gives them on in another form, is left as it
     is: what is added to them has no place of its own.
@@ -70,7 +71,10 @@ def tapped(layer: Layer, params: Params, outputs: Sequence[Any]) -> tuple[Layer,
 
 def _tapped(layer: Layer, params: Params, outputs: list[Any]) -> tuple[Layer, Params]:
     if not isinstance(layer, Composite):
-        return Tapped(layer), TappedParams(params, zeros_like(outputs.pop(0)))
+        y = outputs.pop(0)
+        if y is None:  # of a frozen layer nothing is recorded
+            return layer, params
+        return Tapped(layer), TappedParams(params, zeros_like(y))
     if not is_plain(layer):
         del outputs[: leaves_in(layer)]
         return layer, params

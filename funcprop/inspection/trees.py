@@ -19,7 +19,7 @@ class TreeRow(NamedTuple):
     path   as code would reach it: "[0].w"
     shape  its dtype and shape
     size   how many numbers
-    norm   √Σ of their squares; NaN of what is no float
+    norm   √Σ of their squares; None of what is no float
     mean   and std, low and high, of them
 
     >>> import jax.numpy as jnp
@@ -31,11 +31,11 @@ class TreeRow(NamedTuple):
     path: str
     shape: str
     size: int
-    norm: float
-    mean: float
-    std: float
-    low: float
-    high: float
+    norm: float | None
+    mean: float | None
+    std: float | None
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True)
@@ -100,11 +100,11 @@ def _row(path: str, leaf: Any) -> TreeRow:
     array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
     size = math.prod(array.shape)
     if not is_float(array) or not size:
-        return TreeRow(path, spell(array), size, *[math.nan] * 5)
+        return TreeRow(path, spell(array), size, *[None] * 5)
     x = np.asarray(array, np.float64)
     found = np.linalg.norm(x.ravel()), x.mean(), x.std(), x.min(), x.max()
     return TreeRow(path, spell(array), size, *map(float, found))
 
 
-def _short(number: float) -> str:
-    return "" if math.isnan(number) else f"{number:.4g}"
+def _short(number: float | None) -> str:
+    return "" if number is None else f"{number:.4g}"

@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from funcprop.plots.lines import matrix
+from funcprop.layer import spell
+from funcprop.plots.lines import matrix, plain
+
+MOST = 1000  # classes
 
 
 def weights(axes: Any, w: Any) -> Any:
@@ -25,7 +28,7 @@ def weights(axes: Any, w: Any) -> Any:
     'out'
     """
     w = matrix("w", w, "[in, out]")
-    top = np.abs(w).max(initial=0) or 1.0
+    top = largest(w)
     shown = axes.imshow(w, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto")
     axes.figure.colorbar(shown, ax=axes)
     axes.set(xlabel="out", ylabel="in")
@@ -62,7 +65,7 @@ def filters(
             f"w is {list(w.shape)} and image {image}, wanted [height, width, in, out], or "
             "[in, out] and image=(height, width) with in = height · width"
         )
-    top = np.abs(each).max(initial=0) or 1.0
+    top = largest(each)
     axes.imshow(mosaic(each, columns), cmap="RdBu_r", vmin=-top, vmax=top)
     axes.set_axis_off()
     return axes
@@ -87,7 +90,8 @@ def images(axes: Any, x: Any, words: Sequence[str] = (), columns: int | None = N
     """
     x = np.asarray(x, np.float64)
     x = x[..., 0] if x.ndim == 4 and x.shape[-1] == 1 else x
-    if x.ndim != 3 or (words and len(words) != len(x)):
+    words = list(words)
+    if x.ndim != 3 or not x.size or (words and len(words) != len(x)):
         raise ValueError(
             f"x is {list(x.shape)} with {len(words)} words, wanted [n, height, width] and n words"
         )
@@ -98,7 +102,7 @@ def images(axes: Any, x: Any, words: Sequence[str] = (), columns: int | None = N
     for i, word in enumerate(words):
         row, column = divmod(i, across)
         place = column * (wide + gap) + wide / 2, row * (high + gap) + high + gap / 2
-        axes.text(*place, word, ha="center", va="center", fontsize="small")
+        axes.text(*place, plain(word), ha="center", va="center", fontsize="small")
     axes.set_axis_off()
     return axes
 
@@ -111,7 +115,7 @@ def confusion_matrix(axes: Any, target: Any, predicted: Any, labels: Sequence[st
     predicted  [n] integers, what they were taken for
     labels     what the classes are called; without them their numbers
 
-    raises  ValueError where both are not of one length
+    raises  ValueError where both are not of one length, and for what is no class or has no label
 
     >>> import funcprop as fp
     >>> from matplotlib.figure import Figure
@@ -124,7 +128,18 @@ def confusion_matrix(axes: Any, target: Any, predicted: Any, labels: Sequence[st
         raise ValueError(
             f"target is {list(target.shape)} and predicted {list(predicted.shape)}, wanted [n] both"
         )
-    classes = max(len(labels), int(max(target.max(initial=0), predicted.max(initial=0))) + 1)
+    for name, given in (("target", target), ("predicted", predicted)):
+        if given.size and not (np.issubdtype(given.dtype, np.integer) and given.min() >= 0):
+            raise ValueError(
+                f"{name} is {spell(given)} from {given.min()}, wanted classes 0, 1, ..."
+            )
+    top = int(max(target.max(initial=-1), predicted.max(initial=-1))) + 1
+    if (labels and top > len(labels)) or top > MOST:
+        raise ValueError(
+            f"class {top - 1} was given, and {len(labels) or MOST} labels: wanted one a class"
+        )
+    classes = max(len(labels), top, 1)
+    target, predicted = target.astype(np.int64), predicted.astype(np.int64)
     counts = np.zeros((classes, classes), np.int64)
     np.add.at(counts, (target, predicted), 1)
     share = counts / np.maximum(1, counts.sum(1, keepdims=True))
@@ -133,7 +148,7 @@ def confusion_matrix(axes: Any, target: Any, predicted: Any, labels: Sequence[st
         for (i, j), count in np.ndenumerate(counts):
             color = "white" if share[i, j] > 0.5 else "black"
             axes.text(j, i, count or "", ha="center", va="center", color=color, fontsize="small")
-    named = list(labels) or list(range(classes))
+    named = [plain(label) for label in labels] or list(range(classes))
     axes.set(xlabel="taken for", ylabel="class")
     if classes <= 50:
         axes.set_xticks(range(classes), named, rotation=90 if len(str(named[0])) > 3 else 0)
@@ -141,9 +156,16 @@ def confusion_matrix(axes: Any, target: Any, predicted: Any, labels: Sequence[st
     return axes
 
 
+def largest(numbers: np.ndarray) -> float:
+    """The largest of the finite ones, without their signs; 1 where all are zero."""
+    return float(np.abs(numbers[np.isfinite(numbers)]).max(initial=0)) or 1.0
+
+
 def mosaic(each: np.ndarray, columns: int | None = None, gap: int = 1) -> np.ndarray:
     """[n, height, width] beside each other, NaN (no color) between them."""
     n, high, wide = each.shape
+    if not each.size or (columns is not None and not 1 <= columns <= 1000):
+        raise ValueError(f"{n} pictures in rows of {columns}, wanted at least one in 1 to 1000")
     across = columns or _square(n)
     rows = -(-n // across)
     below = gap if gap > 1 else 0  # room for words

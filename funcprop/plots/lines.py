@@ -36,7 +36,9 @@ def curves(
     for name, y in lines.items():
         if len(y) != len(x):
             raise ValueError(f"{name!r} has {len(y)} points, and x has {len(x)}: wanted as many")
-        axes.plot(x, y, ".-", label=name)
+        if np.ndim(y) != 1:
+            raise ValueError(f"{name!r} is {list(np.shape(y))}, wanted one number for each of x")
+        axes.plot(x, y, ".-", label=plain(name))
     if log and all(np.min(y, initial=np.inf) > 0 for y in lines.values()):
         axes.set_yscale("log")
     axes.set(xlabel=over, ylabel=of)
@@ -71,7 +73,7 @@ def delta_norms(
     shades = np.linspace(0.9, 0.1, max(1, table.shape[1]))
     colors = _colors("viridis", shades)
     for name, line, color in zip(named, table.T, colors, strict=True):
-        axes.plot(np.arange(len(line)), line, label=name, color=color)
+        axes.plot(np.arange(len(line)), line, label=plain(name), color=color)
     axes.set(xlabel=over, ylabel="‖δ‖", yscale="log")
     axes.grid(alpha=0.3)
     axes.legend()
@@ -92,20 +94,28 @@ def alignment_angles(axes: Any, angles: Mapping[str, Sequence[float]], over: str
     'angle to the gradient (°)'
     """
     for name, line in angles.items():
-        axes.plot(np.arange(len(line)), line, label=name)
+        axes.plot(np.arange(len(line)), line, label=plain(name))
     axes.axhline(90, color="0.5", linewidth=0.8, linestyle="--")
-    axes.set(xlabel=over, ylabel="angle to the gradient (°)", ylim=(0, 120))
+    axes.set(xlabel=over, ylabel="angle to the gradient (°)", ylim=(0, 180))
     axes.grid(alpha=0.3)
     axes.legend()
     return axes
 
 
 def matrix(name: str, given: Any, wanted: str) -> np.ndarray:
-    """The array, in float64; raises ValueError where it is no matrix."""
-    found = np.asarray(given, np.float64)
+    """The array, in float64; raises ValueError where it is no matrix of real numbers."""
+    found = np.asarray(given)
+    if np.iscomplexobj(found):
+        raise ValueError(f"{name} is complex, wanted real numbers: draw its abs or its angle")
+    found = found.astype(np.float64)
     if found.ndim != 2:
         raise ValueError(f"{name} is {list(found.shape)}, wanted {wanted}")
     return found
+
+
+def plain(words: object) -> str:
+    """Words as they stand: a dollar sign would begin a formula."""
+    return str(words).replace("$", r"\$")
 
 
 def _colors(name: str, shades: np.ndarray) -> Any:

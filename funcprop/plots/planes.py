@@ -22,7 +22,8 @@ def decision_boundary(
     y        [n] or [n, 1], their classes
     points   in a row of the grid
 
-    raises  ValueError where x is not in a plane
+    raises  ValueError where x is not in a plane or not finite, for what is no class, and for less
+            than two points in a row
 
     >>> import numpy as np
     >>> import funcprop as fp
@@ -35,6 +36,13 @@ def decision_boundary(
     x, y = np.asarray(x, np.float32), np.asarray(y).reshape(-1)
     if x.ndim != 2 or x.shape[1] != 2:
         raise ValueError(f"x is {list(x.shape)}, wanted [n, 2]: a boundary is drawn in a plane")
+    if not len(x) or len(y) != len(x) or not np.isfinite(x).all() or points < 2:
+        raise ValueError(
+            f"{len(x)} points, {len(y)} classes, a grid of {points}: wanted finite points, a class "
+            "each, and at least 2 in a row"
+        )
+    if not np.isin(y, np.arange(1000)).all():
+        raise ValueError("y holds what is no class, wanted whole numbers from 0")
     low, high = x.min(0), x.max(0)
     room = MARGIN * np.maximum(high - low, 1e-6)
     sides = [np.linspace(a, b, points) for a, b in zip(low - room, high + room, strict=True)]

@@ -76,3 +76,16 @@ def test_a_name_that_is_not_one_row_is_answered_with_those_there_are():
     table = fp.trace_table(MODEL, fp.QuadraticCost(), PARAMS, BATCH)
     with pytest.raises(KeyError, match=r"names 2 rows, wanted one of: Serial\[0\] Dense: z"):
         table["Dense", "z"]
+
+
+def test_frozen_and_rewired_layers_and_gradients_that_are_zero():
+    x, y = np.arange(24, dtype=np.float32).reshape(6, 4) / 9, np.arange(6, dtype=np.int32) % 3
+    for first in (fp.rewiring.frozen()(fp.Dense(3)), fp.rewiring.feedback_alignment()(fp.Dense(3))):
+        model = fp.Serial(first, fp.Tanh(), fp.Dense(3))
+        params = jax.jit(model.init)(jax.random.key(0), x)
+        table = fp.trace_table(model, fp.SoftmaxCrossEntropy(), params, (x, y))
+        assert table["[2]", "∂C/∂w"].shape == (3, 3)
+    model = fp.Serial(fp.Dense(3), fp.BatchNorm(), fp.Dense(3))
+    params = jax.jit(model.init)(jax.random.key(0), x)
+    table = fp.trace_table(model, fp.SoftmaxCrossEntropy(), params, (x, y))
+    assert max(row.difference or 0 for row in table.rows) < 1e-3

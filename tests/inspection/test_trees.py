@@ -13,9 +13,10 @@ def test_a_row_an_array():
     tree = {"w": np.array([[3.0, 4.0]], np.float32), "n": np.arange(3), "none": None}
     table = fp.inspection.tree_table(tree)
     assert [row.path for row in table.rows] == ["['n']", "['w']"]
-    assert table.rows[1].norm == 5 and table.rows[1].low == 3 and np.isnan(table.rows[0].norm)
+    assert table.rows[1].norm == 5 and table.rows[1].low == 3 and table.rows[0].norm is None
     assert str(table).splitlines()[0] == "5 numbers in 2 arrays" and repr(table) == str(table)
     assert "<table>" in table._repr_html_()
+    assert "nan" in str(fp.inspection.tree_table([np.array([np.nan, 1.0])]))
     with pytest.raises(TypeError, match=r"a str at \['x'\], wanted arrays"):
         fp.inspection.tree_table({"x": "y"})
 

@@ -42,7 +42,7 @@ def test_a_line_a_layer(axes):
 
 def test_angles(axes):
     drawn(fp.plots.alignment_angles(axes, {"w": [90.0, 45.0]}))
-    assert axes.get_ylim() == (0, 120)
+    assert axes.get_ylim() == (0, 180)
 
 
 def test_zero_is_white_in_weights(axes):
@@ -75,6 +75,11 @@ def test_a_confusion_matrix_counts(axes):
     np.testing.assert_array_equal(axes.images[0].get_array(), [[1, 0, 0], [0, 1, 1], [0, 0, 1]])
     with pytest.raises(ValueError, match=r"wanted \[n\] both"):
         fp.plots.confusion_matrix(axes, [0], [0, 1])
+    with pytest.raises(ValueError, match="from -1, wanted classes 0, 1"):
+        fp.plots.confusion_matrix(axes, [0, -1], [0, 1])
+    with pytest.raises(ValueError, match="class 2 was given, and 2 labels"):
+        fp.plots.confusion_matrix(axes, [0, 1], [0, 2], ["a", "b"])
+    drawn(fp.plots.confusion_matrix(Figure().subplots(), [0, 1], [0, 1], ["$x_{$", "y"]))
 
 
 @pytest.mark.parametrize("outputs", [1, 3])

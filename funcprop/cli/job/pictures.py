@@ -79,16 +79,21 @@ def _outputs(model: Layer, params: Params, x: Any) -> Any:
     return model.forward(params, x)[0]
 
 
-def draw_predictions(folder: Path, data: Dataset, model: Layer, state: TrainState) -> list[str]:
+def draw_predictions(
+    folder: Path, data: Dataset, model: Layer, state: TrainState, start: str = ""
+) -> list[str]:
     """What became of the test set: a confusion matrix, the images that were taken for others, and
-    of points in a plane the boundary between the classes. -> the names of the files."""
+    of points in a plane the boundary between the classes. -> the names of the files.
+
+    start  of the names: those of other data stand beside those of the training
+    """
     if data.text:
         return []
-    test, labels, written = data.test, data.labels, [CONFUSION]
+    test, labels, written = data.test, data.labels, [start + CONFUSION]
     found = classified(model, state, test.x)
     side = min(12.0, 3 + 0.4 * data.classes)
     saved(
-        folder / CONFUSION,
+        folder / (start + CONFUSION),
         lambda axes: plots.confusion_matrix(axes, test.y, found, labels),
         (side, side),
     )
@@ -100,8 +105,8 @@ def draw_predictions(folder: Path, data: Dataset, model: Layer, state: TrainStat
         def draw(axes: Any) -> None:
             plots.images(axes, test.x[wrong], words).set_title("what it is → what it was taken for")
 
-        saved(folder / WRONG, draw, (6, 6.5))
-        written.append(WRONG)
+        saved(folder / (start + WRONG), draw, (6, 6.5))
+        written.append(start + WRONG)
     if test.x.shape[1:] == (2,):
         predictor, params = inference(model, state.params, state.statistics)
 
@@ -109,11 +114,11 @@ def draw_predictions(folder: Path, data: Dataset, model: Layer, state: TrainStat
             return _outputs(predictor, params, x)
 
         saved(
-            folder / BOUNDARY,
+            folder / (start + BOUNDARY),
             lambda axes: plots.decision_boundary(axes, predict, test.x, test.y),
             (6, 5),
         )
-        written.append(BOUNDARY)
+        written.append(start + BOUNDARY)
     return written
 
 

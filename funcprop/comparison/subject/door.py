@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, cast
@@ -95,9 +96,20 @@ def subject_of(
         subject = replace(subject, surrogate=True, notes=(*subject.notes, SURROGATE))
     if not subject.eager:
         check_forward(subject)
+        check_numbers(subject)
     if changed is None:
         changed = inputs is None
     return granted(replace(subject, changed=changed), target, rtol, ignore)
+
+
+def check_numbers(subject: Subject) -> None:
+    """Raises ValueError where no output has a number: every gradient of nothing is right."""
+    outputs = [leaf for leaf in jax.tree.leaves(subject.output()) if is_float(leaf)]
+    if outputs and not any(math.prod(leaf.shape) for leaf in outputs):
+        raise ValueError(
+            f"{subject.words}: the output has no number, so nothing can be compared: give at least "
+            "one example"
+        )
 
 
 def granted(subject: Subject, target: Any, rtol: float = 0.0, ignore: Any = ()) -> Subject:
