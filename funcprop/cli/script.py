@@ -44,7 +44,9 @@ def run_script(script: Path) -> None:
     except SystemExit as error:
         if error.code not in (None, 0):
             raise UsageError(f"--script: {script} ended with {error.code!r}") from error
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         place = next(
             (
                 f" in line {frame.lineno}"

@@ -55,7 +55,9 @@ def run(path: Path) -> Any:
     sys.modules[name] = module  # @dataclass looks there
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         frames = reversed(traceback.extract_tb(error.__traceback__))
         lines = (frame.lineno for frame in frames if frame.filename == str(path))
         line = getattr(error, "lineno", None) or next(lines, None)
