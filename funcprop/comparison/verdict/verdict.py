@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from funcprop.comparison.evidence import Evidence
 from funcprop.comparison.leaf import Leaf
 from funcprop.comparison.programs import Programs, named_leaves
+from funcprop.comparison.subject.sampling import draws
 from funcprop.comparison.subject.subject import Subject
 from funcprop.comparison.subject.without_rules import count_rules, narrowest
 from funcprop.comparison.verdict.excuses import NOT_JUDGED, excuses, slopes_at
@@ -125,11 +126,13 @@ def judged_in_working_dtype(
     """A row for every leaf in the working dtype."""
     count = len(jax.tree.leaves(evidence.rounded)[0])
     truth = jax.tree.map(lambda leaf: leaf[:count], evidence.exact[0].truth)
+    drawn = run.once("draws", draws, subject.peer.forward, subject.given)
     rows = judge_rounded(
-        subject.name, evidence.rounded or {}, evidence.automatic, truth, floor, rtol=subject.rtol
-    )
+        subject.name, evidence.rounded or {}, evidence.automatic, truth, floor,
+        rtol=subject.rtol, drawn=drawn,
+    )  # fmt: skip
     rows = [row for row in rows if row.path not in subject.ignored]
-    return judged_again(rows, subject, evidence, run)
+    return judged_again(rows, subject, evidence, run, drawn)
 
 
 def flat(evidence: Evidence) -> set[str]:
