@@ -91,3 +91,16 @@ def test_what_is_none_of_these_gets_no_words():
     ):
         found = fp.compare(ruled(jnp.square, backward), X, probes=3)
         assert found.wrong[0].words == NO_PATTERN
+
+
+def test_a_tie_at_ones_is_no_missing_factor():
+    """At ones a maximum is a tie, where JAX's gradient is shared out too: no x is left out."""
+
+    def value(x):
+        return jnp.max(x.reshape(2, 2, 6), 1)
+
+    def shared(x, dy):
+        return jnp.broadcast_to(dy[:, None] / 2, (2, 2, 6)).reshape(x.shape)
+
+    (row, *_) = fp.compare(ruled(value, shared), X).wrong
+    assert "were 1" not in row.words, row.words
