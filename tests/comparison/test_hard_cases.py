@@ -220,3 +220,5 @@ def test_no_difference_of_two_draws_passes_for_a_rounding(rate, wide, factor):
     assert all(row.relative < 1e-5 for row in found.rows if row.ok)
     told = "zero" if not factor else f"a factor of {factor}"
     assert all(row.words.startswith(told) for row in found.wrong)
+    agreed = [note for note in found.notes if "finite differences agree along" in note]
+    assert bool(agreed) == found.ok

@@ -110,7 +110,12 @@ def judged(
         said.append(f"left out, since the forward raises or is not finite there: {places}")
     if evidence.numerical:
         said.append("jax.vjp cannot differentiate the forward: finite differences are the truth")
-    if all(row.ok for row in rows):  # else those rows say more
+    if not all(row.ok for row in rows):  # those say more; and it is the truth that is agreed with
+        if not evidence.numerical:
+            truth = "the reference" if subject.by_reference else "automatic differentiation"
+            told = "finite differences agree"
+            said = [line.replace(f"{told} along", f"{told} with {truth} along") for line in said]
+    else:
         by_steps = all(row.rule.startswith("finite differences along") for row in disagreeing)
         if disagreeing and by_steps and not evidence.numerical and is_stopped(subject):
             said = ["finite differences go through what the forward hides from a gradient "
