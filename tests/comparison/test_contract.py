@@ -108,3 +108,28 @@ def test_what_breaks_it_is_said(layer, words, inside):
 def test_the_words_of_a_missing_sum_come_with_the_leaf():
     (row,) = fp.compare(ForgetsTheSum(), W, X).wrong
     assert row.words == "not summed over axis 0" and row.path == "dparams"
+
+
+def answered(answer):
+    class Answering(fp.Tanh):
+        def backward(self, params, a, da):
+            return answer(da)
+
+    return Answering()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda da: da, "backward returned float32[4, 2], wanted the pair (dx, dparams)"),
+        (lambda da: None, "backward returned None, wanted the pair (dx, dparams)"),
+        (lambda da: (da[0, :1], ()), "dx has shape [1], wanted [4, 2]"),
+        (lambda da: (da.astype(jnp.float16), ()), "dx is float16[4, 2], wanted float32[4, 2]"),
+        (lambda da: ([da, da], ()),
+         "dx is list(float32[4, 2], float32[4, 2]), wanted float32[4, 2]"),
+        (lambda da: 1 / 0, "backward raised ZeroDivisionError: division by zero"),
+    ],
+)  # fmt: skip
+def test_the_headline_says_what_the_contract_wanted(answer, words):
+    found = fp.compare(answered(answer), (), np.ones((4, 2), np.float32))
+    assert found.headline == f"Answering(): wrong gradient in Answering: {words}"

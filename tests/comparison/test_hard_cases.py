@@ -198,3 +198,27 @@ def test_the_score_of_a_wrong_backward_is_refused():
     with pytest.raises(ValueError, match="is wrong itself"):
         fp.mutation_score(pair, normal(4))
     assert fp.mutation_score((sine, sine_backward), normal(4)).share == 1
+
+
+@pytest.mark.parametrize(("wide", "factor"), [(False, 1.3), (False, 0.0), (True, 1.3), (True, 1)])
+@pytest.mark.parametrize("rate", [0.4, 0.05])
+def test_no_difference_of_two_draws_passes_for_a_rounding(rate, wide, factor):
+    """Float64 draws another mask than float32: how far they are apart grants nothing."""
+
+    @dataclass(frozen=True)
+    class InOneDtype(fp.Dropout):
+        def backward(self, params, kept, dy):
+            dx, _ = super().backward(params, kept, dy)
+            planted = dy.dtype == (jnp.float64 if wide else jnp.float32)
+            return dx * (factor if planted else 1), ()
+
+    context = fp.Context(key=jax.random.key(1))
+    found = fp.compare(InOneDtype(rate), (), normal(5, 4), context=context)
+    assert found.ok == (factor == 1)
+    wrong = {row.dtype for row in found.wrong}
+    assert wrong == (set() if factor == 1 else {"float64" if wide else "float32"})
+    assert all(row.relative < 1e-5 for row in found.rows if row.ok)
+    told = "zero" if not factor else f"a factor of {factor}"
+    assert all(row.words.startswith(told) for row in found.wrong)
+    agreed = [note for note in found.notes if "finite differences agree along" in note]
+    assert bool(agreed) == found.ok

@@ -91,3 +91,41 @@ def test_what_is_none_of_these_gets_no_words():
     ):
         found = fp.compare(ruled(jnp.square, backward), X, probes=3)
         assert found.wrong[0].words == NO_PATTERN
+
+
+def test_a_tie_at_ones_is_no_missing_factor():
+    """At ones a maximum is a tie, where JAX's gradient is shared out too: no x is left out."""
+
+    def value(x):
+        return jnp.max(x.reshape(2, 2, 6), 1)
+
+    def shared(x, dy):
+        return jnp.broadcast_to(dy[:, None] / 2, (2, 2, 6)).reshape(x.shape)
+
+    (row, *_) = fp.compare(ruled(value, shared), X).wrong
+    assert "were 1" not in row.words, row.words
+
+
+@pytest.mark.parametrize(
+    ("slope", "words"),
+    [
+        (lambda a: 1, "the slope of tanh is left out"),
+        (lambda a: 1 - a, "1 − a in the place of 1 − a², the slope of tanh"),
+        (lambda a: 1 - a * a * a, ""),
+    ],
+)
+def test_the_slope_inside_a_layer(slope, words):
+    class Inside(fp.Dense):
+        def forward(self, params, x, context=fp.Context()):
+            a = jnp.tanh(x @ params.w + params.b)
+            return a, (x, a)
+
+        def backward(self, params, residuals, da):
+            x, a = residuals
+            return super().backward(params, x, da * slope(a))
+
+    layer = Inside(3)
+    found = fp.compare(layer, layer.init(jax.random.key(0), X), X, probes=3)
+    told = {row.path: row.words for row in found.wrong if row.dtype == "float64"}
+    assert told.keys() == {"dw", "db", "dx"}
+    assert all(each == (words or NO_PATTERN) for each in told.values()), told

@@ -157,7 +157,10 @@ def by_sum(
             return
     if ours != right:
         names = [along([axis + 1 for axis in axes]) for axes in (ours, right)]
-        yield f"sums over {names[0]} in the place of {names[1]}", given
+        if set(ours) & set(right):  # what is wrong may be a product as well as a sum: what is seen
+            yield f"an element reads dy along {names[0]}, and should along {names[1]}", given
+        else:
+            yield f"sums over {names[0]} in the place of {names[1]}", given
 
 
 def letters(one: Sum, other: Sum) -> str:

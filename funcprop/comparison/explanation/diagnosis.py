@@ -30,6 +30,7 @@ from funcprop.comparison.explanation.patterns import (
 )
 from funcprop.comparison.explanation.problem import Problem
 from funcprop.comparison.explanation.samples import Elementwise, elementwise_rule
+from funcprop.comparison.explanation.slopes import slopes
 from funcprop.comparison.explanation.terms import terms
 from funcprop.comparison.leaf import NO_PATTERN
 from funcprop.comparison.programs import named_leaves
@@ -132,7 +133,7 @@ def diagnosed(problem: Problem, rule: Callable[[], Elementwise | None]) -> dict[
 
 def looked_into(problem: Problem) -> Iterator[tuple[str, Leaves]]:
     """What takes longer than all before: the derivative term by term, and the whole Jacobian."""
-    for hypothesis in (terms, couplings):
+    for hypothesis in (slopes, terms, couplings):
         with contextlib.suppress(Exception):  # a layer that cannot be given that tells nothing
             yield from hypothesis(problem)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from funcprop.comparison.witnesses.records import values_at
 from funcprop.gradient import autodiff
 from funcprop.layer import Array
 
+ONLY_DTYPE = re.compile(r"returned \w+(\[.*?\]), wanted \w+\1$")
 FROZEN = "backward returned None, which freezes it, and forward lets jax.vjp see it"
 
 
@@ -81,8 +83,11 @@ def shapes_explained(rows: list[Leaf], subject: Subject, dys: Any) -> list[Leaf]
     """The rows of a broken contract, with words for leaves of another shape."""
     if subject.inner is not None and rows[0].place != subject.name:
         dy = jax.tree.map(lambda leaf: leaf[0], dys)
-        return explained_inside(rows, subject.inner, dy, subject.key).rows
-    return tried(rows, subject, dys).rows
+        found = explained_inside(rows, subject.inner, dy, subject.key).rows
+    else:
+        found = tried(rows, subject, dys).rows
+    # of another dtype alone: what its rounding looks like is no explanation
+    return [replace(row, words="") if ONLY_DTYPE.search(row.rule) else row for row in found]
 
 
 def tried(rows: list[Leaf], subject: Subject, dys: Any) -> Explained:

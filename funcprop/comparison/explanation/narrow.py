@@ -12,6 +12,7 @@ from funcprop.comparison.evidence import Evidence
 from funcprop.comparison.explanation.arrays import multiple, norm
 from funcprop.comparison.leaf import Leaf
 from funcprop.comparison.programs import named_leaves
+from funcprop.comparison.verdict.rules import BY_AUTOMATIC
 
 ROUNDING = 32.0  # eps of the gradient: what a factor may leave over
 
@@ -20,14 +21,17 @@ def told_in_narrow(rows: Sequence[Leaf], evidence: Evidence) -> list[Leaf]:
     """The rows, those of the working dtype with the factor by which all of a leaf is off."""
     if evidence.rounded is None:
         return list(rows)
-    given, truth = (
-        dict(named_leaves(each)) for each in (evidence.rounded, evidence.exact[0].truth)
+    given, truth, automatic = (
+        dict(named_leaves(each))
+        for each in (evidence.rounded, evidence.exact[0].truth, evidence.automatic or {})
     )
     found = []
     for row in rows:
         told = ""
         if not row.ok and not row.words and row.dtype != "float64" and row.path in given:
-            told = words_of(given[row.path], truth[row.path])
+            by_automatic = row.rule.endswith(BY_AUTOMATIC)  # whose draw is the same
+            right = (automatic if by_automatic else truth)[row.path]
+            told = words_of(given[row.path], np.asarray(right, np.float64))
         found.append(replace(row, words=f"{told} in {row.dtype} alone") if told else row)
     return found
 

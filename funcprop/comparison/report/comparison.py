@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from html import escape
@@ -19,6 +20,9 @@ HEADINGS = (
     "worst at", "by hand", "automatic", "verdict", "rule",
 )  # fmt: skip
 NEARLY = 1e-4  # relative: an error below it may be that of a tolerance
+LONGEST = 160  # characters of a broken contract in the headline; its row has all
+SHAPED = re.compile(r"backward returned (\w+)(\[.*?\]), wanted (\w+)(\[.*?\])")
+NO_PAIR = re.compile(r"^backward raised LayerError: .*?: (?=backward returned )")
 MOST_BARS = 60  # of a comparison; the table has all
 ESSENTIAL = ("where", "relative", "by hand", "automatic", "verdict", "rule")
 # How places begin that are a transformation and no layer: "under vmap over argument 1: dx[0]".
@@ -134,11 +138,11 @@ class Comparison:
         names: dict[str, str] = {}
         for row in self.wrong:
             if row.place == self._culprit():
-                names[row.name] = names.get(row.name) or row.words
-        wrong = ", ".join(
-            f"{name} ({words})" if words and words != NO_PATTERN else name
-            for name, words in names.items()
-        )
+                known = row.words and row.words != NO_PATTERN
+                told = f"{row.name} ({row.words})" if known else unexplained(row)
+                if names.get(row.name, row.name) == row.name:
+                    names[row.name] = told
+        wrong = ", ".join(names.values())
         if self.nearly_right:
             worst = max(row.relative for row in self.wrong)
             granted = 10.0 ** math.ceil(math.log10(worst) + 0.3)
@@ -240,6 +244,24 @@ class Comparison:
     def _repr_html_(self) -> str:
         """The headline and the table, for notebooks."""
         return html.part([f"<p><strong>{escape(self.headline)}</strong></p>", self.as_html()])
+
+
+def unexplained(row: Leaf) -> str:
+    """The name of a row without words; of a broken contract with what was asked and given."""
+    if not row.rule.startswith("contract: "):
+        return row.name
+    rule = row.rule.removeprefix("contract: ").partition("\n")[0]
+    if found := SHAPED.fullmatch(rule):
+        dtype, shape, wanted_dtype, wanted = found.groups()
+        if dtype == wanted_dtype:
+            return f"{row.name} has shape {shape}, wanted {wanted}"
+        return f"{row.name} is {dtype}{shape}, wanted {wanted_dtype}{wanted}"
+    rule = NO_PAIR.sub("", rule)  # the layer's name stands before it
+    rule = rule.replace(f"backward returned {row.path} as ", f"{row.path} is ", 1)
+    rule = rule if len(rule) <= LONGEST else f"{rule[:LONGEST]}…"
+    if rule.startswith(row.path):
+        return f"{row.place}: {rule}" if row.place else rule
+    return f"{row.name}: {rule}"
 
 
 def cells(row: Leaf) -> tuple[str, ...]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+
 from funcprop.comparison.subject.without_rules import jaxprs_in, traced
 from funcprop.layer import is_float
 from funcprop.lifting.jaxprs import closed
@@ -19,6 +21,19 @@ SAMPLERS = {"random_gamma"}
 DECIDING = {"lt", "le", "gt", "ge", "eq", "ne", "argmax", "argmin", "sort", "top_k"}
 
 Mark = tuple[bool, bool]  # whether a value depends on chance, and on a float argument
+
+
+def draws(function: Any, given: Sequence[Any]) -> bool:
+    """Whether function(*given) draws random numbers anywhere; by tracing."""
+
+    def inside(jaxpr: Any) -> bool:
+        return any(
+            eqn.primitive.name in BITS | SAMPLERS
+            or any(inside(closed(inner)) for inner in jaxprs_in(eqn))
+            for eqn in jaxpr.eqns
+        )
+
+    return inside(jax.make_jaxpr(function)(*given))
 
 
 def is_sampler(function: Any, x: tuple[Any, ...]) -> bool:

@@ -18,7 +18,7 @@ from funcprop.comparison.evidence import Evidence
 from funcprop.comparison.leaf import Leaf
 from funcprop.comparison.programs import Programs, generator, named_leaves
 from funcprop.comparison.subject.subject import Subject
-from funcprop.comparison.verdict.rules import FACTOR, pooled
+from funcprop.comparison.verdict.rules import FACTOR, no_yardstick, pooled
 from funcprop.comparison.witnesses.gradients import in_working_dtype, truth_of
 from funcprop.layer import is_float
 
@@ -27,20 +27,25 @@ AWAY = 0.1  # of every number: in bfloat16 less would meet the same roundings
 
 
 def judged_again(
-    rows: Sequence[Leaf], subject: Subject, evidence: Evidence, run: Programs
+    rows: Sequence[Leaf],
+    subject: Subject,
+    evidence: Evidence,
+    run: Programs,
+    drawn: bool = False,
 ) -> list[Leaf]:
     """The rows of the working dtype: those that are wrong by rounding alone judged once more.
 
     Over INPUTS inputs near by, the geometric mean of (error by hand / automatic differentiation's
     own) may be FACTOR: of the largest errors, and of the relative norms. A mean over so few inputs
-    has an error itself, so two of its standard errors are granted.
+    has an error itself, so two of its standard errors are granted. Inputs at which float64 draws
+    other random numbers (`drawn`) say nothing of roundings; where all do, the row stays as it is.
     """
     if all(row.ok or not np.isfinite(row.error) for row in rows) or evidence.automatic is None:
         return list(rows)
-    found = ratios(subject, evidence, run)
+    found = ratios(subject, evidence, run, drawn)
     judged = []
     for row in rows:
-        if row.ok or not np.isfinite(row.error):
+        if row.ok or not np.isfinite(row.error) or row.path not in found:
             judged.append(row)
             continue
         worst = max(found[row.path])  # rtol was granted before
@@ -50,7 +55,9 @@ def judged_again(
     return judged
 
 
-def ratios(subject: Subject, evidence: Evidence, run: Programs) -> dict[str, tuple[float, float]]:
+def ratios(
+    subject: Subject, evidence: Evidence, run: Programs, drawn: bool
+) -> dict[str, tuple[float, float]]:
     """leaf -> lower bounds of the mean ratios of largest errors, and of relative norms."""
     random, logs = generator(subject.key), {}
     count = len(jax.tree.leaves(evidence.rounded)[0])
@@ -74,13 +81,15 @@ def ratios(subject: Subject, evidence: Evidence, run: Programs) -> dict[str, tup
         leaves = jax.tree.leaves(automatic), jax.tree.leaves(exact)
         for (path, by_hand), peers, right in zip(named_leaves(ours), *leaves, strict=True):
             right = np.asarray(right[:count], np.float64)
+            if drawn and no_yardstick(peers, right, drawn):
+                continue
             eps = float(jnp.finfo(by_hand.dtype).eps)
             sides = [np.asarray(side, np.float64) for side in (by_hand, peers)]
             least = eps * np.abs(right).max(initial=0) + 1e-300
             errors = [max(np.abs(side - right).max(initial=0), least) for side in sides]
             norms = [max(pooled(side, right), eps / 4) for side in sides]
             logs.setdefault(path, []).append([np.log(a / b) for a, b in (errors, norms)])
-    return {path: lower_bounds(np.asarray(each)) for path, each in logs.items()}
+    return {path: lower_bounds(np.asarray(each)) for path, each in logs.items() if len(each) > 1}
 
 
 def lower_bounds(logs: np.ndarray) -> tuple[float, float]:

@@ -26,6 +26,8 @@ SPREAD = 0.25  # of the floor: what the relative norm may be, since roundings ar
 ALONE = 1000.0  # eps, where there is no automatic differentiation to compare with
 COARSE = 0.25  # the most that those may come to: in bfloat16 they are eight times the gradient
 LOST = 0.5  # relative norm of an automatic gradient in the working dtype that has no right digit
+APART = 0.1  # of the largest gradient: so far apart are elements of different draws, not roundings
+BY_AUTOMATIC = "of automatic's, which differs from float64"
 DIFFERENCES = 1e-6  # of Σ |g v|: how far finite differences may be off, in float64
 FORWARD = 1e-9  # the same of jax.jvp
 VALUE = 1e-9  # of Σ |dy y|, whose rounding finite differences divide by their step
@@ -91,12 +93,14 @@ def judge_rounded(
     floor: float = FLOOR,
     at: str = "",
     rtol: float = 0.0,
+    drawn: bool = False,
 ) -> list[Leaf]:
     """Rows in the working dtype, leaves [probes, ...]: automatic differentiation's error decides.
 
     Its largest error limits the largest here, its relative norm the norm here: a bias of all
     elements is small in each. `automatic=None` says that the forward cannot be differentiated
-    automatically.
+    automatically. `drawn` says that the forward draws random numbers: in float64 they are others,
+    so that the difference of two draws would pass for an error of automatic differentiation.
     """
     largest, rows = _largest(truth), []
     peers = [None] * len(jax.tree.leaves(truth))
@@ -116,14 +120,13 @@ def judge_rounded(
         if peer is None:
             allowed.append((alone * scale, f"error <= {alone:.2g} of it: no automatic peer"))
             spread.append((alone, f"relative norm <= {alone:.2g}: no automatic peer"))
-        elif pooled(_where_finite(peer, wanted), wanted) > LOST:
-            # no digit is right, as where other random numbers are drawn than in float64
+        elif no_yardstick(peer, wanted, drawn):
             wanted = np.where(np.isfinite(wanted), np.asarray(peer, np.float64), wanted)
             row = _measure(place, path, given, wanted)
             largest_here = float(np.max(np.abs(_finite(wanted)), initial=0.0))
-            told = f"error <= {alone:.2g} of automatic's, which differs from float64"
+            told = f"error <= {alone:.2g} {BY_AUTOMATIC}"
             allowed = [(alone * largest_here, told)]
-            spread = [(alone, f"relative norm <= {alone:.2g} of automatic's")]
+            spread = [(alone, f"relative norm <= {alone:.2g} {BY_AUTOMATIC}")]
         else:
             peer = _where_finite(peer, wanted)
             own, usual = _measure(place, path, peer, wanted).error, pooled(peer, wanted)
@@ -270,6 +273,15 @@ def pooled(given: np.ndarray, wanted: np.ndarray) -> float:
     peak = max(np.abs(off).max(initial=0), np.abs(wanted).max(initial=0)) or 1.0
     below = np.linalg.norm(wanted / peak)
     return float(np.linalg.norm(off / peak) / max(below, 1e-300))
+
+
+def no_yardstick(peer: np.ndarray, wanted: np.ndarray, drawn: bool) -> bool:
+    """Whether automatic differentiation's own error says nothing of roundings: no digit is right,
+    or, where random numbers are drawn, some element is that of another draw."""
+    peer = _where_finite(peer, wanted)
+    off = np.abs(_finite(peer - np.asarray(wanted, np.float64))).max(initial=0.0)
+    apart = off > APART * np.abs(_finite(wanted)).max(initial=0.0)
+    return bool(drawn and apart) or pooled(peer, wanted) > LOST
 
 
 def _norm(a: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from funcprop.comparison.evidence import Evidence
 from funcprop.comparison.leaf import Leaf
 from funcprop.comparison.programs import Programs, named_leaves
+from funcprop.comparison.subject.sampling import draws
 from funcprop.comparison.subject.subject import Subject
 from funcprop.comparison.subject.without_rules import count_rules, narrowest
 from funcprop.comparison.verdict.excuses import NOT_JUDGED, excuses, slopes_at
@@ -109,7 +110,12 @@ def judged(
         said.append(f"left out, since the forward raises or is not finite there: {places}")
     if evidence.numerical:
         said.append("jax.vjp cannot differentiate the forward: finite differences are the truth")
-    if all(row.ok for row in rows):  # else those rows say more
+    if not all(row.ok for row in rows):  # those say more; and it is the truth that is agreed with
+        if not evidence.numerical:
+            truth = "the reference" if subject.by_reference else "automatic differentiation"
+            told = "finite differences agree"
+            said = [line.replace(f"{told} along", f"{told} with {truth} along") for line in said]
+    else:
         by_steps = all(row.rule.startswith("finite differences along") for row in disagreeing)
         if disagreeing and by_steps and not evidence.numerical and is_stopped(subject):
             said = ["finite differences go through what the forward hides from a gradient "
@@ -125,11 +131,13 @@ def judged_in_working_dtype(
     """A row for every leaf in the working dtype."""
     count = len(jax.tree.leaves(evidence.rounded)[0])
     truth = jax.tree.map(lambda leaf: leaf[:count], evidence.exact[0].truth)
+    drawn = run.once("draws", draws, subject.peer.forward, subject.given)
     rows = judge_rounded(
-        subject.name, evidence.rounded or {}, evidence.automatic, truth, floor, rtol=subject.rtol
-    )
+        subject.name, evidence.rounded or {}, evidence.automatic, truth, floor,
+        rtol=subject.rtol, drawn=drawn,
+    )  # fmt: skip
     rows = [row for row in rows if row.path not in subject.ignored]
-    return judged_again(rows, subject, evidence, run)
+    return judged_again(rows, subject, evidence, run, drawn)
 
 
 def flat(evidence: Evidence) -> set[str]:
