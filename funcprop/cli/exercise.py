@@ -22,6 +22,7 @@ class Exercise:
       funcprop exercise                 which exercises there are
       funcprop exercise tanh            writes tanh.py: fill in its backward
       funcprop exercise tanh.py         says whether it is right, or what is wrong, in words
+      funcprop exercise tanh.py --verbose   the same, and every number that was compared
       funcprop exercise tanh --solution     prints one that is right
 
     Exit code: 0 right, 1 wrong or still blank, 2 the file cannot be read.
@@ -33,6 +34,9 @@ class Exercise:
     solution: bool = False
     """Print the solution, and write nothing."""
 
+    verbose: bool = False
+    """Print every number that was compared, in a wide table."""
+
     debug: bool = False
     """Show the traceback of an error."""
 
@@ -42,22 +46,22 @@ def run(command: Exercise) -> int:
     if not command.names:
         print(listed(), flush=True)
         return 0
-    open_ = [name for name in command.names if not one(name, command.solution)]
+    open_ = [name for name in command.names if not one(name, command)]
     if open_:
         raise FailedRun(f"not solved: {', '.join(open_)}")
     return 0
 
 
-def one(name: str, solution: bool) -> bool:
+def one(name: str, command: Exercise) -> bool:
     """Prints the solution, grades a file, or writes one. False where a file is not solved."""
-    if name.endswith(".py") and not solution:
-        return graded(Path(name))
+    if name.endswith(".py") and not command.solution:
+        return graded(Path(name), command.verbose)
     if name not in NAMES:
         raise UsageError(
             f"{name!r} is no exercise: {nearest(name, NAMES)}they are {', '.join(NAMES)}; "
             "what you wrote is named by its file, as tanh.py"
         )
-    if solution:
+    if command.solution:
         print(NAMES[name].solution, end="", flush=True)
     else:
         written(NAMES[name])
@@ -75,11 +79,14 @@ def written(exercise: Task) -> None:
     print(f"{path}: fill in backward, then ask: funcprop exercise {path}", flush=True)
 
 
-def graded(path: Path) -> bool:
-    """Prints what is said of a file: the words first, then the numbers that prove them."""
+def graded(path: Path, verbose: bool = False) -> bool:
+    """Prints what is said of a file, and with `verbose` the table it was read from."""
     found = grade(path)
     print(f"{found.exercise.name}: {found.words}", flush=True)
-    if found.comparison is not None and not found.comparison.ok:
+    if verbose and found.comparison is not None:
+        letters = [f"{theirs} is {own}" for theirs, own in found.exercise.letters]
+        if letters:
+            print(f"\nin the table {', '.join(letters)}", flush=True)
         print(f"\n{found.comparison}", flush=True)
     return found.ok
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from funcprop.comparison.front import compare
+from funcprop.comparison.leaf import Leaf
 from funcprop.comparison.report.comparison import Comparison
 from funcprop.exercises.own import FileError, Own, own_layer
 from funcprop.exercises.table import EXERCISES, SOLVED, Task
@@ -24,7 +25,7 @@ class Grade(NamedTuple):
 
     exercise    which one it is
     ok          whether it is solved
-    words       a line, or two
+    words       what is said of it: the first line tells all, the others prove it or lead on
     comparison  of its gradients, where they were compared
     """
 
@@ -48,22 +49,41 @@ def grade(path: Path) -> Grade:
         return Grade(exercise, False, changed)
     found = compare(own.layer, params, own.x, context=own.context)
     if not found.ok:
-        told = found.headline.partition(": ")[2]
-        return Grade(exercise, False, f"{told}\nsee docs/derivations/{exercise.page}.md", found)
+        return Grade(exercise, False, "\n".join(wrong(exercise, found)), found)
     called = sorted(AUTOMATIC & called_in_backward(path.read_text(encoding="utf-8")))
     if called:
         words = f"right, and not by hand: backward calls {', '.join(called)}"
         return Grade(exercise, False, words, found)
-    agree = found.headline.partition(": ")[2]
-    return Grade(exercise, True, f"right: {agree}{after(exercise)}", found)
+    return Grade(exercise, True, "\n".join(right(exercise, found)), found)
 
 
-def after(exercise: Task) -> str:
-    """What comes next."""
-    here = EXERCISES.index(exercise) + 1
-    if here == len(EXERCISES):
-        return "\nthat was the last one: you have written the backward pass of a transformer"
-    return f"\nnext: funcprop exercise {EXERCISES[here].name}"
+def wrong(exercise: Task, found: Comparison) -> list[str]:
+    """Lines on what is wrong: in words, a number that proves it for each gradient, a page."""
+    exact = [row for row in found.wrong if row.dtype == "float64"] or found.wrong
+    told = dict.fromkeys(exercise.spoken(proof(row)) for row in exact)
+    headline = exercise.spoken(found.headline.partition(": ")[2])
+    return [headline, *told, f"see docs/derivations/{exercise.page}.md"]
+
+
+def proof(row: Leaf) -> str:
+    """Both values where they differ most; of what has no such place, what was wanted."""
+    if row.rule.startswith("contract"):
+        return f"{row.path}: {row.rule.partition(': ')[2]}"
+    input_ = f", with {row.at}" if row.at else ""
+    return (
+        f"{row.path}: by hand {row.by_hand:.6g}, automatic {row.expected:.6g}, "
+        f"at {list(row.index)}{input_}"
+    )
+
+
+def right(exercise: Task, found: Comparison) -> list[str]:
+    """Lines on how well it agrees, and on what follows it in the list."""
+    count = len({row.name for row in found.rows})  # of each there is a row in every dtype
+    agree = f"{count} gradient agrees" if count == 1 else f"{count} gradients agree"
+    worst = found.headline.partition(" agree ")[2]
+    following = EXERCISES[EXERCISES.index(exercise) + 1 :]
+    next_ = [f"next: funcprop exercise {task.name}" for task in following[:1]]
+    return [f"right: {agree} {worst}", *next_]
 
 
 def exercise_of(own: Own, path: Path) -> Task:

@@ -9,6 +9,9 @@ import funcprop.cli as cli
 from funcprop.exercises import EXERCISES, FileError, grade
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "learn" / "exercises.md"
+LEAVES = {"sigmoid": 1, "tanh": 1, "relu": 1, "dense": 3, "quadratic": 2, "softmax-ce": 1,
+          "batch-norm": 3, "layer-norm": 3, "dropout": 1, "conv": 3, "max-pool": 1, "rnn": 5,
+          "attention": 3}  # fmt: skip
 TASKS = {task.name: task for task in EXERCISES}
 ROW = re.compile(r"^\| `([a-z-]+)` \| `(.+?)` \| (?:`(.+?)`|\*nothing\*) \| (.+) \|$", re.MULTILINE)
 MISTAKES = ROW.findall(PAGE.read_text(encoding="utf-8"))
@@ -26,6 +29,10 @@ def test_a_solution_is_right_and_a_blank_is_said_to_be_blank(task, tmp_path):
     found = graded(tmp_path, task, task.solution)
     assert found.ok and found.exercise is task and found.words.startswith("right: ")
     assert found.comparison.unjudged == ()
+    said, *following = found.words.splitlines()
+    assert said.startswith(f"right: {LEAVES[task.name]} gradient")
+    after = list(TASKS)[list(TASKS).index(task.name) + 1 :][:1]
+    assert following == [f"next: funcprop exercise {name}" for name in after]
     blank = graded(tmp_path, task, task.blank)
     assert not blank.ok and blank.words.startswith("still blank: write backward")
     assert blank.comparison is None
@@ -118,7 +125,11 @@ def test_from_the_list_to_a_solved_file(run, tmp_path):
     path = tmp_path / "tanh.py"
     path.write_text(TASKS["tanh"].solution.replace("a * a", "a"))
     code, out, err = run("exercise", "tanh.py")
-    assert code == 1 and out.startswith("tanh: wrong gradient in Tanh: dx (") and "WRONG" in out
+    assert code == 1 and out.startswith("tanh: wrong gradient in Tanh: dz (") and "WRONG" not in out
+    assert re.search(r"^dz: by hand \S+, automatic \S+, at \[\d, \d\]$", out, re.MULTILINE)
+    assert out.endswith("\nsee docs/derivations/activations.md\n") and out.count("\n") == 3
+    code, table, _ = run("exercise", "tanh.py", "--verbose")
+    assert code == 1 and "\nin the table dx is dz, dy is da\n" in table and "WRONG" in table
     code, solution, _ = run("exercise", "tanh", "--solution")
     path.write_text(solution)
     code, out, err = run("exercise", "tanh.py")

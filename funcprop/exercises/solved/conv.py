@@ -56,5 +56,5 @@ class Conv(fp.Layer):
         return dx, Kernel(dw, dy.sum((0, 1, 2)))
 
 
-layer = Conv(2, 2)
-x = jax.random.normal(jax.random.key(0), (2, 4, 5, 2), jnp.float32)
+layer = Conv(4, 2)  # in = out on purpose, as in dense; all other sizes are different ones
+x = jax.random.normal(jax.random.key(0), (3, 6, 8, 4), jnp.float32)

@@ -25,6 +25,7 @@ class Quadratic(fp.Layer):
         hint 1   the derivative of ½ u² is u: the ½ is there to cancel the 2. The 1/m stays
         hint 2   y counts the other way round: dy = −da. Both are multiplied by dcost, which is 1
                  where C is the last thing computed, and is another number where it is not
+        in funcprop compare's table  da is dx[0], dy is dx[1], and dcost is called dy
         """
         da = dcost * difference / len(difference)
         return (da, -da), ()

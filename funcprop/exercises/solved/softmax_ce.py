@@ -26,7 +26,8 @@ class SoftmaxCE(fp.Layer):
         hint 1   ∂C/∂z of one example is p − y, where y is 1 at the label and 0 elsewhere:
                  jax.nn.one_hot(labels, classes, dtype=p.dtype)
         hint 2   the mean is over the m examples, not over classes; labels are integers, and have
-                 no gradient: None
+                 no gradient: None. Multiply by dcost, which is 1 where C is the last thing computed
+        in funcprop compare's table  dz is dx[0], and dcost is called dy
         """
         p, labels = residuals
         y = jax.nn.one_hot(labels, p.shape[1], dtype=p.dtype)
