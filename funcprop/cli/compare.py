@@ -158,12 +158,12 @@ def run_rules(command: Compare, script: Path) -> int:
     return 0
 
 
-def check_new(option: str, path: Path | None) -> None:
+def check_new(option: str, path: Path | None, otherwise: str = "give another name") -> None:
     """Raises UsageError unless the file can be made: before minutes are spent."""
     if path is None:
         return
     if path.exists():
-        raise UsageError(f"{option}: {path} exists already: give another name")
+        raise UsageError(f"{option}: {path} exists already: {otherwise}")
     if not path.parent.is_dir():
         raise UsageError(f"{option}: there is no folder {path.parent}: make it first")
 

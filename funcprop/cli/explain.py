@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +31,14 @@ from funcprop.explorer.chain import ACTIVATIONS, LOSSES
 from funcprop.explorer.explaining import blocks_words, explain
 from funcprop.explorer.lessons import LESSONS, lesson
 from funcprop.explorer.page import Page
-from funcprop.explorer.worked import mazur, nielsen, olah
+from funcprop.explorer.worked import mazur, neuron, nielsen, olah
 from funcprop.layer import Context, Layer, Params
 from funcprop.models import MODELS, to_objective
 from funcprop.training.checkpoint import load_checkpoint
 from funcprop.training.state import init_state
 
-EXAMPLES = ("olah", "mazur", "nielsen")
+EXAMPLES = ("neuron", "olah", "mazur", "nielsen")
+STEPS = {"neuron": 300, "mazur": 10_000, "nielsen": 500}
 EXAMPLES_SEEN = 8  # of a larger model, in a pass that is drawn
 LENGTH = 48  # bytes that gpt reads, unless told: so many that its attention can be drawn
 
@@ -48,6 +50,7 @@ class Explain:
     One file, which needs no network: a small network neuron by neuron, with every equation in its
     numbers, by hand and by jax.grad, through a training; and what changes when one changes it.
 
+      funcprop explain --example neuron
       funcprop explain
       funcprop explain --data nand
       funcprop explain --data spiral --layers 12 12 --activation relu
@@ -56,15 +59,16 @@ class Explain:
       funcprop explain runs/digits
       funcprop explain --model gpt --data text:FILE --out gpt.html
 
-    The data of a small network are nand, xor, moons, spiral or digits; the worked examples olah
-    (the chain rule on a graph), mazur (a network of two neurons) and nielsen (why δ vanishes).
+    Begin with neuron: one neuron, whose numbers are recomputed by hand. The other worked examples
+    are olah (the chain rule on a graph), mazur (a network of two neurons) and nielsen (why δ
+    vanishes); the data of a small network are nand, xor, moons, spiral or digits.
     """
 
     folder: Annotated[tuple[Path, ...], Positional] = ()
     """The folder that `funcprop train --out` wrote: the network as it was trained."""
 
     example: str | None = None
-    """A worked example: olah, mazur or nielsen."""
+    """A worked example: neuron, olah, mazur or nielsen."""
 
     data: str = "digits"
     """nand, xor, moons, spiral or digits; for other models what `funcprop train` reads."""
@@ -106,7 +110,7 @@ class Explain:
 def run(command: Explain) -> int:
     """`funcprop explain`: 0, and the page is written."""
     if not (command.overwrite and command.out.is_file()):
-        check_new("--out", command.out)
+        check_new("--out", command.out, "give another name, or --overwrite")
     start = time.perf_counter()
     page = page_of(command)
     page.save(command.out)
@@ -137,6 +141,7 @@ def page_of(command: Explain) -> Page:
     if command.example is not None:
         return worked(command, command.example)
     if command.model == "mlp" and command.data in LESSONS:
+        tell(LESSONS[command.data].steps if command.steps is None else command.steps)
         return lesson(
             command.data,
             command.layers,
@@ -151,15 +156,24 @@ def page_of(command: Explain) -> Page:
     return larger(command)
 
 
+def tell(steps: int) -> None:
+    """What is waited for; beside the output, which names the file."""
+    if steps:
+        words = f"training {steps:,} step{'' if steps == 1 else 's'} …"
+        print(words, file=sys.stderr, flush=True)
+
+
 def worked(command: Explain, example: str) -> Page:
     """One of the worked examples."""
     choose("example", example, EXAMPLES)
     if example == "olah":
         return olah()
-    if example == "mazur":
-        return mazur() if command.steps is None else mazur(command.steps)
+    steps = STEPS[example] if command.steps is None else command.steps
+    if example in ("neuron", "mazur"):
+        tell(steps)
+        return {"neuron": neuron, "mazur": mazur}[example](steps)
     data = load("digits" if command.data_dir is None else "mnist", command.data_dir)
-    steps = 500 if command.steps is None else command.steps
+    tell(steps)
     return nielsen(data, steps, seed=5 if command.seed is None else command.seed)
 
 
@@ -179,6 +193,7 @@ def larger(command: Explain) -> Page:
     )
     job = make_job(recipe, read(recipe, recipe.data, recipe.data_dir))
     steps = 60 if command.steps is None else command.steps
+    tell(steps)
     return blocks_page(recipe, job.model, job.state.params, job.data, steps)
 
 

@@ -85,11 +85,16 @@ def network_page(
     sizes = " → ".join(map(str, data["sizes"]))
     words = (
         f"{sizes}, {data['steps'][-1]:,} steps of gradient descent with η = "
-        f"{data['learningRate']:g}. The hand-written gradient and jax.grad differ by at most "
-        f"{rounded(data['worst'])} of a leaf's largest entry."
+        f"{data['learningRate']:g}. The hand-written gradient and jax.grad "
+        f"{distance(data['worst'], 'largest entry')}."
     )
     data = {**data, "image": image, "names": names or {}}
     return Page(title, f"{about} {words}".strip(), data)
+
+
+def distance(worst: float, of: str) -> str:
+    """How far by hand and `jax.grad` are apart, in words."""
+    return f"differ by at most {rounded(worst)} of a leaf's {of}" if worst else "are exactly equal"
 
 
 def rounded(v: float) -> str:
@@ -106,5 +111,5 @@ def blocks_words(data: dict[str, Any]) -> str:
     words = f"{len(run['layers'])} {what} in one pass of forward and backward"
     worst = max((leaf["apart"] for leaf in data["leaves"]), default=None)
     if worst is not None:
-        words += f"; by hand and jax.grad differ by at most {rounded(worst)} of a leaf's norm"
+        words += f"; by hand and jax.grad {distance(worst, 'norm')}"
     return words + "."

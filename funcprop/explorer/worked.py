@@ -1,4 +1,4 @@
-"""Worked examples as pages: a graph of three nodes, Mazur's network, Nielsen's vanishing δ."""
+"""Worked examples as pages: a neuron, a graph of three nodes, Mazur's network, vanishing δ."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from funcprop.collectors import collect, records, trace
 from funcprop.composites import Serial
 from funcprop.data import Dataset
-from funcprop.explorer.arrays import packed
+from funcprop.explorer.arrays import packed, unpacked
 from funcprop.explorer.chain import ACTIVATIONS, Chain
 from funcprop.explorer.explaining import network_page
 from funcprop.explorer.page import Page
@@ -22,6 +22,28 @@ from funcprop.initializers import Normal, VarianceScaling
 from funcprop.layer import Layer, Params
 from funcprop.layers import Affine, Dense
 from funcprop.losses import BinaryCrossEntropy, QuadraticCost
+
+
+def neuron(steps: int = 300) -> Page:
+    """One sigmoid neuron, w = 0.6 and b = 0.9, that should say 0 where x = 1; η = 0.15.
+
+    Small enough to be recomputed by hand. Nielsen (Neural Networks and Deep Learning, chapter 3)
+    trains it so, for 300 epochs.
+    """
+    with jax.enable_x64(True):
+        found = Chain((), ("sigmoid",), (Affine(jnp.array([[0.6]]), jnp.array([0.9])),))
+    batch = np.array([[1.0]]), np.array([[0.0]])
+    data = record(found, QuadraticCost(), batch, 0.15, steps)  # type: ignore[arg-type]
+    z, a = (float(unpacked(data["each"][key][0]).flat[0]) for key in ("z", "a"))
+    cost, slope = (float(unpacked(v).flat[0]) for v in (data["cost"], data["manual"][0]["w"]))
+    about = (
+        f"Recompute it by hand: x = 1, w = 0.6, b = 0.9, and y = 0 is wanted. z = w x + b = {z:g}, "
+        f"a = σ(z) = {a:.4f}, C = ½(a − y)² = {cost:.4f}, "
+        f"∂C/∂w = (a − y) a (1 − a) x = {slope:.4f}. After Nielsen, Neural Networks and Deep "
+        "Learning, chapter 3."
+    )
+    return network_page("One neuron: error times slope", data, about)
+
 
 # e = (a + b)(b + 1)
 OLAH = [

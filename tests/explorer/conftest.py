@@ -13,7 +13,7 @@ import pytest
 
 import funcprop as fp
 from funcprop.explorer.lessons import lesson
-from funcprop.explorer.worked import olah
+from funcprop.explorer.worked import neuron, olah
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -25,6 +25,16 @@ def blocks():
     batch = x, jnp.asarray(np.arange(10, dtype=np.int32).reshape(2, 5) % 3)
     params = model.init(jax.random.key(0), x)
     return fp.explain(model, params, batch, fp.SoftmaxCrossEntropy(), steps=2, title="Blocks")
+
+
+MADE = {
+    "nand": lambda: lesson("nand"),
+    "neuron": neuron,
+    "square": lambda: lesson("xor", layers=(2, 2), steps=2),
+    "wide": lambda: lesson("moons", layers=(12,), steps=1),
+    "olah": olah,
+    "blocks": blocks,
+}
 
 
 def processor_seconds():
@@ -61,7 +71,7 @@ def pages(tmp_path_factory):
             assert done.returncode == 0, done.stderr
             made[name] = (path, seconds)
         else:
-            page = {"nand": lambda: lesson("nand"), "olah": olah, "blocks": blocks}[name]()
+            page = MADE[name]()
             page.save(path)
             made[name] = (path, page.data)
         return made[name]

@@ -7,6 +7,7 @@ import time
 import pytest
 
 import funcprop.cli as cli
+from funcprop.explorer.explaining import distance
 
 
 @pytest.fixture
@@ -32,6 +33,20 @@ def test_a_small_network_of_ones_own_choice(explain):
     data = data_of(path)
     assert data["sizes"] == [2, 4, 3, 1] and data["activations"] == ["relu", "relu", "identity"]
     assert data["steps"] == [0, 1, 2, 3] and data["learningRate"] == 0.5
+
+
+def test_one_neuron_to_begin_with(explain):
+    code, out, err, path = explain("--example", "neuron")
+    assert code == 0 and err == "training 300 steps …\n"
+    for words in ("0.8176", "0.3342", "0.1219"):
+        assert words in out
+    data = data_of(path)
+    assert data["sizes"] == [1, 1] and data["learningRate"] == 0.15 and data["steps"][-1] == 300
+
+
+def test_what_is_equal_is_not_apart():
+    assert distance(0.0, "norm") == "are exactly equal"
+    assert distance(3e-16, "norm") == "differ by at most 3\u00a0×\u00a010⁻¹⁶ of a leaf's norm"
 
 
 def test_a_worked_example(explain):
@@ -61,7 +76,7 @@ def test_what_is_refused_is_told_in_a_line(explain, words, reason):
 def test_a_file_that_exists_is_kept(explain):
     assert explain("--example", "olah")[0] == 0
     code, _, err, _ = explain("--example", "olah")
-    assert code == 2 and "exists already" in err
+    assert code == 2 and "exists already: give another name, or --overwrite" in err
     assert explain("--example", "olah", "--overwrite")[0] == 0
 
 

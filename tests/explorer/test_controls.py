@@ -139,6 +139,96 @@ def test_a_planted_slip_is_seen_and_explained(show):
     assert state(tab, "s.params()[0].b.length") == 3
 
 
+# Rows of numbers alone, and what stands behind their next sign of equality: both evaluated.
+SUMS = """() => {
+  const words = (e) => {
+    if (e.dataset?.value) return e.dataset.value;
+    const parts = Array.from(e.children, words);
+    if (e.tagName === "mfrac") return `(${parts[0]}) / (${parts[1]})`;
+    if (e.tagName === "msup") return `${parts[0]} ** ${parts[1]}`;
+    return parts.length ? parts.join("") : e.textContent;
+  };
+  const rows = Array.from(document.querySelectorAll("#inspector mtr"), (r) => words(r.lastChild));
+  const signs = [["·", "*"], ["−", "-"], [")(", ")*("]];
+  const plain = rows.map((r) => signs.reduce((s, [a, b]) => s.replaceAll(a, b), r));
+  return plain.slice(0, -1).flatMap((r, k) => /[*()]|. - ./.test(r) && /^[-+*/(). \\de]+$/.test(r)
+    ? [[r, eval(r), Number(plain[k + 1])]] : []);
+}"""
+
+
+@pytest.mark.parametrize(("name", "count"), [("neuron", 5), ("square", 8)])
+def test_every_equation_is_true_and_every_slip_marks_a_gradient(show, name, count):
+    tab, data = show(name)
+    slips = tab.locator("#slip option").evaluate_all("all => all.map(o => o.value)")
+    assert len(slips) == count, slips
+    for slip in slips:
+        tab.locator("#slip").select_option(slip)
+        marked = tab.locator("#inspector tr.wrong").count()
+        assert (marked > 0) == bool(slip), slip
+        many = data["x"]["shape"][0] > 1
+        assert state(tab, "s.example") == (-1 if slip and many else state(tab, "s.example"))
+        tab.evaluate("explorer.set({example: 0})")
+        seen = 0
+        for layer, size in enumerate(data["sizes"]):
+            for j in range(size):
+                choose(tab, layer, j)
+                found = tab.evaluate(SUMS)
+                for words, one, other in found:
+                    assert one == pytest.approx(other, rel=1e-6, abs=1e-12), (slip, layer, words)
+                seen += len(found)
+                if layer:
+                    edge = f"{{kind: 'edge', layer: {layer - 1}, i: 0, j: {j}}}"
+                    tab.evaluate(f"explorer.set({{chosen: {edge}}})")
+                    found = tab.evaluate(SUMS)
+                    assert len(found) == 2  # of the gradient and of the update
+                    for words, one, other in found:
+                        assert one == pytest.approx(other, rel=1e-6, abs=1e-12), (slip, words)
+        assert seen >= 3 * sum(data["sizes"][1:]), slip
+        tab.evaluate("explorer.restore()")
+
+
+def test_the_new_weight_that_is_announced_is_that_after_a_step(show):
+    tab, data = show("nand")
+    for slip, example in (("", -1), ("", 3), ("wrong-factor", 3), ("ascent", 0)):
+        tab.locator("#restore").click() if state(tab, "s.own !== null") else None
+        if slip:
+            tab.locator("#slip").select_option(slip)
+        for layer in (0, 1):
+            edge = f"{{kind: 'edge', layer: {layer}, i: 1, j: 0}}"
+            tab.evaluate(f"explorer.set({{example: {example}, phase: 5, chosen: {edge}}})")
+            update = tab.get_by_role("group", name="update of the weight")
+            new = float(update.locator("mn[data-value]").last.get_attribute("data-value"))
+            alone = tab.locator("#alone")
+            assert alone.count() == (example >= 0)
+            if example == 3:
+                assert float(alone.locator("data").get_attribute("value")) != new
+                assert "mean of all 4" in tab.locator("#inspector").inner_text()
+            tab.locator("#train-one").click()
+            at = data["sizes"][layer + 1]
+            assert state(tab, f"s.params()[{layer}].w[{at}]") == pytest.approx(new, rel=1e-12)
+
+
+def test_the_input_that_a_weight_multiplies_stands_beside_it(show):
+    tab, _ = show("neuron")
+    assert "0.8176" in tab.locator("#inspector").inner_text()
+    heads = tab.locator("#inspector thead th").all_inner_texts()
+    assert heads[:4] == ["parameter", "value", "x", "∂C/∂ by hand"]
+    assert tab.locator("#inspector .enters").all_inner_texts() == ["1", "1"]
+    assert tab.locator("#inspector .hand").all_inner_texts() == ["0.1219", "0.1219"]
+
+
+def test_nothing_is_written_over_the_edge_of_the_drawing(show):
+    """The longest words beside an output are its share of 100 %."""
+    for width in (390, 1440):
+        tab, _ = show("wide", width)
+        tab.evaluate("explorer.edit(own => own.params.at(-1).b.fill(50))")
+        edge = tab.locator("svg.network").first.bounding_box()
+        right = edge["x"] + edge["width"]
+        name = tab.locator(".network .name", has_text="100 %")
+        box = name.bounding_box()
+        assert box["x"] + box["width"] <= right, (width, name.text_content())
+
+
 def test_views_examples_and_themes(show):
     tab, _ = show("nand")
     tab.locator('[data-view="errors"]').click()

@@ -3,6 +3,7 @@
 import { both, el, equations, frac, number, raised, row, show, sub, sup, valued } from "./dom.js";
 import { ACTIVATIONS, LOSSES } from "./engine.js";
 import { summaryOf, wordOf } from "./network.js";
+import { entering, sentSum, slopeLine } from "./planted.js";
 import { BATCH } from "./store.js";
 
 const TERMS = 3; // of a sum that are written out
@@ -14,10 +15,14 @@ const weight = (layer, i, j) => both("w", `${i + 1},${j + 1}`, String(layer));
 const slopeSign = (name) => (name === "identity" ? "1" : `${ACTIVATIONS[name].sign}′`);
 const dC = (part) => frac("∂C", row("∂", part));
 
-// Σ of products, the largest terms first where there are many.
+// Of a sum of products the places of the largest, which are written out.
+function largest(pairs) {
+  return pairs.map((pair, k) => [Math.abs(pair[0] * pair[1]), k]).sort((p, q) => q[0] - p[0]).slice(0, TERMS).map(([, k]) => k).sort((p, q) => p - q);
+}
+
 function products(pairs) {
   const digits = pairs.length > 2 ? 3 : 4;
-  const order = pairs.map((pair, k) => [Math.abs(pair[0] * pair[1]), k]).sort((p, q) => q[0] - p[0]).slice(0, TERMS).map(([, k]) => k).sort((p, q) => p - q);
+  const order = largest(pairs);
   const parts = order.flatMap((k, place) => [place ? "+" : "", valued(pairs[k][0], false, digits), "·", valued(pairs[k][1], false, digits)]);
   if (pairs.length > order.length) parts.push("+", "⋯");
   return parts;
@@ -26,14 +31,6 @@ function products(pairs) {
 function activated(name, z, a) {
   const { sign } = ACTIVATIONS[name];
   return name === "identity" ? [z, valued(a, true)] : [row(sign, "(", z, ")"), valued(a, true)];
-}
-
-function slopeInNumbers(name, z, a) {
-  if (name === "sigmoid") return [row("a(1 − a)"), row(valued(a), "· (1 −", valued(a), ")")];
-  if (name === "tanh") return [row("1 −", sup("a", "2")), row("1 −", sup(valued(a), "2"))];
-  if (name === "relu") return [row(z > 0 ? "1, as z > 0" : "0, as z ≤ 0")];
-  if (name === "identity") return [];
-  return [row(slopeSign(name), "(", valued(z, true), ")")];
 }
 
 // ── one neuron ──────────────────────────────────────────────────────────────────────────────────
@@ -58,9 +55,8 @@ function inspectInput(store, names, { j }) {
   parts.push(equations([[letter("x", 0, j), valued(x[j], true)]]));
   if (store.isKnown("backward", 0)) {
     const { dx } = first;
-    const pairs = Array.from({ length: first.m }, (_, k) => [store.params()[0].w[j * first.m + k], first.delta[k]]);
-    const sum = row(sub("Σ", "k"), both("w", `${j + 1},k`, "1"), both("δ", "k", "1"));
-    parts.push(el("p", { class: "step" }, "How the cost moves with it"), equations([[dC(letter("x", 0, j)), sum, row(...products(pairs)), valued(dx[j], true)]]));
+    const { letters, pairs } = sentSum(store, 0, j);
+    parts.push(el("p", { class: "step" }, "How the cost moves with it"), equations([[dC(letter("x", 0, j)), letters, row(...products(pairs)), valued(dx[j], true)]]));
   }
   parts.push(slider(store, `Value of ${word}`, x[j], -2, 2, (own, v) => (own.x[store.example * n + j] = v)));
   return parts;
@@ -70,11 +66,11 @@ function inspectNeuron(store, names, { layer, j }) {
   const { rows } = store.looked();
   const l = layer - 1;
   const found = store.pass().layers[l];
-  const word = layer === store.depth && names.outputs?.[j] !== undefined ? `Output ${names.outputs[j]}` : `Neuron ${j + 1} of layer ${layer}`;
+  const word = layer === store.depth && names.outputs?.[j] !== undefined ? `Output ${names.outputs[j]}: neuron ${j + 1} of layer ${layer}` : `Neuron ${j + 1} of layer ${layer}`;
   const title = el("h2", {}, word);
   if (rows > 1) return [title, ...neuronOfBatch(store, found, l, j)];
   const { n, m, x } = found;
-  const { w, b } = store.params()[l];
+  const { w, b } = store.looked().params[l];
   const name = store.net().activations[l];
   const [z, a, da, slope, delta] = ["z", "a", "da", "slope", "delta"].map((key) => found[key][j]);
   const parts = [title];
@@ -87,18 +83,19 @@ function inspectNeuron(store, names, { layer, j }) {
     [zs, row(sub("Σ", "i"), both("w", `i,${j + 1}`, String(layer)), below, b === null ? "" : row("+", both("b", String(j + 1), String(layer)))), row(...products(incoming), ...bias), valued(z, true)],
     [as.cloneNode(true), ...activated(name, letter("z", layer, j), a)],
   ], "value of the neuron"));
+  if (incoming.length > TERMS) parts.push(el("p", { class: "note" }, `Written out are the ${TERMS} largest of ${n} products, those of ${writtenOut(store, names, l, incoming)}.`));
   if (!store.isKnown("backward", l)) return parts;
   const lastLayer = layer === store.depth;
-  const above = lastLayer ? null : store.pass().layers[layer];
+  const above = lastLayer ? null : sentSum(store, layer, j);
   const error = lastLayer
     ? [dC(letter("a", layer, j)), ...lossSlope(store, j), valued(da, true)]
-    : [dC(letter("a", layer, j)), row(sub("Σ", "k"), both("w", `${j + 1},k`, String(layer + 1)), both("δ", "k", String(layer + 1))), row(...products(Array.from({ length: above.m }, (_, k) => [store.params()[layer].w[j * above.m + k], above.delta[k]]))), valued(da, true)];
-  parts.push(el("p", { class: "step" }, "Backward: error × slope"), equations([
+    : [dC(letter("a", layer, j)), above.letters, row(...products(above.pairs)), valued(da, true)];
+  parts.push(el("p", { class: "step" }, "Backward: ∂C/∂a × slope"), equations([
     error,
-    name === "identity" ? null : [row(slopeSign(name), "(", letter("z", layer, j), ")"), ...slopeInNumbers(name, z, a), valued(slope, true)],
-    [ds, row("error × slope"), row(valued(da), "·", valued(slope)), valued(delta, true)],
+    name === "identity" ? null : [...slopeLine(store.net(), name, letter("z", layer, j), letter("a", layer, j), z, a), valued(slope, true)],
+    [ds, row(dC("a"), "× slope"), row(valued(da), "·", valued(slope)), valued(delta, true)],
   ], "error of the neuron"));
-  parts.push(el("p", { class: "step" }, "Gradient of its weights: input × δ"), gradientTable(store, names, l, j));
+  parts.push(el("p", { class: "step" }, `Gradient of its weights: ${entering(store.net(), found).words}`), gradientTable(store, names, l, j));
   return parts;
 }
 
@@ -109,9 +106,18 @@ function lossSlope(store, j) {
   const kind = store.data.loss;
   const shown = LOSSES[kind].shown(Array.from(a))[j];
   const [a_, y_, numbers] = [letter("a", layers.length, j), sub("y", String(j + 1)), row(valued(shown), "−", valued(y[j]))];
-  if (kind === "quadratic") return [row(a_, "−", y_), numbers];
-  if (kind === "mean-squared-error") return [row(frac("2", String(a.length)), "(", a_, "−", y_, ")"), row(frac("2", String(a.length)), "(", numbers, ")")];
+  const doubled = kind === "mean-squared-error" || store.net().slip === "wrong-factor";
+  if (kind === "quadratic" && !doubled) return [row(a_, "−", y_), numbers];
+  if (doubled) return [row(frac("2", String(a.length)), "(", a_, "−", y_, ")"), row(frac("2", String(a.length)), "(", numbers, ")")];
   return [row(kind === "cross-entropy" ? row("softmax", sub("(a)", String(j + 1))) : row("σ(", a_, ")"), "−", y_), numbers];
+}
+
+// The names of what the products that are written out begin with; of a pixel where it lies.
+function writtenOut(store, names, l, pairs) {
+  const wide = l === 0 && store.data.image?.[1];
+  const place = (i) => (wide ? ` (row ${Math.floor(i / wide) + 1}, column ${(i % wide) + 1})` : "");
+  const words = largest(pairs).map((i) => wordOf(store, names, l, i) + place(i));
+  return `${words.slice(0, -1).join(", ")} and ${words.at(-1)}`;
 }
 
 function neuronOfBatch(store, found, l, j) {
@@ -120,7 +126,7 @@ function neuronOfBatch(store, found, l, j) {
   const strip = Array.from({ length: rows }, (_, r) => found.a[r * found.m + j]);
   const parts = [el("dl", { class: "facts" }, el("dt", {}, "mean a"), el("dd", {}, number(a)), el("dt", {}, "mean slope"), el("dd", {}, number(slope)), el("dt", {}, "‖δ‖, r.m.s."), el("dd", {}, number(delta)), el("dt", {}, "a of the examples"), el("dd", {}, `${show(Math.min(...strip), 3)} … ${show(Math.max(...strip), 3)}`))];
   if (store.dead()[l][j]) parts.push(el("p", { class: "warning" }, "Dead: its slope is 0 in every example, so no error passes and no weight of it moves."));
-  if (store.isKnown("backward", l)) parts.push(el("p", { class: "step" }, `Gradient of its weights: ${store.data.reduction} of input × δ over ${rows} examples`), gradientTable(store, {}, l, j));
+  if (store.isKnown("backward", l)) parts.push(el("p", { class: "step" }, `Gradient of its weights: ${store.data.reduction} of ${entering(store.net(), found).words} over ${rows} examples`), gradientTable(store, {}, l, j));
   return parts;
 }
 
@@ -134,21 +140,24 @@ export function agree(v, other, top) {
 function gradientTable(store, names, l, j) {
   const layer = store.pass().layers[l];
   const { n, m, dw, db } = layer;
-  const { w, b } = store.params()[l];
+  const { w, b } = store.looked().params[l];
+  const one = store.looked().rows === 1;
   const top = Math.max(...Array.from(dw, Math.abs));
-  let rows = Array.from({ length: n }, (_, i) => ({ name: "w", k: i * m + j, i, v: w[i * m + j], g: dw[i * m + j] }));
+  let rows = Array.from({ length: n }, (_, i) => ({ name: "w", k: i * m + j, i, v: w[i * m + j], g: dw[i * m + j], x: layer.x[i] }));
   const many = rows.length > 8;
   if (many) rows = rows.toSorted((p, q) => Math.abs(q.g) - Math.abs(p.g)).slice(0, 6);
-  if (b !== null && db.length === m) rows.push({ name: "b", k: j, v: b[j], g: db[j] });
+  if (b !== null && db.length === m) rows.push({ name: "b", k: j, v: b[j], g: db[j], x: 1 });
   const who = store.witness(l, "b" in store.params()[l] && b !== null ? "b" : "w", j).who;
   const spread = b !== null && db.length !== m;
-  const body = rows.map(({ name, k, i, v, g }) => {
+  const body = rows.map(({ name, k, i, v, g, x }) => {
     const { value } = store.witness(l, name, k);
     const same = agree(g, value, top);
     const pick = name === "w" ? el("button", { class: "link", onclick: () => store.set({ chosen: { kind: "edge", layer: l, i, j } }) }, `w from ${wordOf(store, names, l, i)}`) : "b";
-    return el("tr", { class: same ? null : "wrong" }, el("th", { scope: "row" }, pick), el("td", {}, number(v)), el("td", { class: "hand" }, number(g)), el("td", { class: "witness" }, number(value)), el("td", {}, same ? "✓" : "✗ differs"));
+    return el("tr", { class: same ? null : "wrong" }, el("th", { scope: "row" }, pick), el("td", {}, number(v)), one && el("td", { class: "enters" }, number(x)), el("td", { class: "hand" }, number(g)), el("td", { class: "witness" }, number(value)), el("td", {}, same ? "✓" : "✗ differs"));
   });
-  return el("div", {}, el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "gradients" }, el("table", {}, el("thead", {}, el("tr", {}, ["parameter", "value", "∂C/∂ by hand", who].map((text) => el("th", { scope: "col" }, text)), el("th", { scope: "col" }, el("span", { class: "hidden" }, "the same?")))), el("tbody", {}, body))),
+  if (spread) body.push(el("tr", { class: "wrong" }, el("th", { scope: "row" }, "b"), el("td", {}, number(b[j])), el("td", { class: "hand" }, `${db.length / m} numbers`), el("td", { class: "witness" }, number(store.witness(l, "b", j).value)), el("td", {}, "✗ differs")));
+  const heads = ["parameter", "value", ...(one ? [l === 0 ? "x" : `a${raised(l)}`] : []), "∂C/∂ by hand", who];
+  return el("div", {}, el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "gradients" }, el("table", {}, el("thead", {}, el("tr", {}, heads.map((text) => el("th", { scope: "col" }, text)), el("th", { scope: "col" }, el("span", { class: "hidden" }, "the same?")))), el("tbody", {}, body))),
     many && el("p", { class: "note" }, `The six largest of ${n} weights.`),
     spread && el("p", { class: "warning" }, `∂C/∂b has ${db.length / m} rows, and b one: it was not summed over the examples.`));
 }
@@ -171,16 +180,32 @@ function inspectEdge(store, names, { layer: l, i, j }) {
     const { who, value } = store.witness(l, "w", k);
     const top = Math.max(...Array.from(dw, Math.abs));
     const same = agree(dw[k], value, top);
+    const { own, minus, sign, values } = entering(store.net(), found);
+    const factors = row(minus ? "−" : "", own ? letter("z", layer, i) : letter(l === 0 ? "x" : "a", l, i), letter("δ", layer, j));
     const products = rows === 1
-      ? [row(letter("a", l, i), letter("δ", layer, j)), row(valued(x[i]), "·", valued(delta[j]))]
-      : [row(store.data.reduction === "mean" ? "mean" : "sum", "of", letter("a", l, i), letter("δ", layer, j), "over", String(rows), "examples")];
-    parts.push(el("p", { class: "step" }, "Its gradient: what enters × δ of what it enters"), equations([[dC(weight(layer, i, j)), ...products, valued(dw[k], true)]]));
+      ? [factors, row(minus ? "−" : "", valued(values[i]), "·", valued(delta[j]))]
+      : [row(store.data.reduction === "mean" ? "mean" : "sum", "of", factors, "over", String(rows), "examples")];
+    parts.push(el("p", { class: "step" }, store.net().slip ? "Its gradient, with the slip" : "Its gradient: what enters × δ of what it enters"), equations([[dC(weight(layer, i, j)), ...products, valued(dw[k], true)]]));
     parts.push(el("p", { class: same ? "agrees" : "agrees wrong" }, `${who} says `, number(value, 6), same ? ", the same." : ": the gradient by hand is wrong."));
-    if (rows > 1 && rows <= 8) parts.push(el("p", { class: "note" }, "Of each example: ", Array.from({ length: rows }, (_, r) => [r ? ", " : "", number(x[r * n + i] * delta[r * m + j], 3)])));
-    if (store.phases[store.phase].kind === "update") parts.push(el("p", { class: "step" }, "The update"), equations([[row(weight(layer, i, j), "−", "η", dC(weight(layer, i, j))), row(valued(w), "−", valued(rate), "·", valued(dw[k])), valued(w - rate * dw[k], true)]]));
+    if (rows > 1 && rows <= 8) parts.push(el("p", { class: "note" }, "Of each example: ", Array.from({ length: rows }, (_, r) => [r ? ", " : "", number(sign * values[r * n + i] * delta[r * m + j], 3)])));
+    if (store.phases[store.phase].kind === "update") parts.push(...updateOf(store, l, i, j, dw[k]));
   }
   parts.push(slider(store, "Change this weight", w, -4, 4, (own, v) => (own.params[l].w[k] = v)));
   return parts;
+}
+
+// w − η ∂C/∂w of the whole batch, as training takes it; of one example, what it alone would do.
+function updateOf(store, l, i, j, gradient) {
+  const { params, batch, data } = store;
+  const [count, name, k, rate] = [data.x.shape[0], weight(l + 1, i, j), i * data.sizes[l + 1] + j, store.learningRate()];
+  const [w, dw] = [params()[l].w[k], batch().layers[l].dw[k]];
+  const alone = store.example !== BATCH && count > 1;
+  const over = alone ? [[dC(name.cloneNode(true)), row(data.reduction, "over all", String(count), "examples"), valued(dw, true)]] : [];
+  return [
+    el("p", { class: "step" }, alone ? `The update: training takes the ${data.reduction} of all ${count} examples` : "The update"),
+    equations([...over, [row("new", name.cloneNode(true)), row(name.cloneNode(true), "−", "η", dC(name)), row(valued(w), "−", valued(rate), "·", valued(dw)), valued(w - rate * dw, true)]], "update of the weight"),
+    alone && el("p", { class: "note", id: "alone" }, "By this example alone it would be ", number(w - rate * gradient), "."),
+  ].filter(Boolean);
 }
 
 // A number to be changed: by dragging, or by typing.
@@ -215,5 +240,5 @@ export function sentence(store) {
     const sign = slopeSign(store.net().activations[layer]);
     return `Backward, layer ${number}: δ${raised(number)} = ${from}${sign === "1" ? "" : ` ⊙ ${sign}(z${raised(number)})`}, ∂C/∂w${raised(number)} = ${below}ᵀ δ${raised(number)}${one ? `: δ = ${list(pass.layers[layer].delta)}` : ""}`;
   }
-  return `The update: w ← w − η ∂C/∂w with η = ${show(store.learningRate())}${store.data.trainBias ? ", biases likewise" : "; the biases stay"}`;
+  return `The update: w ← w − η ∂C/∂w with η = ${show(store.learningRate())}${store.data.trainBias ? ", biases likewise" : "; the biases stay"}${one && pass.rows < store.data.x.shape[0] ? `; C is the ${store.data.reduction} of all ${store.data.x.shape[0]} examples` : ""}`;
 }

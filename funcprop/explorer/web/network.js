@@ -20,7 +20,7 @@ export function layoutOf(data) {
   const gap = compact ? Math.max(96, Math.min(130, 300 / (columns.length - 1))) : Math.max(150, Math.min(240, 700 / (columns.length - 1)));
   const below = compact && radius > 20; // names stand below the neurons
   const left = columns[0].cells ? (compact ? 76 : 90) : radius + (below ? 12 : 46);
-  const width = left + gap * (columns.length - 1) + radius + (below ? 36 : compact ? 70 : 96);
+  const width = left + gap * (columns.length - 1) + radius + (below ? 36 : 106);
   for (const column of columns) {
     column.x = left + gap * column.layer;
     column.y = (j) => 34 + (height - 34) / 2 + (j - (column.count - 1) / 2) * pitch;
@@ -323,6 +323,6 @@ export function legend(store) {
       svg("path", { d: arc(21.5, 0.6), class: "slope" }), svg("circle", { r: 18, class: "rim" })));
   const key = (kind, words) => el("span", { class: "key" }, el("i", { class: kind, "aria-hidden": "true" }), words);
   return el("div", { class: "legend" }, sample,
-    el("p", {}, el("b", {}, "left"), " value a, ", el("b", {}, "right"), " error δ, ", el("b", {}, "arc"), " slope of the activation. δ = error × slope."),
+    el("p", {}, el("b", {}, "left"), " value a, ", el("b", {}, "right"), " error δ, ", el("b", {}, "arc"), " slope of the activation. δ = ∂C/∂a × slope."),
     el("p", { class: "keys" }, key("value above", "positive"), key("value below", "negative"), key("error above", "δ > 0"), key("error below", "δ < 0"), key("saturated", "saturated"), key("dead", "dead"), store.data.sizes.at(-1) > 5 && el("span", {}, "◂ target")));
 }

@@ -4,6 +4,7 @@ import { byId, el, set, show } from "./dom.js";
 import { lines, plane, raster } from "./charts.js";
 import { ACTIVATIONS } from "./engine.js";
 import { slice } from "./decode.js";
+import { hardestHit, plantable, slipHere } from "./planted.js";
 import { BATCH } from "./store.js";
 
 const option = (value, text, chosen) => el("option", { value, selected: chosen }, text);
@@ -39,12 +40,8 @@ export function makeEdits(store) {
   const hidden = store.depth > 1;
   const activation = el("select", { id: "activation", onchange: (e) => store.edit((own) => (own.net = { ...own.net, activations: own.net.activations.map((old, l) => (l < store.depth - 1 || !hidden ? e.target.value : old)) })) },
     Object.entries(ACTIVATIONS).map(([key, { words }]) => option(key, words)));
-  const slips = data.slips.filter(({ needs }) => plantable(needs, data));
-  const slip = el("select", { id: "slip", onchange: (e) => store.edit((own) => {
-    own.net = { ...own.net, slip: e.target.value || null };
-    own.params = own.params.map(({ w, b }, l) => ({ w, b: b && b.slice(0, data.sizes[l + 1]) }));
-    own.history = [];
-  }) }, option("", "none: the backward pass is right"), slips.map(({ name, title }) => option(name, title)));
+  const slips = plantable(data);
+  const slip = el("select", { id: "slip", onchange: (e) => plant(store, e.target.value || null) }, option("", "none: the backward pass is right"), slips.map(({ name, title }) => option(name, title)));
   const words = el("div", { id: "slip-words", "aria-live": "polite" });
   const state = el("p", { class: "note", id: "whose" });
   const root = el("section", { class: "panel", "aria-labelledby": "edit-title" }, el("h2", { id: "edit-title" }, "Change it and see"),
@@ -65,23 +62,37 @@ export function makeEdits(store) {
       ? "Yours: everything is computed anew in your browser; a difference quotient stands in for jax.grad."
       : store.pass().source === "record" ? `The library's own numbers: hand-written backward passes, beside jax.grad (jax ${data.jax}, float64).` : "Computed in your browser from the recorded weights: this example is not in the record.";
     const planted = data.slips.find(({ name }) => name === store.net().slip);
-    if (words.dataset.slip !== (planted?.name ?? "")) {
-      words.dataset.slip = planted?.name ?? "";
-      words.replaceChildren(...(planted ? slipWords(planted) : []));
+    const told = planted ? planted.name + store.learningRate() : "";
+    if (words.dataset.slip !== told) {
+      words.dataset.slip = told;
+      words.replaceChildren(...(planted ? slipWords(store, planted) : []));
     }
   });
   return root;
 }
 
-function plantable(needs, data) {
-  if (needs === "square") return data.sizes.some((n, l) => l > 0 && n === data.sizes[l - 1]);
-  if (needs === "biases") return data.trainBias && data.params[0].b !== null;
-  if (needs === "sigmoid") return data.activations.includes("sigmoid");
-  return needs === "" || needs === data.loss;
+// The slip, and what it makes wrong: over all examples the neuron that is hit most.
+function plant(store, slip) {
+  const { data } = store;
+  const rows = data.x.shape[0];
+  store.edit((own) => {
+    own.net = { ...own.net, slip };
+    own.params = own.params.map(({ w, b }, l) => ({ w, b: b && b.slice(0, data.sizes[l + 1]) }));
+    own.history = [];
+  });
+  if (!slip) return;
+  const { net, params, x, learningRate } = store.own;
+  const { layer, j, apart } = hardestHit(net, params, x, data.y.flat, rows, learningRate);
+  const chosen = apart ? { kind: "node", layer, j } : store.chosen;
+  store.set({ example: rows > 1 ? BATCH : store.example, phase: store.phases.length - 1, chosen });
 }
 
-function slipWords({ what, says }) {
-  return [el("p", {}, what), el("p", { class: "compare" }, el("b", {}, "compare says "), el("code", {}, says)), el("p", { class: "note" }, "Train on, and watch the cost; the tables mark each gradient that is wrong.")];
+function slipWords(store, { name, what, says }) {
+  return [
+    el("p", {}, `${what} ${slipHere(store, name)}`),
+    el("p", { class: "compare" }, el("b", {}, "compare says "), "of the network in docs/slips.md (three units, η = 0.5): ", el("code", {}, says)),
+    el("p", { class: "note" }, "Train on, and watch the cost. Over all examples the tables mark each gradient that is wrong; of one example the equations are those of the slip."),
+  ];
 }
 
 // The parameters of step 0, with everything else that was changed.

@@ -35,23 +35,25 @@ export function makeStore(data) {
     listen: (f) => listeners.push(f),
     set(changes) {
       Object.assign(store, changes);
-      kept = dead = null;
+      kept = whole = dead = null;
       listeners.forEach((f) => f(store));
     },
   };
-  let [kept, dead] = [null, null];
+  let [kept, whole, dead] = [null, null, null];
 
   store.net = () => store.own?.net ?? { ...data, slip: null };
   store.learningRate = () => store.own?.learningRate ?? data.learningRate;
   store.params = () => store.own?.params ?? recordedParams(data, store.at);
   store.step = () => (store.own ? store.own.steps : data.steps[store.at]);
 
-  // x and y of what is looked at: one example or the batch.
+  // x, y and the parameters of what is looked at: one example or the batch.
   store.looked = () => {
     const x = store.own?.x ?? data.x.flat;
-    if (store.example === BATCH) return { x, y: data.y.flat, rows };
+    const params = oneRow(store.params(), store.example, outputsOf(data));
+    if (store.example === BATCH) return { x, y: data.y.flat, rows, params };
     const n = data.sizes[0];
     return {
+      params,
       x: x.subarray(store.example * n, (store.example + 1) * n),
       y: data.y.flat.subarray(store.example * outputs, (store.example + 1) * outputs),
       rows: 1,
@@ -61,12 +63,21 @@ export function makeStore(data) {
   // The pass that is looked at: the library's numbers where there are any, else the engine's.
   store.pass = () => {
     if (kept) return kept;
-    const { x, y, rows: count } = store.looked();
+    const { x, y, rows: count, params } = store.looked();
     const net = { ...store.net(), reduction: store.example === BATCH ? data.reduction : "sum" };
-    kept = pass(net, oneRow(store.params(), store.example, outputsOf(data)), x, y, count, store.learningRate());
+    kept = pass(net, params, x, y, count, store.learningRate());
     kept.source = "browser";
     if (!store.own) recordedInto(kept, data, store.at, store.example);
     return kept;
+  };
+
+  // The pass over all examples, by which training takes its step.
+  store.batch = () => {
+    if (store.example === BATCH) return store.pass();
+    if (whole) return whole;
+    whole = pass(store.net(), store.params(), store.own?.x ?? data.x.flat, data.y.flat, rows, store.learningRate());
+    if (!store.own) recordedInto(whole, data, store.at, BATCH);
+    return whole;
   };
 
   // Of every layer's neurons, which have slope 0 in every example of the batch.
@@ -85,9 +96,8 @@ export function makeStore(data) {
     if (!store.own && store.example === BATCH) return { who: "jax.grad", value: slice(found, store.at)[k] };
     const place = data.each.examples.indexOf(store.example);
     if (!store.own && place >= 0) return { who: "jax.grad", value: slice(found, store.at, place)[k] };
-    const { x, y, rows: count } = store.looked();
+    const { x, y, rows: count, params } = store.looked();
     const net = { ...store.net(), reduction: store.example === BATCH ? data.reduction : "sum" };
-    const params = oneRow(store.params(), store.example, outputsOf(data));
     return { who: "a difference", value: difference(net, params, x, y, count, l, name, k) };
   };
 
