@@ -89,7 +89,7 @@ class Slip:
     title: str
     what: str  # what was written, and what belongs there
     needs: str  # where it can be planted: "", "square", "biases" or "quadratic"
-    says: str  # what `compare` says of the layer of SLIPPED
+    says: str  # what `compare` says of the layer of SLIPPED, which has three units
 
 
 SLIPPED: dict[str, Layer] = {

@@ -120,7 +120,8 @@ def test_training_in_the_page_is_the_librarys(show):
 def test_a_planted_slip_is_seen_and_explained(show):
     tab, _ = show("nand")
     tab.locator("#slip").select_option("ascent")
-    assert "dw: sign flipped" in tab.locator("#slip-words").inner_text()
+    words = tab.locator("#slip-words").inner_text()
+    assert "of a layer of three units" in words and "dw: sign flipped" in words
     choose(tab, 1, 0)
     assert tab.locator("#inspector tr.wrong").count() == 3
     before = state(tab, "s.own.history.at(-1).cost")
@@ -128,8 +129,14 @@ def test_a_planted_slip_is_seen_and_explained(show):
     assert state(tab, "s.own.history.at(-1).cost") > before
     options = tab.locator("#slip option").evaluate_all("all => all.map(o => o.value)")
     assert "not-transposed" not in options and "wrong-factor" in options  # no layer is square
+    tab.locator("#slip").select_option("wrong-factor")
+    assert "n = 1: every error is 2 times" in tab.locator("#slip-words").inner_text()
+    tab.locator("#slip").select_option("updated-too-early")
+    tab.locator("#rate").fill("4")
+    tab.locator("#rate").press("Enter")
+    assert "Here η = 4." in tab.locator("#slip-words").inner_text()
     tab.locator("#slip").select_option("bias-not-summed")
-    tab.evaluate("explorer.set({example: -1})")
+    assert state(tab, "s.example") == -1
     choose(tab, 1, 0)
     assert "not summed" in tab.locator("#inspector .warning").inner_text()
     tab.locator("#train-one").click()

@@ -158,7 +158,7 @@ function gradientTable(store, names, l, j) {
   if (spread) body.push(el("tr", { class: "wrong" }, el("th", { scope: "row" }, "b"), el("td", {}, number(b[j])), el("td", { class: "hand" }, `${db.length / m} numbers`), el("td", { class: "witness" }, number(store.witness(l, "b", j).value)), el("td", {}, "✗ differs")));
   const heads = ["parameter", "value", ...(one ? [l === 0 ? "x" : `a${raised(l)}`] : []), "∂C/∂ by hand", who];
   return el("div", {}, el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "gradients" }, el("table", {}, el("thead", {}, el("tr", {}, heads.map((text) => el("th", { scope: "col" }, text)), el("th", { scope: "col" }, el("span", { class: "hidden" }, "the same?")))), el("tbody", {}, body))),
-    many && el("p", { class: "note" }, `The six largest of ${n} weights.`),
+    many && el("p", { class: "note" }, `Those six of ${n} weights whose gradients are largest.`),
     spread && el("p", { class: "warning" }, `∂C/∂b has ${db.length / m} rows, and b one: it was not summed over the examples.`));
 }
 
@@ -173,7 +173,7 @@ function inspectEdge(store, names, { layer: l, i, j }) {
   const layer = l + 1;
   const rate = store.learningRate();
   const parts = [
-    el("h2", {}, `Weight from ${wordOf(store, names, l, i)} to ${wordOf(store, names, layer, j)}`),
+    el("h2", {}, `Weight from ${wordOf(store, names, l, i)} to ${layer === store.depth && names.outputs ? "output " : ""}${wordOf(store, names, layer, j)}`),
     equations([[weight(layer, i, j), valued(w, true)]]),
   ];
   if (store.isKnown("backward", l)) {

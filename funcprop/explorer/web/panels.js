@@ -90,7 +90,7 @@ function plant(store, slip) {
 function slipWords(store, { name, what, says }) {
   return [
     el("p", {}, `${what} ${slipHere(store, name)}`),
-    el("p", { class: "compare" }, el("b", {}, "compare says "), "of the network in docs/slips.md (three units, η = 0.5): ", el("code", {}, says)),
+    el("p", { class: "compare" }, el("b", {}, "compare says "), "of a layer of three units with this slip, not of the network above: ", el("code", {}, says)),
     el("p", { class: "note" }, "Train on, and watch the cost. Over all examples the tables mark each gradient that is wrong; of one example the equations are those of the slip."),
   ];
 }
