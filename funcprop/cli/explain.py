@@ -20,7 +20,7 @@ from funcprop.cli.job.build import (
     check_data,
     prepare,
 )
-from funcprop.cli.job.checks import choose, whole
+from funcprop.cli.job.checks import choose, number, whole
 from funcprop.cli.job.folder import PARAMS, read_config
 from funcprop.cli.job.recipe import Recipe
 from funcprop.cli.markers import Positional
@@ -134,6 +134,9 @@ def page_of(command: Explain) -> Page:
         whole("seed", command.seed, 0, 2**32 - 1)
     for size in command.layers or ():
         whole("layers", size, 1, 20)
+    if len(command.layers or ()) > 10:
+        raise UsageError(f"--layers: {len(command.layers or ())} hidden layers, wanted at most 10")
+    number("learning-rate", command.learning_rate, 0, 1e6)
     if len(command.folder) > 1:
         raise UsageError(f"{len(command.folder)} folders: give one")
     if command.folder:
@@ -230,6 +233,6 @@ def of_folder(command: Explain, folder: Path) -> Page:
         return blocks_page(recipe, model, params, data, steps or 0)
     few = Examples(data.test.x[:200], data.test.y[:200])
     batch = prepare(recipe, *few, classes)
-    rate = command.learning_rate or 0.1
+    rate = 0.1 if command.learning_rate is None else command.learning_rate
     title = f"{folder.name}: the network as it was trained"
     return explain(model_, params, batch, loss, learning_rate=rate, steps=steps, title=title)

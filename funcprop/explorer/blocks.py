@@ -20,7 +20,7 @@ from funcprop.costs.measuring import Built, built, cost_of, timed
 from funcprop.explorer.arrays import packed
 from funcprop.explorer.maps import maps_of
 from funcprop.explorer.recording import spaced
-from funcprop.gradient import autodiff, backprop, objective
+from funcprop.gradient import autodiff, backprop, objective, zeros_where_frozen
 from funcprop.layer import Context, Layer, Params, is_float
 from funcprop.lifting.weight import Weight
 
@@ -71,7 +71,7 @@ def trained(
     @jax.jit
     def one(carry: Any) -> Any:
         params, state = carry
-        grads = gradient(params, batch, context)[1]
+        grads = zeros_where_frozen(gradient(params, batch, context)[1], params)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
             updates, state = optimizer.update(grads, state, params)
             return optax.apply_updates(params, updates), state

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from funcprop.doors import door
 from funcprop.explorer.blocks import record_blocks, trained
-from funcprop.explorer.chain import chain
+from funcprop.explorer.chain import Chain, chain
 from funcprop.explorer.page import Page
 from funcprop.explorer.recording import record
+from funcprop.gradient import objective
 from funcprop.layer import Context, Layer, Params, describe
 
 
@@ -44,7 +48,8 @@ def explain(
     Returns a Page: `page.save("page.html")` writes one file that needs no network. Small networks
     are computed in float64.
 
-    raises  what `backprop` raises; ValueError for `steps` or `examples` below 1
+    raises  what `backprop` raises; ValueError for `steps` or `examples` below 1, for a cost that is
+            not finite, at the start or after some steps, and a learning rate that is none
 
     >>> import jax, jax.numpy as jnp
     >>> import funcprop as fp
@@ -56,8 +61,10 @@ def explain(
     ([2, 3, 2], [0, 1, 2], True)
     """
     title, count = title or describe(model), steps or 0
-    found = chain(model, params, loss)
-    if found is not None and loss is not None and len(batch) == 2:
+    check_rate(learning_rate)
+    check_cost(model, loss, params, batch, context)
+    found = chain(model, params, loss) if context.mask is None else None
+    if found is not None and loss is not None and is_drawn(found, model, params, batch):
         x, target = batch
         data = record(found, loss, (x, target), learning_rate, count, examples=examples)
         image = image_of(x.shape[1:]) if found.before else None
@@ -65,6 +72,41 @@ def explain(
     states = trained(model, loss, params, batch, context, optax.sgd(learning_rate), count)
     data = record_blocks(model, loss, states, batch, context, costs)
     return Page(title, blocks_words(data), data)
+
+
+def check_rate(rate: float) -> None:
+    """Raises ValueError for what is no learning rate."""
+    if not (math.isfinite(rate) and rate >= 0):
+        raise ValueError(f"learning_rate is {rate}, wanted a finite number of at least 0")
+
+
+def check_cost(
+    model: Layer, loss: Layer | None, params: Params, batch: Any, context: Context
+) -> None:
+    """Raises what `backprop` raises, and ValueError where the cost is not finite."""
+    cost = objective(model, loss)
+    jax.eval_shape(cost, params, batch, context)
+    value = float(jax.jit(cost)(params, batch, context))
+    if not math.isfinite(value):
+        raise ValueError(
+            f"the cost is {value} at these parameters, and there is nothing to see: give finite "
+            "parameters, and labels that are classes"
+        )
+
+
+def is_drawn(found: Chain, model: Layer, params: Params, batch: Any) -> bool:
+    """Whether the page can compute the model itself: x [examples, features] of real numbers, and
+    parameters as the model's own."""
+    if len(batch) != 2:
+        return False
+    x = batch[0]
+    wanted = jax.eval_shape(model.init, jax.random.key(0), x)
+    for layer in found.before:
+        x = jax.eval_shape(lambda x, layer=layer: layer.forward((), x)[0], x)
+    own = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(params)]
+    fit = own == [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(wanted)]
+    same = jax.tree.structure(params) == jax.tree.structure(wanted)
+    return fit and same and x.ndim == 2 and jnp.isrealobj(x)
 
 
 def image_of(shape: tuple[int, ...]) -> list[int] | None:

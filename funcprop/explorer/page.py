@@ -65,7 +65,7 @@ class Page:
             "about": html.escape(self.about),
             "foot": html.escape(FOOT),
             "style": asset("style.css"),
-            "data": text.replace("</", "<\\/"),
+            "data": text.replace("<", "\\u003c"),
             "script": script(),
         }
         return re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], asset("page.html"))

@@ -72,6 +72,7 @@ def record(
         data = (jnp.asarray(x), as_target(target))
         held = None if held_out is None else held_data(found, held_out)
         way = ways.trained(data, learning_rate, fine)
+        check_way(way, fine, learning_rate)
         stacked = jax.tree.map(lambda leaf: leaf[kept], way)
         look = jax.jit(lambda p: jax.lax.map(ways.look(data, held, count), p))
         seen = jax.tree.map(np.asarray, look(stacked))
@@ -106,6 +107,18 @@ def record(
         "seconds": time.perf_counter() - began,
         "slips": [dataclasses.asdict(slip) for slip in SLIPS],
     }
+
+
+def check_way(way: Any, at: list[int], rate: float) -> None:
+    """Raises ValueError for the first step after which a parameter is not finite."""
+    leaves = [np.asarray(leaf).reshape(len(at), -1) for leaf in jax.tree.leaves(way)]
+    finite = np.logical_and.reduce([np.isfinite(leaf).all(1) for leaf in leaves])
+    if not finite.all():
+        step = at[int(np.argmin(finite))]
+        raise ValueError(
+            f"the parameters are not finite after step {step}, with a learning rate of {rate:g}: "
+            "take a smaller one"
+        )
 
 
 def fitting(found: Chain, snapshots: int, count: int) -> int:
