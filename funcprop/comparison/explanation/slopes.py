@@ -1,7 +1,8 @@
-"""A slope inside a layer that is left out, or another one: `the slope of tanh is left out`.
+"""A slope inside a layer that is left out, or another one: `the slope of tanh is left out`; and a
+product whose derivative reads the output in the place of an input.
 
-Of layers that do more than act element by element. Each activation in the forward keeps its value
-and is given another derivative; what would have come out is compared with what did.
+Of layers that do more than act element by element. Each activation and product in the forward keeps
+its value and is given another derivative; what would have come out is compared with what did.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 
+from funcprop.comparison.explanation.arrays import places
 from funcprop.comparison.explanation.problem import Guess, Problem, quickly
 from funcprop.comparison.explanation.terms import told
 from funcprop.comparison.programs import named_leaves
@@ -24,6 +26,7 @@ from funcprop.lifting.jaxprs import equation, inlined, outputs
 MOST = 32  # other slopes: a larger function has its activations found by looking into it
 LEFT_OUT = "the slope of {} is left out"
 Slope = Callable[[Any], Any]  # of the output a
+Choice = tuple[int, str, Callable[..., Any]]  # equation, words, (operands, its output) -> output
 
 OTHERS: dict[str, tuple[tuple[str, Slope], ...]] = {
     "tanh": (
@@ -56,12 +59,10 @@ def slopes(problem: Problem) -> Iterator[Guess]:
 
     with jax.enable_x64(True):
         jaxpr = inlined(jax.make_jaxpr(function)(*leaves))
-        choices = [
-            (number, words, slope)
-            for number, eqn in enumerate(jaxpr.eqns)
-            if sum(not isinstance(atom, Literal) for atom in eqn.invars) == 1
-            for words, slope in OTHERS.get(eqn.primitive.name, ())
-        ]
+        names = [("", None)] * len(jax.tree.leaves(floats[0]))
+        names += [(name, leaf) for name, leaf, _ in places(floats[1], "x")]
+        found = quickly(function)(*leaves)
+        choices = [*other_slopes(jaxpr), *other_factors(jaxpr, names, found)]
         if not 0 < len(choices) <= MOST:
             return
 
@@ -83,10 +84,52 @@ def slopes(problem: Problem) -> Iterator[Guess]:
         )
 
 
-def evaluated(
-    jaxpr: ClosedJaxpr, choices: list[tuple[int, str, Slope]], which: Any, inputs: Any
-) -> list[Any]:
-    """The outputs of the jaxpr, one of whose activations has the slope of choice `which`."""
+def other_slopes(jaxpr: ClosedJaxpr) -> Iterator[Choice]:
+    """Activations, with other slopes."""
+    for number, eqn in enumerate(jaxpr.eqns):
+        if sum(not isinstance(atom, Literal) for atom in eqn.invars) != 1:
+            continue
+        place = next(i for i, atom in enumerate(eqn.invars) if not isinstance(atom, Literal))
+        for words, slope in OTHERS.get(eqn.primitive.name, ()):
+
+            def other(run: Any, operands: Any, a: Any, place: int = place, slope: Slope = slope):
+                return still(a) + still(slope(a)) * moving(operands[place])
+
+            yield number, words, other
+
+
+def other_factors(jaxpr: ClosedJaxpr, names: list[tuple[str, Any]], ys: Any) -> Iterator[Choice]:
+    """Products with an input, in whose place the derivative reads the output."""
+    known = dict(zip(jaxpr.jaxpr.invars, names, strict=True))
+    for number, eqn in enumerate(jaxpr.eqns):
+        if eqn.primitive.name != "dot_general":
+            continue
+        for i, atom in enumerate(eqn.invars):
+            name, leaf = ("", None) if isinstance(atom, Literal) else known.get(atom, ("", None))
+            for y in (
+                ys if name and len(ys) == 1 and getattr(leaf, "shape", None) == ys[0].shape else ()
+            ):
+
+                def other(run: Any, operands: Any, a: Any, i: int = i, y: Any = y):
+                    read, own = list(operands), list(map(still, operands))
+                    read[i], own[i] = y, moving(operands[i])
+                    read[1 - i] = moving(operands[1 - i])
+                    return still(a) + run(*read)[0] + run(*own)[0]
+
+                yield number, f"the output in the place of {name}", other
+
+
+def still(value: Any) -> Any:
+    return jax.lax.stop_gradient(value)
+
+
+def moving(value: Any) -> Any:
+    """Zero, with the derivative of the value."""
+    return value - still(value)
+
+
+def evaluated(jaxpr: ClosedJaxpr, choices: list[Choice], which: Any, inputs: Any) -> list[Any]:
+    """The outputs of the jaxpr, one of whose equations has the derivative of choice `which`."""
     values = dict(zip(jaxpr.jaxpr.constvars, jaxpr.consts, strict=True))
     values |= zip(jaxpr.jaxpr.invars, inputs, strict=True)
 
@@ -94,13 +137,11 @@ def evaluated(
         return atom.val if isinstance(atom, Literal) else values[atom]
 
     for number, eqn in enumerate(jaxpr.eqns):
-        made = equation(jaxpr, eqn)(*map(read, eqn.invars))
-        for i, (place, _, slope) in enumerate(choices):
+        run, operands = equation(jaxpr, eqn), list(map(read, eqn.invars))
+        made = run(*operands)
+        for i, (place, _, other) in enumerate(choices):
             if place == number:
                 (a,) = made
-                z = next(read(atom) for atom in eqn.invars if not isinstance(atom, Literal))
-                still = jax.lax.stop_gradient(a)
-                other = still + jax.lax.stop_gradient(slope(a)) * (z - jax.lax.stop_gradient(z))
-                made = [jnp.where(which == i, other, a)]
+                made = [jnp.where(which == i, other(run, operands, a), a)]
         values |= zip(outputs(eqn), made, strict=True)
     return [read(atom) for atom in jaxpr.jaxpr.outvars]
