@@ -68,7 +68,8 @@ def wrong(exercise: Task, found: Comparison) -> list[str]:
 def proof(row: Leaf) -> str:
     """Both values where they differ most; of what has no such place, what was wanted."""
     if row.rule.startswith("contract"):
-        return f"{row.path}: {row.rule.partition(': ')[2]}"
+        said = row.rule.partition(": ")[2]
+        return said if row.path == "backward" else f"{row.path}: {said}"
     input_ = f", with {row.at}" if row.at else ""
     return (
         f"{row.path}: by hand {row.by_hand:.6g}, automatic {row.expected:.6g}, "

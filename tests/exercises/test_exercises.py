@@ -76,6 +76,8 @@ def test_what_is_no_answer_is_told(tmp_path):
     )
     found = graded(tmp_path, tanh, automatic)
     assert (found.ok, found.words) == (False, "right, and not by hand: backward calls vjp")
+    raising = graded(tmp_path, tanh, tanh.solution.replace("da * (1", "daa * (1")).words
+    assert raising.splitlines()[1] == "backward raised NameError: name 'daa' is not defined"
     changed = tanh.solution.replace("jnp.tanh(z)", "2 * jnp.tanh(z)")
     assert "forward is not the one" in graded(tmp_path, tanh, changed).words
 
