@@ -18,10 +18,12 @@ from funcprop.collectors.tracing import Tracing
 from funcprop.costs.cost import machine
 from funcprop.costs.measuring import Built, built, cost_of, timed
 from funcprop.explorer.arrays import packed
+from funcprop.explorer.flow import flow
 from funcprop.explorer.maps import maps_of
 from funcprop.explorer.recording import spaced
 from funcprop.gradient import autodiff, backprop, objective, zeros_where_frozen
 from funcprop.layer import Context, Layer, Params, is_float
+from funcprop.lifting.lifted import Lifted
 from funcprop.lifting.weight import Weight
 
 NORMS = ("x", "y", "dy", "dx", "params", "dparams")
@@ -112,6 +114,7 @@ def record_blocks(
     return {
         "kind": "blocks",
         "heading": "Every use of a parameter" if lifted else None,
+        "flow": flow_of(model, loss, states[-1][1], batch, context),
         "runs": [
             {
                 "name": "by hand",
@@ -123,6 +126,15 @@ def record_blocks(
         "costs": costs_of(model, loss, programs) if costs else None,
         "leaves": list(leaves_of(programs)),
     }
+
+
+def flow_of(
+    model: Layer, loss: Layer | None, params: Params, batch: Any, context: Context
+) -> list[list[int]] | None:
+    """Which use reads which, of a function that was lifted."""
+    if not isinstance(model, Lifted):
+        return None
+    return flow(model, params, batch if loss is None else batch[0], context)
 
 
 @dataclass(frozen=True)

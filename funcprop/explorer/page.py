@@ -14,7 +14,7 @@ from typing import Any
 # In the order in which they need each other.
 SCRIPTS = (
     *("dom.js", "decode.js", "engine.js", "store.js", "network.js", "planted.js", "inspector.js"),
-    *("stepper.js", "charts.js", "panels.js", "blocks.js", "graph.js", "main.js"),
+    *("stepper.js", "charts.js", "panels.js", "flow.js", "blocks.js", "graph.js", "main.js"),
 )
 
 

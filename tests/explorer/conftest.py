@@ -27,6 +27,25 @@ def blocks():
     return fp.explain(model, params, batch, fp.SoftmaxCrossEntropy(), steps=2, title="Blocks")
 
 
+def lifted():
+    """A page of a recurrent function that was written without this library."""
+
+    def network(p, x):
+        def step(h, row):
+            h = jnp.tanh(row @ p["w"] + h @ p["u"])
+            return h, None
+
+        start = jnp.zeros((x.shape[0], 4))
+        return jax.lax.scan(step, start, jnp.moveaxis(x, 1, 0))[0] @ p["v"]
+
+    random = np.random.default_rng(0)
+    shapes = {"u": (4, 4), "v": (4, 1), "w": (3, 4)}
+    params = {k: random.standard_normal(shape, np.float32) for k, shape in shapes.items()}
+    x, y = random.standard_normal((5, 7, 3), np.float32), np.ones((5, 1), np.float32)
+    model = fp.lift(network, params, x)
+    return fp.explain(model, params, (x, y), fp.MeanSquaredError(), steps=1, costs=False)
+
+
 MADE = {
     "nand": lambda: lesson("nand"),
     "neuron": neuron,
@@ -34,6 +53,7 @@ MADE = {
     "wide": lambda: lesson("moons", layers=(12,), steps=1),
     "olah": olah,
     "blocks": blocks,
+    "lifted": lifted,
 }
 
 

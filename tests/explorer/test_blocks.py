@@ -79,6 +79,7 @@ def test_any_function_through_lift():
     layers = page.data["runs"][0]["layers"]
     assert [layer["name"] for layer in layers] == ["first", "second"]
     assert page.data["heading"] and "2 uses of parameters" in page.about
+    assert page.data["flow"] == [[-1], [0], [-1, 1]]
     grads = jax.grad(loss)(params, batch)
     norms = sorted(float(unpacked(layer["norms"]["dparams"])[0]) for layer in layers)
     wanted = sorted(float(np.linalg.norm(g)) for g in grads.values())

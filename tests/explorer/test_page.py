@@ -176,11 +176,21 @@ def audit(tab):
         tab.locator("#theme").click()
 
 
-@pytest.mark.parametrize("name", ["nand", "olah", "blocks"])
+def test_a_lifted_function_is_a_graph(show):
+    tab, data = show("lifted")
+    assert data["flow"] == [[0, 2], [0, 2], [-1], [1]]  # u and v read u and w, w the data
+    assert tab.locator(".flow path").count() == 6
+    tab.locator('.flow [data-use="0"]').click()
+    assert tab.locator("#inspector h2").inner_text() == "u"
+    chosen = tab.locator(".flow .node.chosen")
+    assert "1 u reads 3 w, and receives an error of norm" in chosen.get_attribute("aria-label")
+
+
+@pytest.mark.parametrize("name", ["nand", "olah", "blocks", "lifted"])
 def test_nothing_sticks_out(show, name):
     check_widths(show, name)
 
 
-@pytest.mark.parametrize("name", ["nand", "olah", "blocks"])
+@pytest.mark.parametrize("name", ["nand", "olah", "blocks", "lifted"])
 def test_the_audit_finds_nothing(show, name):
     audit(show(name)[0])

@@ -3,6 +3,7 @@
 import { bytes, el, number, set, show } from "./dom.js";
 import { bars, lines, raster } from "./charts.js";
 import { slice } from "./decode.js";
+import { flowGraph } from "./flow.js";
 
 export function makeBlocks(data, main) {
   const state = { run: 0, at: data.runs[0].steps.length - 1, block: null, phase: 2 * data.runs[0].layers.length };
@@ -41,6 +42,7 @@ export function makeBlocks(data, main) {
     if (!timer && state.phase >= last()) change({ phase: 0 });
     start(() => state.phase < last() && (step(1), true), 450);
   };
+  const flow = data.flow && flowGraph(data.flow, run().layers, (block) => change({ block }));
   const below = [costPanel(data.costs), leavesPanel(data)].filter(Boolean);
   const button = (id, label, text, onclick) => el("button", { id, type: "button", "aria-label": label, title: label, onclick }, text);
   const runs = data.runs.length > 1 && el("div", { class: "switch", role: "group", "aria-label": "Which network" }, data.runs.map((r, k) => el("button", { type: "button", "data-run": k, onclick: () => change({ run: k }) }, r.name)));
@@ -49,6 +51,7 @@ export function makeBlocks(data, main) {
       el("div", { class: "row" }, runs, el("div", { class: "buttons" }, button("previous", "Previous step of the pass (P)", "◀", () => step(-1)), button("play", "Play the pass (space)", "▶ pass", playPass), button("next", "Next step of the pass (N)", "▶", () => step(1))), most > 1 && [el("div", { class: "buttons" },
         button("back", "Earlier in training ([)", "◀", () => change({ at: state.at - 1 })), button("play-training", "Play the training (T)", "▶ training", play), button("ahead", "Later in training (])", "▶", () => change({ at: state.at + 1 }))),
       el("label", { for: "training", class: "hidden" }, "Training step"), slider, words]), said),
+    ...(flow ? [el("div", { class: "panels" }, flow.root)] : []),
     ...norms(data, () => state.at),
     el("div", { class: "stage" }, el("section", { class: "drawing", "aria-label": "The layers" }, el("h2", {}, data.heading ?? "Layer by layer: forward ↓, backward ↑"), cards), inspector),
     ...(below.length ? [el("div", { class: "panels" }, ...below)] : []));
@@ -88,6 +91,7 @@ export function makeBlocks(data, main) {
       });
       set(element, { "aria-pressed": k === state.block ? "true" : "false", "data-known": state.phase > k, "data-back": state.phase > 2 * layers.length - 1 - k });
     });
+    flow?.paint(state.at, state.block);
     inspector.replaceChildren(...inspectBlock(layers[state.block], state.at));
     document.querySelectorAll(".cost-lines").forEach((figure) => figure.replaceChildren(lines([{ name: "C", xs: steps, ys: Array.from(cost.flat) }], { label: "Cost over training steps", marked: steps[state.at] })));
     document.querySelectorAll(".norms").forEach((figure, k) => figure.replaceChildren(...normLines(data.runs[k], state.at)));
