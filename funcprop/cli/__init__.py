@@ -6,6 +6,7 @@ exit code: 1 a wrong gradient or a failed run, 2 bad usage or input, 130 Ctrl-C.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -18,6 +19,9 @@ from funcprop.cli.job.run import NonFiniteError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. `arguments` are those of the process."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may know no δ
+            stream.reconfigure(errors="backslashreplace")
     try:
         return run(parse(arguments))
     except KeyboardInterrupt:

@@ -113,6 +113,8 @@ def run(command: Compare) -> int:
     """`funcprop compare`: 1 where a gradient is wrong."""
     check_new("--json", command.json)
     check_new("--html", command.html)
+    if command.json is not None and command.json == command.html:
+        raise UsageError(f"--json and --html are both {command.json}: give two names")
     if command.script is not None:
         return run_rules(command, command.script)
     subjects = named(command)
@@ -180,6 +182,8 @@ def named(command: Compare) -> list[Subject]:
     subjects: dict[str, Subject] = {}  # once each: "Dense" stands for "Dense, square" too
     for name in command.names:
         if name.endswith(".py") and ":" not in name:
+            if command.x:
+                raise UsageError(f"--x: {name} has its own x: leave it out")
             subjects[name] = of_file(name)
             continue
         if ":" in name:

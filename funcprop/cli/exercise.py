@@ -9,7 +9,7 @@ from typing import Annotated
 from funcprop.cli.errors import FailedRun, UsageError
 from funcprop.cli.job.checks import nearest
 from funcprop.cli.markers import Positional
-from funcprop.exercises import EXERCISES, Task, grade
+from funcprop.exercises import EXERCISES, FileError, Task, grade
 from funcprop.sheets import aligned
 
 NAMES = {exercise.name: exercise for exercise in EXERCISES}
@@ -46,7 +46,18 @@ def run(command: Exercise) -> int:
     if not command.names:
         print(listed(), flush=True)
         return 0
-    open_ = [name for name in command.names if not one(name, command)]
+    open_, unread = [], None
+    for name in command.names:
+        try:
+            if not one(name, command):
+                open_.append(name)
+        except FileError as error:  # the others are graded all the same
+            if len(command.names) == 1:
+                raise
+            print(error, flush=True)
+            unread = unread or error
+    if unread is not None:
+        raise unread
     if open_:
         raise FailedRun(f"not solved: {', '.join(open_)}")
     return 0

@@ -39,6 +39,8 @@ def grade(path: Path) -> Grade:
     """The file of an exercise, graded by `compare`. Raises FileError where it is none."""
     own = own_layer(path)
     exercise = exercise_of(own, path)
+    given = own_layer(SOLVED / exercise.file)
+    own = own._replace(x=given.x, context=given.context)  # graded at numbers that tell apart
     params = own.layer.init(jax.random.key(0), own.x)
     if is_blank(own, params):
         return Grade(
@@ -50,7 +52,7 @@ def grade(path: Path) -> Grade:
     found = compare(own.layer, params, own.x, context=own.context)
     if not found.ok:
         return Grade(exercise, False, "\n".join(wrong(exercise, found)), found)
-    called = sorted(AUTOMATIC & called_in_backward(path.read_text(encoding="utf-8")))
+    called = sorted(AUTOMATIC & called_in_backward(path.read_bytes()))
     if called:
         words = f"right, and not by hand: backward calls {', '.join(called)}"
         return Grade(exercise, False, words, found)
@@ -131,7 +133,7 @@ def changed_forward(own: Own, exercise: Task, params: Any) -> str:
     return "" if same else f"forward is not the one of funcprop exercise {exercise.name}: undo that"
 
 
-def called_in_backward(source: str) -> set[str]:
+def called_in_backward(source: bytes) -> set[str]:
     """The names that backward calls."""
     return {
         name

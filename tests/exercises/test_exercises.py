@@ -157,3 +157,14 @@ def test_compare_says_that_a_blank_file_has_no_backward(run):
 def test_bad_usage_is_exit_code_2(words, told, run):
     code, _, err = run("exercise", *words)
     assert code == 2 and told in err and err.count("\n") == 1
+
+
+def test_a_file_is_graded_at_numbers_of_the_exercise(tmp_path):
+    text = next(task for task in EXERCISES if task.name == "tanh").solution.replace("a * a", "a")
+    path = tmp_path / "tanh.py"
+    path.write_bytes(b"\xef\xbb\xbf" + (text + "\nx = jnp.zeros((0, 4))\n").encode())
+    assert not grade(path).ok
+    path.write_bytes(
+        b"\xef\xbb\xbf" + next(task for task in EXERCISES if task.name == "tanh").solution.encode()
+    )
+    assert grade(path).ok
