@@ -8,7 +8,7 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from funcprop.layer import Context, Params, is_float
-from funcprop.lifting.jaxprs import SCAN, closed
+from funcprop.lifting.jaxprs import SCAN, closed, scan_parts
 from funcprop.lifting.lifted import Lifted
 
 INPUT = -1  # the data, as what a parameter reads
@@ -79,7 +79,7 @@ def looped(
     eqn: JaxprEqn, body: ClosedJaxpr, values: list[Value], read: dict[int, set[int]]
 ) -> list[Value]:
     """A scan: what one step leaves is what the next one reads."""
-    fixed, carried = eqn.params["num_consts"], eqn.params["num_carry"]
+    fixed, carried = scan_parts(eqn)
     while True:
         outs = walked(body, values, read)
         pairs = zip(values[fixed : fixed + carried], outs[:carried], strict=True)
