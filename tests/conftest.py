@@ -13,7 +13,7 @@ traceback is kept with every operation.
     python -m pytest --all-rows     everything
     python -m pytest --other-rows   what the first leaves out: both together are everything
 
-Slow is what took more than a quarter of a second of processor time when tests/slow.txt was
+Slow is what took more than 0.18 seconds of processor time when tests/slow.txt was
 written, by `python -m pytest -n 2 --all-rows --write-slow`.
 """
 
@@ -181,6 +181,6 @@ def write_slow(reports):
         report.nodeid
         for report in reports
         for name, seconds in getattr(report, "user_properties", ())
-        if name == "seconds" and seconds > 0.25 and "test_catalogue.py" not in report.nodeid
+        if name == "seconds" and seconds > 0.18 and "test_catalogue.py" not in report.nodeid
     }
     SLOW.write_text("\n".join(sorted(found)) + "\n", encoding="utf-8")
