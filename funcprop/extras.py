@@ -10,12 +10,17 @@ _PURPOSES = {
     "matplotlib": "drawing curves",
     "sklearn": "the digits data set",
     "safetensors": "reading and writing checkpoints",
+    "orbax": "saving runs",
     "dp_accounting": "the privacy accountant",
     "flax": "a module of Flax",
     "equinox": "a module of Equinox",
 }
 
-_DISTRIBUTIONS = {"sklearn": "scikit-learn", "dp_accounting": "dp-accounting"}
+_DISTRIBUTIONS = {
+    "sklearn": "scikit-learn",
+    "orbax": "orbax-checkpoint",
+    "dp_accounting": "dp-accounting",
+}
 
 
 def require(name: str, extra: str) -> ModuleType:

@@ -21,7 +21,7 @@ QUICK = (
     *("train", "--layers", "--gradient", "automatic", "--init", "glorot"),
     *("--optimizer", "sgd", "--batch-size", "100", "--epochs", "2"),
 )
-FILES = {"config.json", "metrics.jsonl", "curves.png", "params.safetensors"}
+FILES = {"config.json", "metrics.jsonl", "curves.png", "params.safetensors", "checkpoints"}
 
 
 @pytest.fixture

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +23,15 @@ from funcprop.cli.job.build import (
     prepare,
 )
 from funcprop.cli.job.checks import RecipeError
-from funcprop.cli.job.folder import PARAMS, append_metrics, check_folder, start_folder
+from funcprop.cli.job.folder import (
+    PARAMS,
+    append_metrics,
+    check_folder,
+    clear,
+    read_config,
+    read_saving,
+    write_config,
+)
 from funcprop.cli.job.names import LOSSES
 from funcprop.cli.job.pictures import (
     CURVES,
@@ -37,7 +47,8 @@ from funcprop.cli.job.pictures import (
 )
 from funcprop.cli.job.progress import progress
 from funcprop.cli.job.recipe import Recipe, settled
-from funcprop.cli.job.run import NonFiniteError, Record, Score, history, score
+from funcprop.cli.job.run import NonFiniteError, Record, Score, beginning, history, score
+from funcprop.cli.job.saving import Every, Saved, alone, every, one_voice, open_checkpoints
 from funcprop.cli.job.summary import format_summary, summary
 from funcprop.comparison.front import compare
 from funcprop.data import Dataset, Examples, load
@@ -45,8 +56,10 @@ from funcprop.gradient import backprop
 from funcprop.layer import Array, Context, Layer
 from funcprop.models import to_objective
 from funcprop.models.decoder import backbone_and_head
-from funcprop.training.checkpoint import save_checkpoint
-from funcprop.training.loop import epoch
+from funcprop.training.checkpoint import CheckpointError, save_checkpoint
+from funcprop.training.checkpoints import Checkpoints
+from funcprop.training.portions import portions
+from funcprop.training.signals import Asked, asked_to_stop
 from funcprop.training.state import TrainState, init_state
 from funcprop.training.step import train_step
 
@@ -82,6 +95,14 @@ class Train(Recipe):
     test set's confusion matrix and wrong images, the norms of single examples' gradients, and of
     points in a plane the boundary between the classes."""
 
+    checkpoint_every: str | None = None
+    """How often everything is saved into the folder of --out: after a number of steps, such as 500,
+    or 2epochs, 90s, 10m (without the option 1m), 1h; never is at the end and when stopped alone."""
+
+    resume: Path | None = None
+    """Go on with the run in this folder, from what it saved last, as if it had not stopped. With
+    --epochs it becomes longer."""
+
     debug: bool = False
     """Show the traceback of an error."""
 
@@ -93,6 +114,9 @@ class Train(Recipe):
         return Recipe(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Recipe)})
 
 
+EVERY = "1m"  # how often a run is saved
+
+
 class Job(NamedTuple):
     """A recipe made concrete: everything a run needs, before its first step."""
 
@@ -100,6 +124,10 @@ class Job(NamedTuple):
     data: Dataset
     model: Layer
     state: TrainState
+
+    def open_checkpoints(self, out: Path, rate: Every) -> Checkpoints:
+        """Where the run is saved."""
+        return open_checkpoints(out, self.recipe, self.model, self.data, rate)
 
     def part(self, examples: Examples) -> tuple[Array, Array]:
         """(x, target) on the device, as the loss wants it."""
@@ -126,15 +154,78 @@ def make_job(recipe: Recipe, data: Dataset) -> Job:
 
 def run(command: Train) -> int:
     """`funcprop train`: 0, 1 where the gradient is wrong or the run fails, 130 after Ctrl-C."""
-    recipe = command.recipe()
-    if command.out is not None:
-        check_folder(command.out, command.overwrite)
-    elif command.plots:
-        raise RecipeError("--plots writes into the folder of --out: give one, as --out runs/one")
+    if command.resume is not None:
+        return resume(command, command.resume)
+    recipe, out = command.recipe(), command.out
+    rate = every(command.checkpoint_every or EVERY)
+    if out is not None:
+        check_folder(out, command.overwrite)
+    elif command.plots or command.checkpoint_every is not None:
+        option = "--plots" if command.plots else "--checkpoint-every"
+        raise RecipeError(f"{option} writes into the folder of --out: give one, as --out runs/one")
     job = make_job(recipe, read(recipe, recipe.data, recipe.data_dir, recipe.validation))
     print(introduction(job), flush=True)
     print(gradient_check(job), flush=True)
-    return follow(job, command.out, command.plots)
+    if out is None:
+        return follow(job, command, None)
+    out.mkdir(parents=True, exist_ok=True)
+    with alone(out), one_voice():
+        check_folder(out, command.overwrite)  # another run may have come first
+        clear(out)
+        command = dataclasses.replace(command, checkpoint_every=command.checkpoint_every or EVERY)
+        write_run(out, job, command)
+        return follow(job, command, Saved(out, job.open_checkpoints(out, rate), rate))
+
+
+def resume(command: Train, folder: Path) -> int:
+    """`funcprop train --resume FOLDER`: on from what was saved, to the same bits."""
+    recipe, saving, more = stored(command, folder)
+    job = make_job(recipe, read(recipe, recipe.data, recipe.data_dir, recipe.validation))
+    command = dataclasses.replace(command, **saving)
+    rate = every(command.checkpoint_every or EVERY)
+    with alone(folder), one_voice():
+        if more:
+            write_run(folder, job, command)
+        return follow(job, command, Saved(folder, job.open_checkpoints(folder, rate), rate))
+
+
+def write_run(out: Path, job: Job, command: Train) -> None:
+    """config.json, from which the run is gone on with."""
+    how = {"checkpoint_every": command.checkpoint_every, "plots": command.plots}
+    data = job.data
+    write_config(out, job.recipe, data.train.x.shape[1:], data.classes, data.labels, how)
+
+
+def stored(command: Train, folder: Path) -> tuple[Recipe, dict[str, Any], bool]:
+    """-> the recipe of an earlier run, how it is saved, and whether it shall now be longer.
+
+    Raises RecipeError where the command wants another recipe.
+    """
+    if command.out is not None or command.overwrite:
+        raise RecipeError("--resume goes on in its own folder: leave out --out and --overwrite")
+    recipe, _, _ = read_config(folder)
+    given, default = command.recipe(), Recipe()
+    for field in dataclasses.fields(Recipe):
+        wanted, had = getattr(given, field.name), getattr(recipe, field.name)
+        if field.name in ("epochs", "data_dir") or wanted == getattr(default, field.name):
+            continue
+        if wanted != had:
+            option = field.name.replace("_", "-")
+            raise RecipeError(
+                f"--{option} is {wanted}, and {folder} was trained with {had}: only --epochs and "
+                "--data-dir may be others; start a new run with --out"
+            )
+    more = given.epochs != default.epochs and given.epochs != recipe.epochs
+    recipe = dataclasses.replace(
+        recipe,
+        epochs=given.epochs if more else recipe.epochs,
+        data_dir=given.data_dir or recipe.data_dir,
+    )
+    saving = read_saving(folder)
+    if command.checkpoint_every is not None:
+        saving["checkpoint_every"] = command.checkpoint_every
+    saving["plots"] = bool(command.plots or saving.get("plots"))
+    return recipe, saving, more
 
 
 def read(recipe: Recipe, name: str, folder: Path | None, validation: bool = False) -> Dataset:
@@ -194,15 +285,14 @@ def gradient_check(job: Job) -> str:
     )
 
 
-def follow(job: Job, out: Path | None, plots: bool = False) -> int:
-    """Train to the end, to Ctrl-C or to a loss that is no number; keep what was reached."""
-    recipe, data = job.recipe, job.data
+def follow(job: Job, command: Train, saved: Saved | None) -> int:
+    """Train to the end, to a signal or to a loss that is no number; keep what was reached."""
+    recipe, data, out = job.recipe, job.data, None if saved is None else saved.out
     step = train_step(build_gradient(recipe, job.model), build_optimizer(recipe))
+    train = job.part(data.train)
+    parts = portions(step, recipe.batch_size, train)
     watched = job.part(data.test if data.validation is None else data.validation)
     name = "test" if data.validation is None else "validation"
-    if out is not None:
-        start_folder(out, recipe, data.train.x.shape[1:], data.classes, data.labels)
-
     few = len(watched[1])
     training = job.part(Examples(data.train.x[:few], data.train.y[:few]))
 
@@ -212,33 +302,40 @@ def follow(job: Job, out: Path | None, plots: bool = False) -> int:
         )
         return held, own
 
-    look = look_at_deltas(job) if plots else None
-    deltas = [look(job.state)] if look else []
-    state, records, failure = job.state, [], None
-    epochs = history(
-        epoch(step, recipe.batch_size),
-        state,
-        job.part(data.train),
-        judge,
-        recipe.epochs,
-        recipe.batch_size,
-    )
-    try:
-        with progress(recipe.epochs) as show:
-            for reached, record in epochs:
-                state = reached
-                records.append(record)
-                if look:
-                    deltas.append(look(state))
-                if out is not None:
-                    append_metrics(out, record)
-                show(record)
-    except (KeyboardInterrupt, NonFiniteError) as error:
-        failure = error
-    if out is not None:
-        keep(out, state, records, name, title(recipe, data))
-        if plots:
-            draw(job, state, deltas, out)
+    look = look_at_deltas(job) if command.plots else None
+    start = beginning(job.state, parts.steps)
+    reached, records, deltas = (start, [], []) if saved is None else saved.restored(start)
+    if look and not deltas:
+        deltas.append(look(reached.running.state))
+    failure: BaseException | None = None
+    stops = None if saved is None else saved.every.steps
+    epochs = history(parts, reached, train, judge, recipe.epochs, recipe.batch_size, stops)
+    hearing = contextlib.nullcontext(Asked()) if saved is None else asked_to_stop()
+    with hearing as asked, ends_in_words(out, records):
+        try:
+            with progress(recipe.epochs, done=len(records)) as show:
+                for reached in epochs:
+                    record = reached.record
+                    if record is not None:
+                        records.append(record)
+                        if look:
+                            deltas.append(look(reached.running.state))
+                        if out is not None:
+                            append_metrics(out, record)
+                        show(record)
+                    if saved is not None:
+                        saved.after(reached, deltas)
+                    if asked:
+                        raise KeyboardInterrupt
+        except (KeyboardInterrupt, NonFiniteError) as error:
+            failure = error
+        state = reached.running.state
+        if saved is not None:
+            if not isinstance(failure, NonFiniteError):
+                saved.end(reached, deltas)
+            keep(saved.out, state, records, name, title(recipe, data))
+            if command.plots:
+                draw(job, state, deltas, saved.out)
     if failure is None:
         found = score(job.model, state, job.part(data.test), LOSSES[recipe.loss])
         print(accuracy(found, data.text), flush=True)
@@ -246,7 +343,25 @@ def follow(job: Job, out: Path | None, plots: bool = False) -> int:
     kept = f"{len(records)} of {recipe.epochs} epochs" + ("" if out is None else f" kept in {out}")
     if isinstance(failure, NonFiniteError):
         raise FailedRun(f"{failure} ({kept})") from failure
-    return complain(f"interrupted after {kept}", 130)
+    if out is not None:
+        kept += f", step {int(state.step)}: go on with funcprop train --resume {out}"
+    return complain(f"interrupted after {kept}", 128 + (asked.signal or signal.SIGINT))
+
+
+@contextlib.contextmanager
+def ends_in_words(out: Path | None, records: Sequence[Record]) -> Iterator[None]:
+    """Raises FailedRun where the folder cannot be written any more."""
+    try:
+        yield
+    except CheckpointError as error:
+        said = str(error)
+    except OSError as error:
+        said = f"{error.filename or out} cannot be written ({error.strerror}): make room"
+    else:
+        return
+    raise FailedRun(
+        f"{said}, with funcprop train --resume {out} ({len(records)} epochs were trained)"
+    )
 
 
 def keep(
