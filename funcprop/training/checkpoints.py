@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import logging
 import sys
 import time
 import warnings
@@ -293,11 +294,21 @@ def read_as_damaged() -> Iterator[None]:
         return
     except Exception as error:
         words = brief(error)
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    heard: list[Any] = []
+    logger = logging.getLogger("asyncio")
+    hook, sys.unraisablehook = sys.unraisablehook, lambda event: heard.append(event.exc_type)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
-        gc.collect()
+        for _ in range(20):  # threads may be at work yet: until nothing comes for a while
+            before = len(heard)
+            gc.collect()
+            time.sleep(0.05)
+            if len(heard) == before:
+                break
     finally:
         sys.unraisablehook = hook
+        logger.setLevel(level)
     raise _Damaged(words)
 
 

@@ -122,7 +122,9 @@ def test_without_checkpoints_signals_are_left_alone(step, state):
         assert signal.getsignal(signal.SIGINT) == before
 
 
-@pytest.mark.parametrize(("given", "words"), [((3, ()), "step is 3"), ((len, (4,)), "callback is 4")])
+@pytest.mark.parametrize(
+    ("given", "words"), [((3, ()), "step is 3"), ((len, (4,)), "callback is 4")]
+)
 def test_what_is_no_function_is_told_at_once(state, given, words):
     with pytest.raises(TypeError, match=words):
         fp.fit(given[0], state, [], callbacks=given[1])
