@@ -38,13 +38,12 @@ from funcprop.cli.job.pictures import (
 from funcprop.cli.job.progress import progress
 from funcprop.cli.job.recipe import Recipe, settled
 from funcprop.cli.job.run import NonFiniteError, Record, Score, history, score
-from funcprop.cli.job.summary import format_summary, summary
 from funcprop.comparison.front import compare
 from funcprop.data import Dataset, Examples, load
 from funcprop.gradient import backprop
+from funcprop.inspection import Summary, summary
 from funcprop.layer import Array, Context, Layer
 from funcprop.models import to_objective
-from funcprop.models.decoder import backbone_and_head
 from funcprop.training.checkpoint import save_checkpoint
 from funcprop.training.loop import epoch
 from funcprop.training.state import TrainState, init_state
@@ -144,27 +143,38 @@ def read(recipe: Recipe, name: str, folder: Path | None, validation: bool = Fals
 
 
 def introduction(job: Job) -> str:
-    """The data, the model with shapes and parameter counts, and the recipe, in a few lines."""
+    """The data, the model layer by layer, and the recipe."""
     recipe, data = settled(job.recipe), job.data
     parts = [f"{len(data.train.y):,} training"]
     if data.validation is not None:
         parts.append(f"{len(data.validation.y):,} validation")
     parts.append(f"{len(data.test.y):,} test")
     example = list(data.train.x.shape[1:])
-    x = jax.ShapeDtypeStruct((1, *example), data.train.x.dtype)
-    model, params = job.model, job.state.params
-    if data.text:  # all of it but the output projection, which is the embedding
-        model, params = backbone_and_head(model)[0], params[0][0]
+    what = f"examples {example}, {data.classes} classes"
+    if data.text:
         what = f"windows of {example[0]} bytes"
-    else:
-        what = f"examples {example}, {data.classes} classes"
     init = "" if recipe.init is None else f"init {recipe.init}, "
     return (
         f"{data.name}: {' + '.join(parts)} {what}\n"
-        f"{format_summary(summary(model, params, x))}\n"
+        f"{summarized(job)}\n\n"
         f"{recipe.loss} loss, {recipe.optimizer} at learning rate {recipe.learning_rate:g}, "
         f"mini-batches of {recipe.batch_size}, {init}seed {recipe.seed}"
     )
+
+
+def summarized(job: Job, seconds: float = 0.0) -> Summary:
+    """The model layer by layer as it reads a mini-batch; of text with its loss.
+
+    seconds  that every layer is run by itself
+    """
+    recipe = job.recipe
+    x, y = (
+        jax.ShapeDtypeStruct((recipe.batch_size, *part.shape[1:]), part.dtype)
+        for part in job.data.train
+    )
+    model, loss = build_objective(recipe, job.model)
+    context = Context(jax.random.key(recipe.seed))
+    return summary(model, (x, y) if loss is None else x, context=context, seconds=seconds)
 
 
 def gradient_check(job: Job) -> str:

@@ -15,7 +15,7 @@ from funcprop.doors import door
 from funcprop.gradient import backprop, objective, unpack
 from funcprop.inspection.taps import tapped, taps_in
 from funcprop.layer import Array, Context, Layer, Params, is_float
-from funcprop.sheets import Line, Sheet, html
+from funcprop.sheets import Line, Sheet, Shown
 from funcprop.sheets.arrays import numbers, shape_of
 
 SMALL = 1e-2  # of the largest gradient: what counts as its size where it is smaller
@@ -55,8 +55,8 @@ class TraceRow(NamedTuple):
         return off / size if size else off
 
 
-@dataclass(frozen=True)
-class TraceTable:
+@dataclass(frozen=True, repr=False)
+class TraceTable(Shown):
     """One pass as a table: it prints itself, and shows itself in a notebook.
 
     rows  TraceRows, in the order of the forward pass
@@ -104,14 +104,6 @@ class TraceTable:
         title = f"One pass, forward from the top, backward from the bottom: {compared}"
         headings = ("layer", "", "shape", "by hand", "jax.grad", "apart")
         return Sheet(title, headings, tuple(lines))
-
-    def __str__(self) -> str:
-        return str(self.sheet)
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return html.part([f"<p>{self.sheet.title}</p>", html.table(self.sheet)])
 
 
 @door
