@@ -24,15 +24,17 @@ from funcprop.cli.job.checks import RecipeError
 from funcprop.cli.job.folder import PARAMS, append_metrics, check_folder, start_folder
 from funcprop.cli.job.names import LOSSES
 from funcprop.cli.job.pictures import (
+    COSTS,
     CURVES,
     DELTAS,
     FILTERS,
-    NORMS,
+    SUSPECTS,
     delta_norms_of,
+    draw_costs,
     draw_curves,
     draw_deltas,
+    draw_examples,
     draw_filters,
-    draw_norms,
     draw_predictions,
 )
 from funcprop.cli.job.progress import progress
@@ -43,6 +45,7 @@ from funcprop.data import Dataset, Examples, load
 from funcprop.gradient import backprop
 from funcprop.inspection import Summary, summary
 from funcprop.layer import Array, Context, Layer
+from funcprop.losses.loss import Loss
 from funcprop.models import to_objective
 from funcprop.training.checkpoint import save_checkpoint
 from funcprop.training.loop import epoch
@@ -78,8 +81,9 @@ class Train(Recipe):
 
     plots: bool = False
     """Write more pictures into --out: the norms of δ layer by layer, the first layer's filters, the
-    test set's confusion matrix and wrong images, the norms of single examples' gradients, and of
-    points in a plane the boundary between the classes."""
+    test set's confusion matrix and wrong images, the norms of single examples' gradients and the
+    noise in that of a mini-batch, what it costs by hand and by jax.grad, and of points in a plane
+    the boundary between the classes."""
 
     debug: bool = False
     """Show the traceback of an error."""
@@ -292,12 +296,19 @@ def look_at_deltas(job: Job) -> Callable[[TrainState], tuple[np.ndarray, list[st
 
 def draw(job: Job, state: TrainState, deltas: Sequence[Any], out: Path) -> None:
     """The pictures of --plots."""
+    recipe, train = job.recipe, job.data.train
     draw_deltas(out / DELTAS, deltas)
-    if job.data.text:
+    model, loss = build_objective(recipe, job.model)
+    context = Context(jax.random.key(recipe.seed))
+    params = to_objective(state.params) if job.data.text else state.params
+    batch = job.part(Examples(train.x[: recipe.batch_size], train.y[: recipe.batch_size]))
+    draw_costs(out / COSTS, model, loss, params, batch, context)
+    if not isinstance(loss, Loss):  # of text, whose examples are windows of one tied model
         return
     draw_predictions(out, job.data, job.model, state)
-    draw_filters(out / FILTERS, state.params, job.data.train.x.shape[1:])
-    draw_norms(out / NORMS, job.model, state.params, job.data.train)
+    draw_filters(out / FILTERS, state.params, train.x.shape[1:])
+    few = job.part(Examples(train.x[:SUSPECTS], train.y[:SUSPECTS]))
+    draw_examples(out, model, loss, params, few, context, recipe.batch_size)
 
 
 def accuracy(found: Score, text: bool = False) -> str:
