@@ -34,28 +34,30 @@ from funcprop.cli.job.folder import (
 )
 from funcprop.cli.job.names import LOSSES
 from funcprop.cli.job.pictures import (
+    COSTS,
     CURVES,
     DELTAS,
     FILTERS,
-    NORMS,
+    SUSPECTS,
     delta_norms_of,
+    draw_costs,
     draw_curves,
     draw_deltas,
+    draw_examples,
     draw_filters,
-    draw_norms,
     draw_predictions,
 )
 from funcprop.cli.job.progress import progress
 from funcprop.cli.job.recipe import Recipe, settled
 from funcprop.cli.job.run import NonFiniteError, Record, Score, beginning, history, score
 from funcprop.cli.job.saving import Every, Saved, alone, every, one_voice, open_checkpoints
-from funcprop.cli.job.summary import format_summary, summary
 from funcprop.comparison.front import compare
 from funcprop.data import Dataset, Examples, load
 from funcprop.gradient import backprop
+from funcprop.inspection import Summary, summary
 from funcprop.layer import Array, Context, Layer
+from funcprop.losses.loss import Loss
 from funcprop.models import to_objective
-from funcprop.models.decoder import backbone_and_head
 from funcprop.training.checkpoint import CheckpointError, save_checkpoint
 from funcprop.training.checkpoints import Checkpoints
 from funcprop.training.portions import portions
@@ -92,8 +94,9 @@ class Train(Recipe):
 
     plots: bool = False
     """Write more pictures into --out: the norms of δ layer by layer, the first layer's filters, the
-    test set's confusion matrix and wrong images, the norms of single examples' gradients, and of
-    points in a plane the boundary between the classes."""
+    test set's confusion matrix and wrong images, the norms of single examples' gradients and the
+    noise in that of a mini-batch, what it costs by hand and by jax.grad, and of points in a plane
+    the boundary between the classes."""
 
     checkpoint_every: str | None = None
     """How often everything is saved into the folder of --out: after a number of steps, such as 500,
@@ -235,27 +238,38 @@ def read(recipe: Recipe, name: str, folder: Path | None, validation: bool = Fals
 
 
 def introduction(job: Job) -> str:
-    """The data, the model with shapes and parameter counts, and the recipe, in a few lines."""
+    """The data, the model layer by layer, and the recipe."""
     recipe, data = settled(job.recipe), job.data
     parts = [f"{len(data.train.y):,} training"]
     if data.validation is not None:
         parts.append(f"{len(data.validation.y):,} validation")
     parts.append(f"{len(data.test.y):,} test")
     example = list(data.train.x.shape[1:])
-    x = jax.ShapeDtypeStruct((1, *example), data.train.x.dtype)
-    model, params = job.model, job.state.params
-    if data.text:  # all of it but the output projection, which is the embedding
-        model, params = backbone_and_head(model)[0], params[0][0]
+    what = f"examples {example}, {data.classes} classes"
+    if data.text:
         what = f"windows of {example[0]} bytes"
-    else:
-        what = f"examples {example}, {data.classes} classes"
     init = "" if recipe.init is None else f"init {recipe.init}, "
     return (
         f"{data.name}: {' + '.join(parts)} {what}\n"
-        f"{format_summary(summary(model, params, x))}\n"
+        f"{summarized(job)}\n\n"
         f"{recipe.loss} loss, {recipe.optimizer} at learning rate {recipe.learning_rate:g}, "
         f"mini-batches of {recipe.batch_size}, {init}seed {recipe.seed}"
     )
+
+
+def summarized(job: Job, seconds: float = 0.0) -> Summary:
+    """The model layer by layer as it reads a mini-batch; of text with its loss.
+
+    seconds  that every layer is run by itself
+    """
+    recipe = job.recipe
+    x, y = (
+        jax.ShapeDtypeStruct((recipe.batch_size, *part.shape[1:]), part.dtype)
+        for part in job.data.train
+    )
+    model, loss = build_objective(recipe, job.model)
+    context = Context(jax.random.key(recipe.seed))
+    return summary(model, (x, y) if loss is None else x, context=context, seconds=seconds)
 
 
 def gradient_check(job: Job) -> str:
@@ -397,12 +411,19 @@ def look_at_deltas(job: Job) -> Callable[[TrainState], tuple[np.ndarray, list[st
 
 def draw(job: Job, state: TrainState, deltas: Sequence[Any], out: Path) -> None:
     """The pictures of --plots."""
+    recipe, train = job.recipe, job.data.train
     draw_deltas(out / DELTAS, deltas)
-    if job.data.text:
+    model, loss = build_objective(recipe, job.model)
+    context = Context(jax.random.key(recipe.seed))
+    params = to_objective(state.params) if job.data.text else state.params
+    batch = job.part(Examples(train.x[: recipe.batch_size], train.y[: recipe.batch_size]))
+    draw_costs(out / COSTS, model, loss, params, batch, context)
+    if not isinstance(loss, Loss):  # of text, whose examples are windows of one tied model
         return
     draw_predictions(out, job.data, job.model, state)
-    draw_filters(out / FILTERS, state.params, job.data.train.x.shape[1:])
-    draw_norms(out / NORMS, job.model, state.params, job.data.train)
+    draw_filters(out / FILTERS, state.params, train.x.shape[1:])
+    few = job.part(Examples(train.x[:SUSPECTS], train.y[:SUSPECTS]))
+    draw_examples(out, model, loss, params, few, context, recipe.batch_size)
 
 
 def accuracy(found: Score, text: bool = False) -> str:

@@ -50,7 +50,6 @@ from funcprop.collectors.record import values as values
 from funcprop.collectors.rule import Remembered as Remembered
 from funcprop.collectors.rule import Rule as Rule
 from funcprop.collectors.rule import RuleFunction as RuleFunction
-from funcprop.collectors.rule import collect_all as collect_all
 from funcprop.collectors.rule import gradient as gradient
 from funcprop.collectors.selection import only as only
 from funcprop.collectors.single_examples import check_unmixed as check_unmixed
@@ -58,6 +57,7 @@ from funcprop.collectors.single_examples import summed as summed
 from funcprop.collectors.split import SplitBackward as SplitBackward
 from funcprop.collectors.split import bytes_between as bytes_between
 from funcprop.collectors.split import split_backward as split_backward
+from funcprop.collectors.together import collect_all as collect_all
 from funcprop.collectors.tracing import Trace as Trace
 from funcprop.collectors.tracing import trace as trace
 from funcprop.collectors.updating import update as update

@@ -22,7 +22,8 @@ from funcprop.collectors.ggn import sampling_key
 from funcprop.collectors.kronecker import BIAS_OF, Kfac, kfac
 from funcprop.collectors.loss_hessian import root, sum_over_columns, weights
 from funcprop.collectors.record import is_record, records, values
-from funcprop.collectors.rule import Rule, collect_all, gradient
+from funcprop.collectors.rule import Rule, gradient
+from funcprop.collectors.together import collect_all
 from funcprop.composites.sharing import spell_tree
 from funcprop.doors import door
 from funcprop.gradient import Objective
