@@ -244,7 +244,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_was_reached(run, 
 
 
 def test_ctrl_c_keeps_what_was_reached(run, tmp_path, monkeypatch):
-    append, seen = cli.train.append_metrics, []
+    append, seen = cli.job.follow.append_metrics, []
 
     def interrupted(folder, record):
         append(folder, record)
@@ -252,7 +252,7 @@ def test_ctrl_c_keeps_what_was_reached(run, tmp_path, monkeypatch):
         if len(seen) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.train, "append_metrics", interrupted)
+    monkeypatch.setattr(cli.job.follow, "append_metrics", interrupted)
     result = run(*QUICK[:-1], "9", "--out", tmp_path)
     refused(result, 130, "interrupted after 3 of 9 epochs kept in")
     assert {path.name for path in tmp_path.iterdir()} == FILES
@@ -264,7 +264,7 @@ def test_ctrl_c_before_training_is_one_line(run, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.train, "load", interrupted)
+    monkeypatch.setattr(cli.job.job, "load", interrupted)
     refused(run("train"), 130, "interrupted")
 
 
@@ -402,7 +402,7 @@ def test_an_unforeseen_error_is_one_line_too(run, monkeypatch):
     def broken(*_):
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr(cli.train, "load", broken)
+    monkeypatch.setattr(cli.job.job, "load", broken)
     refused(run("train"), 1, "RuntimeError: two lines", "--debug")
 
 

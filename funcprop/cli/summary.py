@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from funcprop.cli.job.job import make_job, read, summarized
 from funcprop.cli.job.recipe import Recipe
-from funcprop.cli.train import make_job, read, summarized
 
 
 @dataclass(frozen=True)
