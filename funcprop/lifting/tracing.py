@@ -147,7 +147,16 @@ def calls_of(lifted: Lifted, params: Params, x: Any) -> tuple[Call, ...]:
         given = types([var.aval for var in use.eqn.invars])
         found.append(
             Call(
-                rule_name(use.eqn), source, number, functions, defined, times, real, given, further
+                rule_name(use.eqn),
+                source,
+                number,
+                functions,
+                defined,
+                times,
+                real,
+                given,
+                further,
+                use.devices,
             )
         )
     return tuple(found)
