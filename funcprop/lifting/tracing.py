@@ -97,7 +97,7 @@ def untraced(function: Callable[..., Any], params: Params, init: Any = None) -> 
 
 def with_rules(function: Callable[..., Any], x: tuple[Any, ...]) -> Lifted:
     """function(*x) as a layer without parameters, opened by `compare` at the calls of custom
-    derivative rules: under `jit`, `scan` and `checkpoint`."""
+    derivative rules: under `jit`, `scan`, `checkpoint`, `cond` and `shard_map`."""
 
     def of_x(params: Params, x: tuple[Any, ...]) -> Any:
         return function(*x)
