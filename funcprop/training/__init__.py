@@ -9,12 +9,15 @@ from funcprop.training.checkpoint import load_checkpoint as load_checkpoint
 from funcprop.training.checkpoint import save_checkpoint as save_checkpoint
 from funcprop.training.checkpoints import Checkpoints as Checkpoints
 from funcprop.training.checkpoints import Restored as Restored
-from funcprop.training.fit import fit as fit
+from funcprop.training.fitting import fit as fit
 from funcprop.training.in_backward import init_update_state as init_update_state
 from funcprop.training.in_backward import update_step as update_step
 from funcprop.training.loop import Evaluation as Evaluation
 from funcprop.training.loop import epoch as epoch
 from funcprop.training.loop import evaluate as evaluate
+from funcprop.training.program import Program as Program
+from funcprop.training.program import load_program as load_program
+from funcprop.training.program import save_program as save_program
 from funcprop.training.signals import Stopped as Stopped
 from funcprop.training.state import TrainState as TrainState
 from funcprop.training.state import init_state as init_state
