@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from funcprop.doors import door
 from funcprop.training.checkpoints import Checkpoints
 from funcprop.training.signals import Asked, Stopped, asked_to_stop
 from funcprop.training.state import TrainState
@@ -14,6 +15,7 @@ from funcprop.training.step import Step
 Callback = Callable[[TrainState, Any], Any]
 
 
+@door
 def fit(
     step: Step,
     state: TrainState,

@@ -25,6 +25,8 @@ class Program:
 
     stablehlo  the program as text
 
+    raises  called, ValueError where x has another tree, shape or dtype than was exported
+
     >>> import jax, jax.numpy as jnp, pathlib, tempfile
     >>> import funcprop as fp
     >>> model, x = fp.Dense(3), jnp.ones((4, 2))
