@@ -19,6 +19,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 EPOCHS = 24  # of 36 examples in batches of 8: five steps
@@ -37,11 +38,10 @@ def make_data(folder: Path) -> None:
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, n]) + labels)
 
 
-def child(arguments: list[str], log: Path, file_size: int | None) -> None:
-    """In the process of a run: `funcprop` with these arguments, what it prints into a file."""
-    with log.open("wb", buffering=0) as file:
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(file.fileno(), stream.fileno())
+def child(arguments: list[str], out: Connection, file_size: int | None) -> None:
+    """In the process of a run: `funcprop` with these arguments, what it prints into a pipe."""
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(out.fileno(), stream.fileno())
     if file_size is not None:  # a disk on which no larger file has room
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -53,14 +53,14 @@ def child(arguments: list[str], log: Path, file_size: int | None) -> None:
 
 
 class Run:
-    """A run in a process, and what it has printed."""
+    """A run in a process, and what it has printed: less than a pipe holds."""
 
     def __init__(self, faults: Faults, arguments: list[str], file_size: int | None = None):
-        self.log = faults.folder / f"log-{time.monotonic_ns()}"
-        context = faults.context
-        self.process = context.Process(target=child, args=(arguments, self.log, file_size))
+        self.pipe, out = faults.context.Pipe(duplex=False)
+        self.process = faults.context.Process(target=child, args=(arguments, out, file_size))
         self.process.start()
-        self.began = time.monotonic()
+        self.began, self.text = time.monotonic(), ""
+        out.close()
 
     def wait(self) -> int:
         """The exit code, negative where a signal ended it. Raises TimeoutError where it hangs."""
@@ -75,7 +75,11 @@ class Run:
             os.kill(self.process.pid, number)
 
     def printed(self) -> str:
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
+        """All of it, once the process has ended."""
+        with contextlib.suppress(OSError):
+            while data := os.read(self.pipe.fileno(), 65536):
+                self.text += data.decode(errors="replace")
+        return self.text
 
 
 class Faults:
