@@ -107,6 +107,12 @@ def resume(command: Train, folder: Path) -> int:
     job = make_job(recipe, read(recipe, recipe.data, recipe.data_dir, recipe.validation))
     command = dataclasses.replace(command, **saving)
     rate = every(command.checkpoint_every or EVERY)
+    example, classes = read_config(folder)[1:]
+    if (example, classes) != (job.data.train.x.shape[1:], job.data.classes):
+        raise RecipeError(
+            f"{folder} was trained on examples {list(example)} of {classes} classes, and "
+            f"{job.data.name} has others: give the folder of its run"
+        )
     with alone(folder), one_voice():
         if more:
             write_run(folder, job, command)

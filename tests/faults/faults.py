@@ -40,8 +40,9 @@ def make_data(folder: Path) -> None:
 
 def child(arguments: list[str], out: Connection, file_size: int | None) -> None:
     """In the process of a run: `funcprop` with these arguments, what it prints into a pipe."""
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(out.fileno(), stream.fileno())
+    for number in (1, 2):
+        os.dup2(out.fileno(), number)
+    sys.stdout, sys.stderr = (open(n, "w", closefd=False) for n in (1, 2))  # noqa: SIM115
     if file_size is not None:  # a disk on which no larger file has room
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
     signal.signal(signal.SIGINT, signal.default_int_handler)

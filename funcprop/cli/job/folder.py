@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,9 +138,15 @@ def read_config(folder: Path) -> tuple[Recipe, tuple[int, ...], int]:
     except ValueError as error:
         raise RecipeError(f"{path} is no JSON ({error}): train again") from error
     try:
-        example = tuple(int(size) for size in config["example"])
-        classes = int(config["classes"])
-        fields = {field.name: config[field.name] for field in dataclasses.fields(Recipe)}
+        for name, kind in KINDS.items():
+            if name in config and not kind(config[name]):
+                raise ValueError(f"{name} is {config[name]!r}")
+        example, classes = tuple(config["example"]), config["classes"]
+        fields = {}
+        for field in dataclasses.fields(Recipe):
+            value = fields[field.name] = config[field.name]
+            if not is_of(value, str(field.type)):
+                raise ValueError(f"{field.name} is {value!r}, wanted {field.type}")
         if fields["layers"] is not None:
             fields["layers"] = tuple(fields["layers"])
         if fields["data_dir"] is not None:
@@ -149,3 +155,31 @@ def read_config(folder: Path) -> tuple[Recipe, tuple[int, ...], int]:
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise RecipeError(f"{path} is no configuration of a run ({reason}): train again") from error
+
+
+def is_whole(value: Any, low: int) -> bool:
+    """Whether it is a whole number of at least `low`."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+# what config.json holds beside the recipe
+KINDS: dict[str, Callable[[Any], bool]] = {
+    "example": lambda v: isinstance(v, list) and bool(v) and all(is_whole(n, 1) for n in v),
+    "classes": lambda v: is_whole(v, 2),
+    "labels": lambda v: isinstance(v, list) and all(isinstance(name, str) for name in v),
+    "checkpoint_every": lambda v: isinstance(v, str),
+    "plots": lambda v: isinstance(v, bool),
+}
+
+
+def is_of(value: Any, annotation: str) -> bool:
+    """Whether JSON's value is what a field of the recipe is annotated as."""
+    kinds = {"int": int, "float": (int, float), "bool": bool, "str": str, "Path": str}
+    for kind in annotation.split(" | "):
+        if kind == "None" and value is None:
+            return True
+        if kind.startswith("tuple") and isinstance(value, list):
+            return all(is_whole(size, 0) for size in value)
+        if kind in kinds and isinstance(value, kinds[kind]):
+            return kind == "bool" or not isinstance(value, bool)
+    return False
