@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from funcprop.arguments import is_array
 from funcprop.doors import door
 from funcprop.placement.values import Placement, fits
 
@@ -42,7 +43,8 @@ def shard(state: Any, mesh: Mesh, placement: Placement) -> Any:
     >>> state.params.w.sharding.spec, state.opt_state[0].mu.w.sharding.spec
     (P(None, 'data'), P(None, 'data'))
     """
-    return jax.device_put(state, shardings(state, mesh, placement))
+    where = shardings(state, mesh, placement)
+    return jax.tree.map(across, state, where) if is_shared(mesh) else jax.device_put(state, where)
 
 
 @door
@@ -67,14 +69,13 @@ def shard_batch(batch: Any, mesh: Mesh, placement: Placement) -> Any:
     (P('data',), P('data',))
     """
     check(mesh, placement)
-    local = any(device.process_index != jax.process_index() for device in mesh.devices.flat)
 
     def put(path: Any, leaf: Any) -> Any:
         def spec(shape: tuple[int, ...]) -> NamedSharding:
             name = jax.tree_util.keystr(path)
             return NamedSharding(mesh, placement.batch_spec(name, shape, dict(mesh.shape)))
 
-        if not local:
+        if not is_shared(mesh):
             return jax.device_put(leaf, spec(leaf.shape))
         whole = (leaf.shape[0] * jax.process_count(), *leaf.shape[1:]) if leaf.ndim else ()
         return jax.make_array_from_process_local_data(spec(whole), leaf, whole)
@@ -124,6 +125,20 @@ def shardings(state: Any, mesh: Mesh, placement: Placement) -> Any:
     )
 
 
+def is_shared(mesh: Mesh) -> bool:
+    """Whether some devices of a mesh are another process's."""
+    return any(device.process_index != jax.process_index() for device in mesh.devices.flat)
+
+
+def across(leaf: Any, sharding: NamedSharding) -> Any:
+    """An array that every process holds, as one that lies on the devices of all of them."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        bare = across(jax.random.key_data(leaf), sharding)
+        return jax.random.wrap_key_data(bare, impl=jax.random.key_impl(leaf))
+    held = np.asarray(leaf)
+    return jax.make_array_from_callback(leaf.shape, sharding, lambda index: held[index])
+
+
 def named(path: Any) -> tuple[str, ...]:
     """A path as words: ("[0]", ".w")."""
     return tuple(jax.tree_util.keystr((key,)) for key in path)
@@ -142,9 +157,7 @@ def specs_of(params: Any, mesh: Mesh, placement: Placement) -> Specs:
                 "model or the objective whose parameters these are"
             )
     sizes = dict(mesh.shape)
-    return {
-        path: (shape, placement.spec("".join(path), shape, sizes)) for path, shape in leaves
-    }
+    return {path: (shape, placement.spec("".join(path), shape, sizes)) for path, shape in leaves}
 
 
 def mirrored(path: tuple[str, ...], shape: tuple[int, ...], specs: Specs) -> PartitionSpec:
