@@ -184,7 +184,8 @@ def check(mesh: Any, placement: Any) -> None:
     """Raises TypeError for another mesh or placement, ValueError for an axis that is missing."""
     if not isinstance(mesh, Mesh):
         raise TypeError(
-            f'mesh is {mesh!r}, wanted a mesh: write jax.make_mesh((jax.device_count(),), ("data",))'
+            f"mesh is {mesh!r}, wanted a mesh: "
+            'write jax.make_mesh((jax.device_count(),), ("data",))'
         )
     if not isinstance(placement, Placement):
         raise TypeError(

@@ -25,7 +25,7 @@ def layout(state: Any) -> str:
     >>> state = fp.init_state(model, optax.adam(1e-3), jax.random.key(0), x)
     >>> mesh = jax.make_mesh((1,), ("data",))
     >>> print(fp.placement.layout(fp.shard(state, mesh, fp.placement.fully_sharded())))
-    1 device, mesh (data 1); 0 of 2 parameters spread, 444 B of 444 B a device
+    1 device, mesh (data 1); 0 of 2 parameters spread, 208 B of 208 B a device
 
     raises  TypeError where nothing lies on a mesh
     """

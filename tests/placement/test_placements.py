@@ -38,7 +38,7 @@ def test_placements_are_values():
     assert both.batch == P(("data", "apart")) and both.axes == ("data", "apart")
     assert (one | placement.sequence_parallel()).batch == P("data", "sequence")
     with pytest.raises(TypeError):
-        one | ("*.w", P())  # noqa: B018
+        one | ("*.w", P())
 
 
 def test_the_first_row_that_fits_decides():
@@ -145,7 +145,7 @@ def test_what_cannot_be_laid_so_says_what_to_write():
         match=r"batch\[0\] is \[7, 6\]: the mesh axis 'data' of 2 does "
         "not divide the 7 of axis 0: give a multiple of 2, as 6",
     ):
-        fp.shard_batch((jnp.ones((7, 6)), jnp.ones(7)), mesh(), placement.data_parallel())  # fmt: skip
+        fp.shard_batch((jnp.ones((7, 6)), jnp.ones(7)), mesh(), placement.data_parallel())
     with pytest.raises(TypeError, match=r"wanted a mesh: write jax.make_mesh"):
         fp.shard(params(), jax.devices(), columns)
     with pytest.raises(TypeError, match=r"wanted a Placement: write fp.placement.data_parallel"):

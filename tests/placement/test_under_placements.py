@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec as P
 
 import funcprop as fp
 from funcprop import placement
@@ -83,9 +84,7 @@ def test_a_lifted_function(name):
 
     where = {
         "fully_sharded": placement.fully_sharded("b"),
-        "tensor_parallel": placement.Placement(
-            rows=(("['w']", jax.P(None, "b")), ("['v']", jax.P("b")))
-        ),
+        "tensor_parallel": placement.Placement(rows=(("['w']", P(None, "b")), ("['v']", P("b")))),
     }[name]
     layer = fp.lift(network, params, batch[0])
     auto = jax.make_mesh((2,), ("b",), axis_types=(jax.sharding.AxisType.Auto,))
