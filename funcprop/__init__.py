@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from funcprop import losses as losses
     from funcprop import models as models
     from funcprop import pipelines as pipelines
+    from funcprop import placement as placement
     from funcprop import plots as plots
     from funcprop import prediction as prediction
     from funcprop import rewiring as rewiring
@@ -155,6 +156,8 @@ if TYPE_CHECKING:
     from funcprop.models import mlp as mlp
     from funcprop.models import resnet as resnet
     from funcprop.models import vit as vit
+    from funcprop.placement import shard as shard
+    from funcprop.placement import shard_batch as shard_batch
     from funcprop.prediction import inference as inference
     from funcprop.rewiring import rewire as rewire
     from funcprop.rewiring import warm_start as warm_start

@@ -36,6 +36,7 @@ EXPORTING = (
     "losses",
     "models",
     "pipelines",
+    "placement",
     "plots",
     "rewiring",
     "testing",

@@ -25,6 +25,7 @@ FLOORS = {
     "models": 4,
     "collectors": 4,
     "rewiring": 4,
+    "placement": 4,
     "gradient": 3,
     "prediction": 3,
     "blocks": 3,

@@ -13,7 +13,8 @@ from funcprop.lazy import DEPRECATED
 
 PACKAGES = """
 blocks catalogue collectors comparison composites costs data explorer gradient initializers
-inspection layer layers lifting losses models pipelines plots prediction rewiring testing training
+inspection layer layers lifting losses models pipelines placement plots prediction rewiring
+testing training
 """.split()  # noqa: SIM905
 
 

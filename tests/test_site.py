@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "docs" / "reference"
 PACKAGES = (
     "layers", "losses", "composites", "blocks", "models", "collectors", "rewiring", "training",
-    "pipelines", "data", "comparison", "initializers", "lifting",
+    "pipelines", "placement", "data", "comparison", "initializers", "lifting",
     "testing", "catalogue", "costs", "inspection", "plots", "explorer",
 )  # fmt: skip
 COMMANDS = "funcprop.cli."  # on their page stands what is typed, not a name to import

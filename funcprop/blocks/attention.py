@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from funcprop.arguments import is_array
 from funcprop.blocks.block import Block
-from funcprop.composites import Parallel, Serial
+from funcprop.composites import Branch, Parallel, Serial
 from funcprop.composites.composite import add
 from funcprop.initializers import GlorotUniform, Initializer
 from funcprop.layer import (
@@ -75,11 +75,11 @@ class SelfAttention(Block, Masked):
     kv_heads   number of key and value heads M, which divides N; N unless given
     rotary     turn queries and keys by their positions (`Rotary`)
     bias       of both Dense layers
+    fused      one Dense makes queries, keys and values side by side, [..., (N + 2M) K]; else each
+               has its own, `params[0][:3]`, whose columns may lie on several devices head by head
     causal, window, soft_cap, scale: see DotProductAttention. `context.mask` [..., T] hides
     positions from all others, and from themselves: x is 0 there, whatever it holds, and so is dx.
     y there is the answer to a zero. Layers beside the block (Skip, LayerNorm, Dense) see all of x.
-
-    One Dense makes queries, keys and values side by side, [..., (N + 2M) K].
 
     forward   x [..., T, D] -> y [..., T, features]
     keeps     what the layers keep, and the mask
@@ -111,19 +111,35 @@ class SelfAttention(Block, Masked):
     scale: float | None = None
     rotary: bool = False
     bias: bool = True
+    fused: bool = True
     w_init: Initializer = GlorotUniform()
 
     def compose(self) -> tuple[Layer, ...]:
         n, m, k = head_sizes(self, self.features, self.heads, self.head_size, self.kv_heads)
         turned = (Rotary(),) if self.rotary else ()
+        if self.fused:
+            project = (
+                Dense((n + 2 * m) * k, bias=self.bias, w_init=self.w_init),
+                Split((n * k, m * k, m * k)),
+                Parallel(
+                    Serial(Reshape((n, k)), *turned),
+                    Serial(Reshape((m, k)), *turned),
+                    Reshape((m, k)),
+                ),
+            )
+        else:
+            queries, keys = (
+                Dense(heads * k, bias=self.bias, w_init=self.w_init) for heads in (n, m)
+            )
+            project = (
+                Branch(
+                    Serial(queries, Reshape((n, k)), *turned),
+                    Serial(keys, Reshape((m, k)), *turned),
+                    Serial(keys, Reshape((m, k))),
+                ),
+            )
         return (
-            Dense((n + 2 * m) * k, bias=self.bias, w_init=self.w_init),
-            Split((n * k, m * k, m * k)),
-            Parallel(
-                Serial(Reshape((n, k)), *turned),
-                Serial(Reshape((m, k)), *turned),
-                Reshape((m, k)),
-            ),
+            *project,
             DotProductAttention(
                 causal=self.causal, window=self.window, soft_cap=self.soft_cap, scale=self.scale
             ),

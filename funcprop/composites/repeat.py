@@ -21,7 +21,7 @@ from funcprop.layer import (
     inside,
     spell,
 )
-from funcprop.sharding import alike, is_spread, varies, varying
+from funcprop.sharding import alike, entries, is_spread, placed, spread_as, varies, varying
 
 
 class RepeatResiduals(NamedTuple):
@@ -169,7 +169,7 @@ class InPlaceRepeat(Repeat):
         (dx, stack), _ = lax.scan(
             step, (dy, stack), (steps, residuals.steps), self.length, reverse=True
         )
-        return dx, (stack,)
+        return dx, placed((stack,), params)
 
 
 def first_of(x: Array) -> Array:
@@ -206,7 +206,8 @@ def infer_stack(layer: Layer, stack: Params, found: Any, length: int) -> tuple[L
 
 
 def check_stack(layer: Layer, params: Params, length: int) -> Params:
-    """The parameters, every leaf of which has `length` steps on axis 0."""
+    """The parameters, every leaf of which has `length` steps on axis 0, whole on every device: no
+    loop runs along a spread axis."""
     for path, leaf in jax.tree.leaves_with_path(params):
         if leaf.shape[:1] != (length,):
             raise LayerError(
@@ -216,7 +217,7 @@ def check_stack(layer: Layer, params: Params, length: int) -> Params:
                 "make them with layer.init(key, x), or stack: "
                 "jax.tree.map(lambda *p: jnp.stack(p), *params_of_steps)",
             )
-    return params
+    return jax.tree.map(lambda leaf: spread_as(leaf, (None, *entries(leaf)[1:])), params)
 
 
 def check_like(layer: Layer, name: str, given: Any, other: str, wanted: Any) -> None:

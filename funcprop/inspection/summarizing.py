@@ -22,6 +22,7 @@ from funcprop.doors import door
 from funcprop.gradient import partition
 from funcprop.layer import Context, Layer, Params, Residuals
 from funcprop.sheets import Line, Sheet, Shown
+from funcprop.sheets.units import counted, size
 
 SEVERAL = "A parameter that several layers use is in the row of each, and counts once in all."
 
@@ -278,21 +279,6 @@ def numbers_in(leaf: Any) -> int:
 def bytes_of(leaf: Any) -> int:
     """Of an array or its shape; those of a random key too."""
     return math.prod(leaf.shape) * leaf.dtype.itemsize
-
-
-def size(count: float) -> str:
-    """Bytes with three digits: "62.7 kB"."""
-    return f"{counted(count)}B" if count >= 1000 else f"{count:.0f} B"
-
-
-def counted(number: float) -> str:
-    """A count with three digits: "1.05 M"; nothing where it is not known."""
-    if math.isnan(number):
-        return "-"
-    for power, letter in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
-        if number >= 10**power:
-            return f"{number / 10**power:.3g} {letter}"
-    return f"{number:.0f}"
 
 
 def position(path: str) -> str:

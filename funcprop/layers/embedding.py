@@ -25,7 +25,7 @@ from funcprop.layer import (
     spell,
     widen,
 )
-from funcprop.sharding import entries, fresh, on_each_device, out_as, placed, total, whole
+from funcprop.sharding import beside, entries, fresh, on_each_device, out_as, placed, total, whole
 
 
 class Table(NamedTuple):
@@ -206,12 +206,13 @@ class LearnedPositions(Layer):
                 f"x is {spell(x)}: {x.shape[-2]} positions, of which {self.length} have a vector",
                 f"give shorter sequences, or LearnedPositions({x.shape[-2]})",
             )
-        return x + params.w[: x.shape[-2]], ()
+        return x + beside(params, x).w[: x.shape[-2]], ()
 
     def backward(self, params: Table, residuals: tuple, dy: Array) -> tuple[Array, Table]:
         check_input(self, dy, features=params.w.shape[-1], rank=2)
         dw = dy.sum(tuple(range(dy.ndim - 2)))
-        return dy, Table(jnp.pad(dw, ((0, self.length - dy.shape[-2]), (0, 0))))
+        dw = Table(jnp.pad(dw, ((0, self.length - dy.shape[-2]), (0, 0))))
+        return dy, placed(dw, params)
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ def gpt(
     heads: int = 4,
     dropout: float = 0.0,
     w_init: Initializer = Normal(0.02),
+    fused: bool = True,
 ) -> Tied:
     """A causal language model: tokens int [..., T] -> logits [..., T, vocabulary], T ≤ length.
 
@@ -52,6 +53,8 @@ def gpt(
     depth    blocks
     dropout  rate, after the positions and in the blocks
     w_init   of all weights but the tables, which are N(0, 0.02²)
+    fused    one Dense a block for queries, keys and values; False for three, whose columns may lie
+             on several devices
 
     Raises LayerError for sizes and rates that cannot be.
 
@@ -69,7 +72,7 @@ def gpt(
         Embedding(vocabulary, width),
         LearnedPositions(length),
         *((Dropout(dropout),) if dropout else ()),
-        Repeat(transformer_block(width, heads, dropout, causal=True, w_init=w_init), depth),
+        Repeat(transformer_block(width, heads, dropout, True, w_init, fused), depth),
         LayerNorm(),
     )
     return Tied(Serial(backbone, Dense(vocabulary, bias=False)), (("[0][0].w.T", "[1].w"),))

@@ -15,6 +15,7 @@ def transformer_block(
     dropout: float = 0.0,
     causal: bool = False,
     w_init: Initializer = GlorotUniform(),
+    fused: bool = True,
 ) -> Serial:
     """x + attention of LayerNorm x, then x + MLP of LayerNorm x: x [..., T, width] -> the same.
 
@@ -22,11 +23,12 @@ def transformer_block(
 
     dropout  rate, on both of what is added; the attention's own weights are not dropped
     causal   a position reads no later one
+    fused    one Dense for queries, keys and values (`SelfAttention`)
 
     Raises LayerError for sizes and rates that cannot be.
     """
     drop: tuple[Layer, ...] = (Dropout(dropout),) if dropout else ()
-    attention = SelfAttention(width, heads, causal=causal, w_init=w_init)
+    attention = SelfAttention(width, heads, causal=causal, fused=fused, w_init=w_init)
     inner, outer = Dense(4 * width, w_init=w_init), Dense(width, w_init=w_init)
     return Serial(
         Skip(Serial(LayerNorm(), attention, *drop)),

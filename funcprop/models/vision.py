@@ -26,6 +26,7 @@ def vit(
     depth: int = 4,
     heads: int = 4,
     dropout: float = 0.0,
+    fused: bool = True,
 ) -> Serial:
     """A vision transformer: x [batch, H, W, C], floats or bytes -> [batch, classes].
 
@@ -38,6 +39,8 @@ def vit(
     width    features of a patch; heads divides it
     depth    blocks
     dropout  rate, in the blocks
+    fused    one Dense a block for queries, keys and values; False for three, whose columns may lie
+             on several devices
 
     Raises LayerError for sizes and rates that cannot be.
 
@@ -70,7 +73,7 @@ def vit(
         embed,
         Reshape((patches, width), axes=3),
         LearnedPositions(patches),
-        Repeat(transformer_block(width, heads, dropout), depth),
+        Repeat(transformer_block(width, heads, dropout, fused=fused), depth),
         LayerNorm(),
         GlobalAvgPool(axes=1),
         Dense(classes),

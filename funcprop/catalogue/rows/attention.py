@@ -403,6 +403,11 @@ ATTENTION = (
         mask=Mask((3, 5)),
     ),
     Row(
+        "SelfAttention, three projections",
+        blocks.SelfAttention(6, 3, kv_heads=1, rotary=True, fused=False),
+        Normal((2, 5, 6)),
+    ),
+    Row(
         "CrossAttention",
         blocks.CrossAttention(6, 3),
         (Normal((2, 4, 6)), Normal((2, 5, 7))),
