@@ -1,4 +1,4 @@
-"""Sources by name: `kind:PATH`, and options after it or behind a question mark."""
+"""Sources by name, `kind:PATH` and options; and a source of whatever else holds examples."""
 
 import difflib
 import inspect
@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from funcprop.data.dataset import DataError
-from funcprop.data.source import Source
+from funcprop.data.dataset import DataError, Dataset
+from funcprop.data.source import Arrays, Rows, Source
 from funcprop.data.sources.folders import open_datasets
 from funcprop.data.sources.images import open_images
 from funcprop.data.sources.npz import open_npz
@@ -86,9 +86,37 @@ def open(name: str, **options: Any) -> Source:
 
 def _read(where: str, option: str, text: str, annotation: str) -> Any:
     """The value of an option written in a name: a number where one is wanted, else the text."""
-    if "int" not in annotation:
+    if "int" not in annotation or "str" in annotation:
         return text
     try:
         return int(text)
     except ValueError:
         raise DataError(f"{where}: {option} is {text!r}, wanted a whole number") from None
+
+
+def as_source(given: Any) -> Source:
+    """A source of what `stream` takes: sources, their names, arrays, sequences of examples."""
+    if isinstance(given, Source):
+        return given
+    if isinstance(given, str):
+        return open(given)
+    if isinstance(given, Dataset):
+        raise DataError(
+            f"{given.name} is a data set of several parts: write stream(data.train, ...)"
+        )
+    several = tuple(given) if isinstance(given, (tuple, list)) else ()
+    if several and all(hasattr(each, "shape") for each in several):
+        return Arrays(several)
+    shape = getattr(given, "shape", None)
+    if shape is not None:
+        raise DataError(
+            f"the source is one array {list(shape)}, wanted several: write stream((x, y), "
+            "...), or stream((x,), ...) for batches of one"
+        )
+    indexed = hasattr(given, "__len__") and hasattr(given, "__getitem__")
+    if indexed and not hasattr(given, "keys"):
+        return Rows(given)
+    raise DataError(
+        f"the source is a {type(given).__name__}, wanted arrays (x, y), what fp.data.open returns, "
+        "or a sequence of examples"
+    )

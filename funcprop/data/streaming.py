@@ -13,10 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from funcprop.data.dataset import DataError, Dataset
-from funcprop.data.opening import open as open_source
+from funcprop.data.dataset import DataError
+from funcprop.data.opening import as_source
 from funcprop.data.order import Order
-from funcprop.data.source import Arrays, Rows, Source, whole
+from funcprop.data.source import Source, whole
 from funcprop.extras import require
 
 ENDLESS = sys.maxsize
@@ -214,7 +214,7 @@ def stream(
     >>> x.shape, y.dtype, batches.position["epoch"]
     ((2, 2), dtype('int32'), 1)
     """
-    data = _as_source(source)
+    data = as_source(source)
     where, n = f"stream of {data.name}", len(data)
     whole(where, "batch_size", batch_size)
     if batch_size > n:
@@ -224,7 +224,7 @@ def stream(
         )
     if whole(where, "seed", seed, 0) >= 2**32:
         raise DataError(f"{where}: seed is {seed}, wanted a number below 2³²")
-    _check_processes(where, process, processes, batch_size, drop_last and n)
+    _check_processes(where, process, processes, batch_size, drop_last or n % batch_size == 0)
     whole(where, "prefetch", prefetch, 0)
     if epochs is not None and steps is not None:
         raise DataError(f"{where}: epochs={epochs} and steps={steps}, wanted one of them")
@@ -247,37 +247,8 @@ def stream(
     return begun if position is None else begun.at(position)
 
 
-def _as_source(source: Any) -> Source:
-    if isinstance(source, Source):
-        return source
-    if isinstance(source, str):
-        return open_source(source)
-    if isinstance(source, Dataset):
-        raise DataError(
-            f"{source.name} is a data set of several parts: write stream(data.train, ...)"
-        )
-    several = tuple(source) if isinstance(source, (tuple, list)) else ()
-    if several and all(map(_is_array, several)):
-        return Arrays(several)
-    if hasattr(source, "shape"):
-        raise DataError(
-            f"the source is one array {list(source.shape)}, wanted several: write stream((x, y), "
-            "...), or stream((x,), ...) for batches of one"
-        )
-    if (
-        hasattr(source, "__len__")
-        and hasattr(source, "__getitem__")
-        and not hasattr(source, "keys")
-    ):
-        return Rows(source)
-    raise DataError(
-        f"the source is a {type(source).__name__}, wanted arrays (x, y), what fp.data.open returns, "
-        "or a sequence of examples"
-    )
-
-
 def _check_processes(
-    where: str, process: int, processes: int, batch_size: int, whole_batches: int | bool
+    where: str, process: int, processes: int, batch_size: int, whole_batches: bool
 ) -> None:
     whole(where, "processes", processes)
     if whole(where, "process", process, 0) >= processes:
@@ -324,7 +295,3 @@ def _batches_returned(
     if step >= per_epoch:
         raise DataError(f"position: step is {step}, wanted 0 to {per_epoch - 1}, those of an epoch")
     return epoch * per_epoch + step
-
-
-def _is_array(value: Any) -> bool:
-    return hasattr(value, "shape")

@@ -58,8 +58,8 @@ class Columns:
             )
         if self.classes and len(self.target) > 1:
             raise DataError(
-                f"{where}: classes stand in one column, and the target is {', '.join(self.target)}: "
-                "name one of them"
+                f"{where}: classes stand in one column, and the target is "
+                f"{', '.join(self.target)}: name one of them"
             )
 
     def __repr__(self) -> str:
@@ -79,8 +79,8 @@ class Columns:
             except (TypeError, ValueError):
                 hint = ", or classes by labels='a,b'" if name in self.target else ""
                 raise DataError(
-                    f"{where}: example {rows[k]} holds {value!r}, wanted a number: leave the column "
-                    f"out by features=, fill it in or drop the example{hint}"
+                    f"{where}: example {rows[k]} holds {value!r}, wanted a number: leave the "
+                    f"column out by features=, fill it in or drop the example{hint}"
                 ) from None
         return settled(where, found, rows)
 

@@ -31,8 +31,8 @@ def open_table(
     decoded, in 256 MiB at most or two groups, so `stream` shuffles the groups, and then the rows of
     those that are kept.
 
-    raises  DataError for columns that do not exist, rows with other fields than the first, and, when
-            they are read, fields that are empty, not finite, no numbers or no known class;
+    raises  DataError for columns that do not exist, rows with other fields than the first, and,
+            when they are read, fields that are empty, not finite, no numbers or no known class;
             ModuleNotFoundError without pyarrow, for .parquet
 
     >>> import pathlib, tempfile
