@@ -57,7 +57,7 @@ class Batches:
         stop = min(start + share, len(self.source))
         batch: Any = self.source.read(self.order(epoch, start, stop))
         if self.map is not None:
-            batch = self.map(_key(self.seed, epoch, step, self.process), *batch)
+            batch = self.map(_key(*np.uint32([self.seed, epoch, step, self.process])), *batch)
         if self.device is False:
             return batch
         if isinstance(self.device, jax.sharding.Sharding):
@@ -69,7 +69,7 @@ class Batches:
 
 
 @jax.jit
-def _key(seed: int, *numbers: int) -> jax.Array:
+def _key(seed: Any, *numbers: Any) -> jax.Array:
     key = jax.random.fold_in(jax.random.key(seed), 0xDA7A)  # not the key that a model begins with
     for number in numbers:
         key = jax.random.fold_in(key, number)

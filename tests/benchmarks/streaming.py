@@ -222,9 +222,8 @@ def report(kind, path, steps, seconds):
     size = path.stat().st_size / GIB
     print(f"{kind}: {size:.2f} GiB, {source(kind, path)!r}, batches of {BATCH[kind]}", flush=True)
     found = child(path, "--data", kind, "--seconds", seconds, "--child", "rates")["rates"]
-    print(
-        "\n| side | steps a second | of memory's, median (middle half) | rounds |\n|---|---|---|---|"
-    )
+    print("\n| side | steps a second | of memory's, and the middle half | rounds |")
+    print("|---|---|---|---|")
     for side, values in found.items():
         shares = [v / m for v, m in zip(values, found["memory"], strict=True)]
         low, middle, high = statistics.quantiles(shares, n=4)

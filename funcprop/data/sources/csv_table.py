@@ -33,9 +33,9 @@ class Csv(Source):
         if not file.stat().st_size:
             raise DataError(f"{name} is empty: wanted a line of column names, and rows below it")
         data = np.memmap(file, np.uint8, "r")
-        self._mapped = Mapped(data)
         end = _end(data)
-        self._n, self._places = _index(name, data[:end], separator)
+        self._n, self._places = _index(name, file, end, separator)
+        self._mapped = Mapped(data, EVERY * end // self._n)
         self._places = np.append(self._places, end)
         header = self._rows(0)[0]
         header[0] = header[0].removeprefix("\ufeff")
@@ -109,14 +109,14 @@ def _end(data: np.ndarray) -> int:
     return end
 
 
-def _ends(data: np.ndarray, separator: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _ends(file: Path, end: int, separator: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Piece by piece: where rows end in the file, and how many separators are before each end.
 
     What stands between quotes is neither.
     """
     quoted, before = 0, 0
-    for start in range(0, len(data), PIECE):
-        piece = np.asarray(data[start : start + PIECE])
+    for start in range(0, end, PIECE):
+        piece = np.fromfile(file, np.uint8, min(PIECE, end - start), offset=start)
         newline, between = piece == NEWLINE, piece == ord(separator)
         quotes = piece == QUOTE
         if quoted or quotes.any():
@@ -127,16 +127,16 @@ def _ends(data: np.ndarray, separator: str) -> Iterator[tuple[np.ndarray, np.nda
         counts = before + np.cumsum(between)
         before = int(counts[-1])
         yield start + ends, counts[ends]
-    yield np.array([len(data)]), np.array([before])  # the last row has no newline
+    yield np.array([end]), np.array([before])  # the last row has no newline
 
 
-def _index(name: str, data: np.ndarray, separator: str) -> tuple[int, np.ndarray]:
+def _index(name: str, file: Path, end: int, separator: str) -> tuple[int, np.ndarray]:
     """-> how many rows there are, and where each sixteenth begins."""
-    if not len(data):
+    if not end:
         raise DataError(f"{name} holds empty lines only: wanted column names and rows below them")
     n, last, fields = 0, 0, -1
     begin: list[np.ndarray] = [np.zeros(1, np.int64)]
-    for ends, counts in _ends(data, separator):
+    for ends, counts in _ends(file, end, separator):
         here = np.diff(counts, prepend=last)
         if not len(ends):
             continue
@@ -151,4 +151,4 @@ def _index(name: str, data: np.ndarray, separator: str) -> tuple[int, np.ndarray
         begin.append(starts[(n + 1 + np.arange(len(starts))) % EVERY == 0])
         n, last = n + len(ends), int(counts[-1])
     places = np.concatenate(begin)
-    return n, places[places < len(data)]
+    return n, places[places < end]

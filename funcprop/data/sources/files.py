@@ -37,11 +37,16 @@ def names(where: str, option: str, value: Any) -> list[str]:
 
 
 class Mapped:
-    """An array of a file, of which only what is read is in memory, and not for long."""
+    """An array of a file, of which only what is read is in memory, and not for long.
 
-    def __init__(self, array: np.memmap) -> None:
+    piece  bytes of what is read at a time
+    """
+
+    def __init__(self, array: np.memmap, piece: int) -> None:
         self.array = array
         self._touched = 0
+        if piece <= PAGES:  # else a disk is asked for 128 KiB at every small piece of a shuffle
+            self._advise("MADV_RANDOM")
 
     def rows(self, view: np.ndarray, i: np.ndarray) -> np.ndarray:
         """view[i], a copy; `view` is of this array."""
@@ -57,7 +62,11 @@ class Mapped:
     def _forget(self, touched: int) -> None:
         """Gives the pages back once they are many; they come again when they are read."""
         self._touched += touched
-        mapped = getattr(self.array, "_mmap", None)
-        if self._touched > HELD and mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        if self._touched > HELD:
             self._touched = 0
-            mapped.madvise(mmap.MADV_DONTNEED)
+            self._advise("MADV_DONTNEED")
+
+    def _advise(self, name: str) -> None:
+        mapped, advice = getattr(self.array, "_mmap", None), getattr(mmap, name, None)
+        if mapped is not None and advice is not None:  # not every system has it
+            mapped.madvise(advice)

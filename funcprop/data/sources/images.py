@@ -1,5 +1,6 @@
 """A folder of images, a folder for each class."""
 
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from funcprop.data.sources.files import existing
 from funcprop.extras import require
 
 ENDINGS = (".png", ".jpg", ".jpeg")
+PNG = b"\x89PNG"
 MODES = {1: "L", 3: "RGB"}
 CHANNELS = {"L": 1, "RGB": 3}
 # What each becomes without loss of meaning; 16-bit and float images would be cut off at 255.
@@ -90,7 +92,10 @@ class Images(Source):
     def _decoded(self, k: int) -> np.ndarray:
         path = self._path(k)
         try:
-            with self._pillow.open(path) as opened:
+            data = path.read_bytes()
+            if data[:4] == PNG:
+                self._pillow.open(io.BytesIO(data)).verify()  # checksums, which `load` passes over
+            with self._pillow.open(io.BytesIO(data)) as opened:
                 image = opened
                 if opened.format == "JPEG":
                     image = self._fit.exif_transpose(opened)

@@ -12,7 +12,6 @@ from funcprop.data.source import Arrays, Source, settled
 from funcprop.data.sources.files import HELD, Mapped, existing, names
 
 LOCAL = struct.Struct("<26xHH")  # of a member's own header: the lengths of its name and extras
-BROKEN = (OSError, ValueError, EOFError, KeyError, SyntaxError, struct.error, zipfile.BadZipFile)
 
 
 def open_npz(path: str | Path, members: str | list[str] = "x,y") -> Source:
@@ -58,12 +57,14 @@ class Npz(Arrays):
                 arrays = [_member(where, archive, file, known[name]) for name in wanted]
         except DataError:
             raise
-        except BROKEN as error:
+        except Exception as error:  # of many kinds, as the file may hold anything
             raise DataError(
                 f"{where} cannot be read ({error}): write it with np.savez(path, x=x, y=y)"
             ) from error
         super().__init__(tuple(arrays), where)
-        self._mapped = [Mapped(a) if isinstance(a, np.memmap) else None for a in self.arrays]
+        self._mapped = [
+            Mapped(a, a.nbytes // len(a)) if isinstance(a, np.memmap) else None for a in self.arrays
+        ]
 
     def read(self, i: np.ndarray) -> tuple[np.ndarray, ...]:
         found = []

@@ -20,7 +20,9 @@ class Parquet(Source):
         self.name = name
         self._arrow = require("pyarrow", "data")
         try:
-            self._file = require("pyarrow.parquet", "data").ParquetFile(file, memory_map=True)
+            self._file = require("pyarrow.parquet", "data").ParquetFile(
+                file, memory_map=True, page_checksum_verification=True
+            )
         except (OSError, self._arrow.ArrowException) as error:
             raise DataError(f"{name} cannot be read ({error}): write it again") from error
         schema, about = self._file.schema_arrow, self._file.metadata

@@ -62,7 +62,7 @@ class Tokens(Source):
                 f"{self.name} has {len(array)} tokens, wanted at least {t + 1}: a window of {t} "
                 "and one to predict; give a longer text or a shorter length"
             )
-        self._mapped = Mapped(array)
+        self._mapped = Mapped(array, (t + 1) * array.itemsize)
         windows = np.lib.stride_tricks.sliding_window_view(array, t + 1)
         self._windows = windows[: (len(array) - 1) // t * t : t]
         self._limit = min(self.classes or LARGEST, LARGEST)
@@ -115,7 +115,7 @@ def _mapped_npy(where: str, file: Path, dtype: Any) -> np.memmap:
         raise DataError(f"{where}: dtype is {dtype}, and an .npy says it itself: leave it out")
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+    except Exception as error:  # of many kinds, as the file may hold anything
         raise DataError(
             f"{where} cannot be read ({error}): write it with np.save(path, ids)"
         ) from error

@@ -72,7 +72,8 @@ def test_other_files(tmp_path):
             writer.write(record)
         writer.close()
     for name, words in {
-        "short": "is damaged|truncated", "cut": "is empty or truncated", "text": "is damaged|truncated",
+        "short": "is damaged|truncated", "cut": "is empty or truncated",
+        "text": "is damaged|truncated",
         "foreign": "was written by something else: write it with fp.data.write_records",
         "later": "is of version 2", "none": "is empty or truncated", "gone": "does not exist",
     }.items():  # fmt: skip
