@@ -57,7 +57,9 @@ class Batches:
         stop = min(start + share, len(self.source))
         batch: Any = self.source.read(self.order(epoch, start, stop))
         if self.map is not None:
-            batch = self.map(_key(*np.uint32([self.seed, epoch, step, self.process])), *batch)
+            batch = self.map(
+                _key(np.array([self.seed, epoch, step, self.process], np.uint32)), *batch
+            )
         if self.device is False:
             return batch
         if isinstance(self.device, jax.sharding.Sharding):
@@ -69,9 +71,10 @@ class Batches:
 
 
 @jax.jit
-def _key(seed: Any, *numbers: Any) -> jax.Array:
-    key = jax.random.fold_in(jax.random.key(seed), 0xDA7A)  # not the key that a model begins with
-    for number in numbers:
+def _key(numbers: Any) -> jax.Array:
+    """Of the seed, the epoch, the step and the process."""
+    key = jax.random.fold_in(jax.random.key(numbers[0]), 0xDA7A)  # not that of a model
+    for number in numbers[1:]:
         key = jax.random.fold_in(key, number)
     return key
 

@@ -10,12 +10,12 @@ training step takes its batches from
 
     memory    arrays, of which each batch is one gather by a permutation drawn beforehand; the
               others' rates are shares of its own, round by round
-    stream    fp.data.stream of the file, whose pages the system has in its cache
-    cold      the same, after the system was told to forget the file before every block
+    stream    fp.data.stream of the file
 
-and in another process the stream alone trains for `--steps` steps, while its resident memory is
-read from /proc/self/status: its own (RssAnon + RssShmem), and all of it with the mapped file's
-pages (VmRSS).
+once with the file in the system's cache, and once after the system was told to forget it before
+every block. In another process the stream alone trains for `--steps` steps, while its resident
+memory is read from /proc/self/status: its own (RssAnon + RssShmem), and all of it with the mapped
+file's pages (VmRSS).
 """
 
 import argparse
@@ -149,9 +149,13 @@ def training(kind, batch):
     return step, fp.init_state(model, optimizer, jax.random.key(0), batch[0])
 
 
-def forget(path):
+def cached(path, keep):
+    """Has the system keep the file in its cache, or forget it."""
     with path.open("rb") as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        while keep and file.read(2**24):
+            pass
+        if not keep:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def shuffled(kind, path):
@@ -164,30 +168,31 @@ def shuffled(kind, path):
             yield read(order[k : k + size])
 
 
-def rates(kind, path, seconds):
-    """{side: steps a second, block by block}."""
+def rates(kind, path, seconds, disk):
+    """{side: steps a second, block by block}; the file in the cache, or from the disk."""
     sides = {
         "memory": shuffled(kind, path),
         "stream": fp.data.stream(source(kind, path), BATCH[kind]),
-        "cold": fp.data.stream(source(kind, path), BATCH[kind], seed=1),
     }
     step, state = training(kind, next(sides["memory"]))
     for batches in sides.values():  # compiles, and fills what is read ahead
         state, metrics = step(state, next(batches))
     jax.block_until_ready(state)
     found = {side: [] for side in sides}
+    cached(path, keep=not disk)
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         for side, batches in sides.items():
-            if side == "cold":
+            if side == "stream" and disk:
                 batches.close()
-                forget(path)
+                cached(path, keep=False)
             begin = time.perf_counter()
             for _ in range(BLOCK):
                 state, metrics = step(state, next(batches))
             jax.block_until_ready(state)
             found[side].append(BLOCK / (time.perf_counter() - begin))
-    return {"rates": found, "loss": float(metrics.loss)}
+    assert np.isfinite(metrics.loss)
+    return found
 
 
 def resident():
@@ -221,14 +226,15 @@ def child(*arguments):
 def report(kind, path, steps, seconds):
     size = path.stat().st_size / GIB
     print(f"{kind}: {size:.2f} GiB, {source(kind, path)!r}, batches of {BATCH[kind]}", flush=True)
-    found = child(path, "--data", kind, "--seconds", seconds, "--child", "rates")["rates"]
-    print("\n| side | steps a second | of memory's, and the middle half | rounds |")
-    print("|---|---|---|---|")
-    for side, values in found.items():
-        shares = [v / m for v, m in zip(values, found["memory"], strict=True)]
-        low, middle, high = statistics.quantiles(shares, n=4)
-        speed, rounds = statistics.median(values), len(values)
-        print(f"| {side} | {speed:.1f} | {middle:.2f} ({low:.2f}–{high:.2f}) | {rounds} |")
+    print("\n| the file | in memory, steps a second | as a stream | share, middle half | rounds |")
+    print("|---|---|---|---|---|")
+    for where, name in {"in the cache": "rates", "on the disk": "rates-disk"}.items():
+        found = child(path, "--data", kind, "--seconds", seconds, "--child", name)
+        pairs = zip(found["stream"], found["memory"], strict=True)
+        low, middle, high = statistics.quantiles([one / other for one, other in pairs], n=4)
+        memory, stream = (statistics.median(found[side]) for side in ("memory", "stream"))
+        share, rounds = f"{middle:.2f} ({low:.2f}–{high:.2f})", len(found["memory"])
+        print(f"| {where} | {memory:.1f} | {stream:.1f} | {share} | {rounds} |", flush=True)
     found = child(path, "--data", kind, "--steps", steps, "--child", "memory")
     print("\n| steps | own MiB | with the file's pages |\n|---|---|---|")
     for count, own, total in found:
@@ -244,14 +250,17 @@ def main():
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--keep", action="store_true")
-    parser.add_argument("--child", choices=["rates", "memory"], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--child", choices=["rates", "rates-disk", "memory"], help=argparse.SUPPRESS
+    )
     options = parser.parse_args()
     if options.child:
         (kind,), path = options.data, options.folder
-        print(json.dumps(
-            rates(kind, path, options.seconds) if options.child == "rates"
-            else memory(kind, path, options.steps)
-        ))  # fmt: skip
+        if options.child == "memory":
+            found = memory(kind, path, options.steps)
+        else:
+            found = rates(kind, path, options.seconds, disk=options.child == "rates-disk")
+        print(json.dumps(found))
         return
     options.folder.mkdir(parents=True, exist_ok=True)
     for kind in options.data:
