@@ -96,9 +96,10 @@ class Stream:
     >>> import funcprop.data
     >>> batches = fp.data.stream((np.arange(10),), 2, epochs=1)
     >>> _ = next(batches), next(batches)
-    >>> batches.position["epoch"], batches.position["step"]
+    >>> place = batches.position
+    >>> place["epoch"], place["step"]
     (0, 2)
-    >>> rest, again = list(batches), list(batches.at({**batches.position, "step": 2, "epoch": 0}))
+    >>> rest, again = list(batches), list(batches.at(place))
     >>> len(rest), bool(np.array_equal(rest, again))
     (3, True)
     """

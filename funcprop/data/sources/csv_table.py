@@ -18,7 +18,7 @@ from funcprop.data.sources.columns import Columns
 from funcprop.data.sources.files import Mapped
 
 EVERY = 16  # rows from one place that is kept to the next
-PIECE = 2**24  # bytes that are looked at together
+PIECE = 2**22  # bytes that are looked at together
 NEWLINE, QUOTE = b"\n"[0], b'"'[0]
 
 
@@ -117,16 +117,17 @@ def _ends(file: Path, end: int, separator: str) -> Iterator[tuple[np.ndarray, np
     quoted, before = 0, 0
     for start in range(0, end, PIECE):
         piece = np.fromfile(file, np.uint8, min(PIECE, end - start), offset=start)
-        newline, between = piece == NEWLINE, piece == ord(separator)
-        quotes = piece == QUOTE
-        if quoted or quotes.any():
-            outside = (np.cumsum(quotes) + quoted) % 2 == 0
-            newline, between = newline & outside, between & outside
-            quoted = int(not outside[-1])
-        ends = np.flatnonzero(newline)
-        counts = before + np.cumsum(between)
-        before = int(counts[-1])
-        yield start + ends, counts[ends]
+        newline, between, quotes = (
+            np.flatnonzero(piece == each) for each in (NEWLINE, ord(separator), QUOTE)
+        )
+        if quoted or len(quotes):
+            newline, between = (
+                places[(np.searchsorted(quotes, places) + quoted) % 2 == 0]
+                for places in (newline, between)
+            )
+            quoted = (quoted + len(quotes)) % 2
+        yield start + newline, before + np.searchsorted(between, newline)
+        before += len(between)
     yield np.array([end]), np.array([before])  # the last row has no newline
 
 
