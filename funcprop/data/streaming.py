@@ -80,11 +80,12 @@ def _key(numbers: Any) -> jax.Array:
 
 
 class Stream:
-    """An iterator of batches that knows where it is; `stream` makes it.
+    """An iterator of batches that knows where it is; `stream` makes it. It is gone through once.
 
     position         {"epoch", "step", ...}: how many batches `next` has returned, as numbers and
                      words that JSON has; whatever was read ahead does not count
-    at(position)     a new stream that goes on there with the same batches
+    at(position)     a new stream that goes on there with the same batches; at the position it had
+                     in the beginning, all of them again
     steps_per_epoch  batches in an epoch
     source           what it reads
 

@@ -174,6 +174,17 @@ def test_it_reads_ahead_as_far_as_it_is_told_and_stops():
     assert len(next(batches)[0]) == 2  # and begins again
 
 
+def test_threads_end_with_their_stream():
+    before = threading.active_count()
+    for _ in range(5):
+        next(stream((X, Y), 2, prefetch=3))
+    for _ in range(100):
+        if threading.active_count() == before:
+            break
+        threading.Event().wait(0.01)
+    assert threading.active_count() == before
+
+
 @pytest.mark.parametrize("prefetch", [0, 3])
 def test_an_error_comes_at_its_batch_and_again(prefetch):
     source = Watched(broken=5)
