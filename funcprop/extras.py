@@ -15,12 +15,18 @@ _PURPOSES = {
     "dp_accounting": "the privacy accountant",
     "flax": "a module of Flax",
     "equinox": "a module of Equinox",
+    "grain": "reading batches ahead",
+    "PIL": "reading images",
+    "array_record": "a file of records",
+    "pyarrow": "a Parquet table",
+    "datasets": "a data set of Hugging Face",
 }
 
 _DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "orbax": "orbax-checkpoint",
     "dp_accounting": "dp-accounting",
+    "PIL": "pillow",
 }
 
 

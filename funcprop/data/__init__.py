@@ -2,6 +2,8 @@
 
 digits comes with scikit-learn, xor, moons and spiral are made, the IDX image sets come from a
 folder, openml:NAME from openml.org, and text: is any file, or the help text that comes with Python.
+
+Data larger than memory stays where it lies: `open` it, and `stream` it.
 """
 
 import difflib
@@ -9,6 +11,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from funcprop.data.augmentation import crop as crop
+from funcprop.data.augmentation import cutout as cutout
+from funcprop.data.augmentation import flip as flip
+from funcprop.data.augmentation import mixup as mixup
 from funcprop.data.dataset import DataError as DataError
 from funcprop.data.dataset import Dataset as Dataset
 from funcprop.data.dataset import Examples as Examples
@@ -16,9 +22,20 @@ from funcprop.data.digits import load_digits as load_digits
 from funcprop.data.idx import SOURCES
 from funcprop.data.idx import load_idx_folder as load_idx_folder
 from funcprop.data.idx import read_idx as read_idx
+from funcprop.data.opening import open as open
 from funcprop.data.openml import load_openml as load_openml
 from funcprop.data.planes import PLANES
 from funcprop.data.planes import load_plane as load_plane
+from funcprop.data.source import Source as Source
+from funcprop.data.sources.folders import open_datasets as open_datasets
+from funcprop.data.sources.images import open_images as open_images
+from funcprop.data.sources.npz import open_npz as open_npz
+from funcprop.data.sources.records import open_records as open_records
+from funcprop.data.sources.records import write_records as write_records
+from funcprop.data.sources.table import open_table as open_table
+from funcprop.data.sources.tokens import open_tokens as open_tokens
+from funcprop.data.streaming import Stream as Stream
+from funcprop.data.streaming import stream as stream
 from funcprop.data.text import LENGTH
 from funcprop.data.text import load_text as load_text
 

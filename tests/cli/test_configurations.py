@@ -37,7 +37,7 @@ def test_every_field_wrong_in_every_way(folder):
     for name in config:
         for wrong in WRONG:
             (folder / CONFIG).write_text(json.dumps({**config, name: wrong}))
-            same = wrong == config[name] or isinstance(wrong, bool) and name in BOOLEANS
+            same = wrong == config[name] or (isinstance(wrong, bool) and name in BOOLEANS)
             key = (name, str(wrong) if isinstance(wrong, list) else wrong)
             if same or (key in AS_GOOD if not isinstance(wrong, dict) else False):
                 read_config(folder)
