@@ -19,6 +19,7 @@ from funcprop.cli.job.names import (
     INITS,
     LOSSES,
     OPTIMIZERS,
+    SCHEDULES,
 )
 from funcprop.cli.job.recipe import Recipe, settled
 from funcprop.data import Dataset
@@ -67,15 +68,37 @@ def build_model(recipe: Recipe, example: tuple[int, ...], classes: int) -> Layer
     return MODELS[recipe.model](**options)
 
 
-def build_optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    """The optax transformation: penalty, direction, decay, learning rate, in this order."""
+def build_optimizer(recipe: Recipe, steps: int | None = None) -> optax.GradientTransformation:
+    """The optax transformation: penalty, direction, decay, learning rate, in this order.
+
+    steps  of the whole run, over which the learning rate may change; None where it shall not
+    """
     full = settled(recipe)
     parts = [OPTIMIZERS[recipe.optimizer].direction()]
     if full.l2:
         parts.insert(0, optax.add_decayed_weights(full.l2, weights))
     if full.weight_decay:
         parts.append(optax.add_decayed_weights(full.weight_decay, weights))
-    return optax.chain(*parts, optax.scale_by_learning_rate(full.learning_rate or 0.0))
+    rate = full.learning_rate or 0.0
+    changes = steps is not None and (recipe.schedule != "constant" or recipe.warmup)
+    given = learning_rate(recipe, rate, steps) if changes else rate
+    return optax.chain(*parts, optax.scale_by_learning_rate(given))
+
+
+def learning_rate(recipe: Recipe, rate: float, steps: int) -> optax.Schedule:
+    """step -> the learning rate: from a share of it up in the warmup, and as the schedule says.
+
+    With a warmup of W steps, step t < W has (t + 1) / (W + 1) of the rate, and step W all of it.
+    Raises RecipeError where the warmup leaves no step.
+    """
+    warmup = recipe.warmup
+    if warmup >= steps:
+        raise RecipeError(f"--warmup is {warmup}, and the run has {steps} steps: wanted fewer")
+    falling = SCHEDULES[recipe.schedule](rate, steps - warmup)
+    if not warmup:
+        return falling
+    rising = optax.schedules.linear_schedule(rate / (warmup + 1), rate, warmup)
+    return optax.schedules.join_schedules([rising, falling], [warmup])
 
 
 def weights(params: Any) -> Any:

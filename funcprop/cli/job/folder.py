@@ -14,7 +14,7 @@ from typing import Any
 
 from funcprop.cli.job.checks import RecipeError
 from funcprop.cli.job.pictures import PICTURES
-from funcprop.cli.job.recipe import Recipe, settled
+from funcprop.cli.job.recipe import LATER, Recipe, settled
 from funcprop.cli.job.run import Record
 from funcprop.extras import require
 
@@ -140,6 +140,7 @@ def read_config(folder: Path) -> tuple[Recipe, tuple[int, ...], int]:
     try:
         example = tuple(int(size) for size in config["example"])
         classes = int(config["classes"])
+        config = {name: getattr(Recipe, name) for name in LATER} | config
         fields = {field.name: config[field.name] for field in dataclasses.fields(Recipe)}
         if fields["layers"] is not None:
             fields["layers"] = tuple(fields["layers"])

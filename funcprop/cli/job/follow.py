@@ -15,7 +15,6 @@ from funcprop.cli.errors import FailedRun, complain
 from funcprop.cli.job.build import (
     build_gradient,
     build_objective,
-    build_optimizer,
 )
 from funcprop.cli.job.folder import (
     PARAMS,
@@ -55,7 +54,7 @@ from funcprop.training.step import train_step
 def follow(job: Job, saved: Saved | None, plots: bool) -> int:
     """Train to the end, to a signal or to a loss that is no number; keep what was reached."""
     recipe, data, out = job.recipe, job.data, None if saved is None else saved.out
-    step = train_step(build_gradient(recipe, job.model), build_optimizer(recipe))
+    step = train_step(build_gradient(recipe, job.model), job.optimizer)
     train = job.part(data.train)
     parts = portions(step, recipe.batch_size, train)
     watched = job.part(data.test if data.validation is None else data.validation)

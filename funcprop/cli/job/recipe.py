@@ -15,8 +15,12 @@ from funcprop.cli.job.names import (
     LOSSES,
     OPTIMIZERS,
     OPTIONS,
+    SCHEDULES,
 )
 from funcprop.models import MODELS
+
+# Options that came later: a run without them is stored, and found again, as it was before
+LATER = ("schedule", "warmup")
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,13 @@ class Recipe:
     """The learning rate; without one, the optimizer's own (sgd 0.1, momentum and nesterov 0.01,
     adagrad 0.05, lion 0.0001, the others 0.001)."""
 
+    schedule: str = "constant"
+    """What the learning rate does after the warmup: constant, or it falls to 0 at the end of the
+    run along half a cosine, or linear. A run whose rate falls cannot become longer."""
+
+    warmup: int = 0
+    """Steps over which the learning rate rises in a straight line before that."""
+
     batch_size: int = 32
     """Examples in a mini-batch."""
 
@@ -118,6 +129,7 @@ class Recipe:
             choose("activation", self.activation, ACTIVATIONS)
         choose("loss", self.loss, LOSSES)
         choose("optimizer", self.optimizer, OPTIMIZERS)
+        choose("schedule", self.schedule, SCHEDULES)
         choose("gradient", self.gradient, ("manual", "automatic"))
         if self.init is not None:
             choose("init", self.init, INITS)
@@ -140,6 +152,7 @@ class Recipe:
         number("dropout", self.dropout, 0, 0.99)
         whole("batch-size", self.batch_size, 1, 10**9)
         whole("epochs", self.epochs, 1, 10**6)
+        whole("warmup", self.warmup, 0, 10**9)
         whole("seed", self.seed, 0, 2**32 - 1)
         number("learning-rate", self.learning_rate, 0, 1e4, open_below=True)
         number("clip-norm", self.clip_norm, 0, 1e9, open_below=True)
