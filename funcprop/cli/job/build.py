@@ -25,7 +25,10 @@ from funcprop.cli.job.recipe import Recipe, settled
 from funcprop.data import Dataset
 from funcprop.gradient import GradientFunction, backprop, objective
 from funcprop.layer import Array, Context, Layer, Params
+from funcprop.losses import SoftmaxCrossEntropy
 from funcprop.models import MODELS, from_objective, gpt_objective, to_objective
+from funcprop.training.average import ema_params, with_ema
+from funcprop.training.state import TrainState
 from funcprop.training.step import clip_by_norm
 
 
@@ -80,9 +83,17 @@ def build_optimizer(recipe: Recipe, steps: int | None = None) -> optax.GradientT
     if full.weight_decay:
         parts.append(optax.add_decayed_weights(full.weight_decay, weights))
     rate = full.learning_rate or 0.0
-    changes = steps is not None and (recipe.schedule != "constant" or recipe.warmup)
-    given = learning_rate(recipe, rate, steps) if changes else rate
-    return optax.chain(*parts, optax.scale_by_learning_rate(given))
+    if steps is not None and (recipe.schedule != "constant" or recipe.warmup):
+        parts.append(optax.scale_by_learning_rate(learning_rate(recipe, rate, steps)))
+    else:
+        parts.append(optax.scale_by_learning_rate(rate))
+    optimizer = optax.chain(*parts)
+    return optimizer if recipe.ema is None else with_ema(optimizer, recipe.ema)
+
+
+def averaged(recipe: Recipe, state: TrainState) -> TrainState:
+    """The state to predict with: of the averaged parameters, where the recipe wants an average."""
+    return state if recipe.ema is None else state._replace(params=ema_params(state))
 
 
 def learning_rate(recipe: Recipe, rate: float, steps: int) -> optax.Schedule:
@@ -116,8 +127,11 @@ def weights(params: Any) -> Any:
 def build_objective(recipe: Recipe, model: Layer) -> tuple[Layer, Layer | None]:
     """(model, loss), or (the whole objective, None): what `backprop` takes."""
     if recipe.model == "gpt":
-        return gpt_objective(model), None
-    return model, LOSSES[recipe.loss]
+        return gpt_objective(model, label_smoothing=recipe.label_smoothing), None
+    loss = LOSSES[recipe.loss]
+    if recipe.label_smoothing:
+        loss = SoftmaxCrossEntropy(label_smoothing=recipe.label_smoothing)
+    return model, loss
 
 
 def build_gradient(recipe: Recipe, model: Layer) -> GradientFunction:

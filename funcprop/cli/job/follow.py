@@ -13,6 +13,7 @@ import numpy as np
 
 from funcprop.cli.errors import FailedRun, complain
 from funcprop.cli.job.build import (
+    averaged,
     build_gradient,
     build_objective,
 )
@@ -63,6 +64,7 @@ def follow(job: Job, saved: Saved | None, plots: bool) -> int:
     training = job.part(Examples(data.train.x[:few], data.train.y[:few]))
 
     def judge(state: TrainState) -> tuple[Score, Score]:
+        state = averaged(recipe, state)
         held, own = (
             score(job.model, state, part, LOSSES[recipe.loss]) for part in (watched, training)
         )
@@ -95,7 +97,7 @@ def follow(job: Job, saved: Saved | None, plots: bool) -> int:
                         raise KeyboardInterrupt
         except (KeyboardInterrupt, NonFiniteError) as error:
             failure = error
-        state = reached.running.state
+        state = averaged(recipe, reached.running.state)
         if saved is not None:
             if not isinstance(failure, NonFiniteError):
                 saved.end(reached, deltas)

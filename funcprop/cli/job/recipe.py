@@ -20,7 +20,7 @@ from funcprop.cli.job.names import (
 from funcprop.models import MODELS
 
 # Options that came later: a run without them is stored, and found again, as it was before
-LATER = ("schedule", "warmup")
+LATER = ("schedule", "warmup", "label_smoothing", "ema")
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,10 @@ class Recipe:
     a difference see sigmoid outputs; all others see the outputs of the last Dense as they are.
     Text has cross-entropy only."""
 
+    label_smoothing: float = 0.0
+    """α, of cross-entropy: the targets trained on are (1 - α) y + α / classes. The held-out loss is
+    without it."""
+
     optimizer: str = "adam"
     """The optimizer: sgd, momentum, nesterov, adagrad, rmsprop, adam, adamw, nadam, adamax or
     lion."""
@@ -113,6 +117,11 @@ class Recipe:
     clip_norm: float | None = None
     """The largest norm a gradient may have; longer ones are scaled down."""
 
+    ema: float | None = None
+    """Share of the old average that a step keeps, such as 0.999: held-out examples are classified
+    by the exponential moving average of the parameters, and it is what --out and the pictures keep.
+    Statistics of batch norm are those of the parameters themselves."""
+
     validation: bool = False
     """Hold a validation set out of the training set and watch that one from epoch to epoch; the
     test set is looked at once, at the end."""
@@ -137,6 +146,11 @@ class Recipe:
             raise RecipeError(
                 f"--loss is {self.loss!r}, and gpt is trained with cross-entropy only"
             )
+        if self.label_smoothing and self.loss != "cross-entropy":
+            raise RecipeError(
+                f"--label-smoothing is {self.label_smoothing}, and --loss is {self.loss!r}: it is "
+                "for cross-entropy only"
+            )
         for option in OPTIONS:
             if getattr(self, option) is not None and option not in DEFAULTS[self.model]:
                 names = ", ".join(f"--{name}" for name in DEFAULTS[self.model])
@@ -158,6 +172,8 @@ class Recipe:
         number("clip-norm", self.clip_norm, 0, 1e9, open_below=True)
         number("weight-decay", self.weight_decay, 0, 1e3)
         number("l2", self.l2, 0, 1e3)
+        number("label-smoothing", self.label_smoothing, 0, 1, open_above=True)
+        number("ema", self.ema, 0, 1, open_above=True)
 
 
 def settled(recipe: Recipe) -> Recipe:
