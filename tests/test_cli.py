@@ -339,6 +339,8 @@ def test_a_signal_ends_a_process_with_its_files_written(tmp_path):
         ("train --warmup 90 --epochs 2", ("--warmup is 90, and the run has 90 steps",)),
         ("train --label-smoothing 1", ("--label-smoothing is 1.0", "from 0 to below 1")),
         ("train --label-smoothing 0.1 --loss hinge", ("is for cross-entropy only",)),
+        ("train --early-stopping 0 --validation", ("--early-stopping is 0",)),
+        ("train --early-stopping 3", ("no validation set to watch: add --validation",)),
         ("train --ema 1", ("--ema is 1.0", "from 0 to below 1")),
         ("train --clip-norm 0", ("--clip-norm is 0",)),
         ("train --weight-decay -1", ("--weight-decay is -1",)),

@@ -20,7 +20,7 @@ from funcprop.cli.job.names import (
 from funcprop.models import MODELS
 
 # Options that came later: a run without them is stored, and found again, as it was before
-LATER = ("schedule", "warmup", "label_smoothing", "ema")
+LATER = ("schedule", "warmup", "label_smoothing", "ema", "early_stopping")
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,10 @@ class Recipe:
     """Hold a validation set out of the training set and watch that one from epoch to epoch; the
     test set is looked at once, at the end."""
 
+    early_stopping: int | None = None
+    """Epochs without a smaller loss on the validation set, after which the run ends; the parameters
+    of the epoch with the smallest are kept, also where the run ends by itself."""
+
     gradient: str = "manual"
     """Who differentiates: manual (the hand-written backward passes) or automatic (jax.grad)."""
 
@@ -168,6 +172,13 @@ class Recipe:
         whole("epochs", self.epochs, 1, 10**6)
         whole("warmup", self.warmup, 0, 10**9)
         whole("seed", self.seed, 0, 2**32 - 1)
+        if self.early_stopping is not None:
+            whole("early-stopping", self.early_stopping, 1, 10**6)
+            if not self.validation:
+                raise RecipeError(
+                    f"--early-stopping is {self.early_stopping}, and there is no validation set to "
+                    "watch: add --validation"
+                )
         number("learning-rate", self.learning_rate, 0, 1e4, open_below=True)
         number("clip-norm", self.clip_norm, 0, 1e9, open_below=True)
         number("weight-decay", self.weight_decay, 0, 1e3)
