@@ -152,6 +152,11 @@ def stored(command: Train, folder: Path) -> tuple[Recipe, dict[str, Any], bool]:
             f"--epochs: {recipe.epochs} epochs were wanted, and --epochs is {given.epochs}: "
             "a run can only become longer"
         )
+    if more and recipe.schedule != "constant":
+        raise RecipeError(
+            f"--epochs is {given.epochs}, and the {recipe.schedule} schedule of {folder} ends "
+            f"after {recipe.epochs}: start a new run with --out"
+        )
     recipe = dataclasses.replace(
         recipe,
         epochs=given.epochs if more else recipe.epochs,

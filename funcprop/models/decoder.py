@@ -79,10 +79,11 @@ def gpt(
 
 
 @door
-def gpt_objective(model: Layer, chunk: int = 256) -> Tied:
+def gpt_objective(model: Layer, chunk: int = 256, *, label_smoothing: float = 0.0) -> Tied:
     """What trains a model of `gpt`: (tokens, targets), int [..., T] each -> the mean loss [].
 
-    chunk  how many rows of logits are in memory at a time
+    chunk            how many rows of logits are in memory at a time
+    label_smoothing  α: targets (1 − α) y + α / vocabulary
 
     Raises TypeError for another model.
 
@@ -98,7 +99,7 @@ def gpt_objective(model: Layer, chunk: int = 256) -> Tied:
     ((), True)
     """
     backbone, head = backbone_and_head(model)
-    loss = LinearCrossEntropy(head.features, chunk=chunk)
+    loss = LinearCrossEntropy(head.features, chunk=chunk, label_smoothing=label_smoothing)
     return Tied(Serial(Parallel(backbone, Identity()), loss), (("[0][0][0].w.T", "[1].w"),))
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from funcprop.cli import main
 from funcprop.cli.job.checks import RecipeError
+from funcprop.cli.job.recipe import LATER
 from funcprop.cli.job.saving import Every, every
 
 WORDS = ["train", "--data", "xor", "--layers", "4", "--batch-size", "64", "--seed", "3"]
@@ -92,6 +93,22 @@ def test_it_may_become_longer(trained, copy, capsys):
 def test_another_recipe_is_refused(copy, capsys, words, said):
     code, out, err = run(capsys, "train", "--resume", copy, *words)
     assert (code, out) == (2, "") and said in err and err.count("\n") == 1
+
+
+def test_a_schedule_that_has_ended_is_not_made_longer(copy, capsys):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"schedule": "cosine"}))
+    code, out, err = run(capsys, "train", "--resume", copy, "--epochs", 6)
+    assert (code, out) == (2, "") and "the cosine schedule of" in err and err.count("\n") == 1
+
+
+def test_a_run_from_before_an_option_goes_on(copy, capsys):
+    config = json.loads((copy / "config.json").read_text())
+    for name in LATER:
+        del config[name]
+    (copy / "config.json").write_text(json.dumps(config))
+    code, out, err = run(capsys, "train", "--resume", copy)
+    assert (code, err) == (0, "") and out.startswith("Test accuracy")
 
 
 def test_other_data_are_refused(copy, capsys):

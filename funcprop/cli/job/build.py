@@ -19,12 +19,16 @@ from funcprop.cli.job.names import (
     INITS,
     LOSSES,
     OPTIMIZERS,
+    SCHEDULES,
 )
 from funcprop.cli.job.recipe import Recipe, settled
 from funcprop.data import Dataset
 from funcprop.gradient import GradientFunction, backprop, objective
 from funcprop.layer import Array, Context, Layer, Params
+from funcprop.losses import SoftmaxCrossEntropy
 from funcprop.models import MODELS, from_objective, gpt_objective, to_objective
+from funcprop.training.average import ema_params, with_ema
+from funcprop.training.state import TrainState
 from funcprop.training.step import clip_by_norm
 
 
@@ -67,15 +71,45 @@ def build_model(recipe: Recipe, example: tuple[int, ...], classes: int) -> Layer
     return MODELS[recipe.model](**options)
 
 
-def build_optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    """The optax transformation: penalty, direction, decay, learning rate, in this order."""
+def build_optimizer(recipe: Recipe, steps: int | None = None) -> optax.GradientTransformation:
+    """The optax transformation: penalty, direction, decay, learning rate, in this order.
+
+    steps  of the whole run, over which the learning rate may change; None where it shall not
+    """
     full = settled(recipe)
     parts = [OPTIMIZERS[recipe.optimizer].direction()]
     if full.l2:
         parts.insert(0, optax.add_decayed_weights(full.l2, weights))
     if full.weight_decay:
         parts.append(optax.add_decayed_weights(full.weight_decay, weights))
-    return optax.chain(*parts, optax.scale_by_learning_rate(full.learning_rate or 0.0))
+    rate = full.learning_rate or 0.0
+    if steps is not None and (recipe.schedule != "constant" or recipe.warmup):
+        parts.append(optax.scale_by_learning_rate(learning_rate(recipe, rate, steps)))
+    else:
+        parts.append(optax.scale_by_learning_rate(rate))
+    optimizer = optax.chain(*parts)
+    return optimizer if recipe.ema is None else with_ema(optimizer, recipe.ema)
+
+
+def averaged(recipe: Recipe, state: TrainState) -> TrainState:
+    """The state to predict with: of the averaged parameters, where the recipe wants an average."""
+    return state if recipe.ema is None else state._replace(params=ema_params(state))
+
+
+def learning_rate(recipe: Recipe, rate: float, steps: int) -> optax.Schedule:
+    """step -> the learning rate: from a share of it up in the warmup, and as the schedule says.
+
+    With a warmup of W steps, step t < W has (t + 1) / (W + 1) of the rate, and step W all of it.
+    Raises RecipeError where the warmup leaves no step.
+    """
+    warmup = recipe.warmup
+    if warmup >= steps:
+        raise RecipeError(f"--warmup is {warmup}, and the run has {steps} steps: wanted fewer")
+    falling = SCHEDULES[recipe.schedule](rate, steps - warmup)
+    if not warmup:
+        return falling
+    rising = optax.schedules.linear_schedule(rate / (warmup + 1), rate, warmup)
+    return optax.schedules.join_schedules([rising, falling], [warmup])
 
 
 def weights(params: Any) -> Any:
@@ -93,8 +127,11 @@ def weights(params: Any) -> Any:
 def build_objective(recipe: Recipe, model: Layer) -> tuple[Layer, Layer | None]:
     """(model, loss), or (the whole objective, None): what `backprop` takes."""
     if recipe.model == "gpt":
-        return gpt_objective(model), None
-    return model, LOSSES[recipe.loss]
+        return gpt_objective(model, label_smoothing=recipe.label_smoothing), None
+    loss = LOSSES[recipe.loss]
+    if recipe.label_smoothing:
+        loss = SoftmaxCrossEntropy(label_smoothing=recipe.label_smoothing)
+    return model, loss
 
 
 def build_gradient(recipe: Recipe, model: Layer) -> GradientFunction:

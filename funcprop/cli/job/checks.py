@@ -33,11 +33,20 @@ def whole(option: str, value: Any, low: int, high: int) -> None:
         raise RecipeError(f"--{option} is {value!r}, wanted a whole number from {low} to {high}")
 
 
-def number(option: str, value: Any, low: float, high: float, open_below: bool = False) -> None:
-    """None, or a finite number from low (or above it) to high."""
+def number(
+    option: str,
+    value: Any,
+    low: float,
+    high: float,
+    open_below: bool = False,
+    open_above: bool = False,
+) -> None:
+    """None, or a finite number from low (or above it) to high (or below it)."""
     if value is None:
         return
     fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not fits or not low <= value <= high or (open_below and value == low):
+    outside = not fits or not low <= value <= high
+    if outside or (open_below and value == low) or (open_above and value == high):
         bound = f"above {low:g} and at most {high:g}" if open_below else f"from {low:g} to {high:g}"
+        bound = f"from {low:g} to below {high:g}" if open_above else bound
         raise RecipeError(f"--{option} is {value!r}, wanted a number {bound}")

@@ -14,7 +14,7 @@ from typing import Any
 
 from funcprop.cli.job.checks import RecipeError
 from funcprop.cli.job.pictures import PICTURES
-from funcprop.cli.job.recipe import Recipe, settled
+from funcprop.cli.job.recipe import LATER, Recipe, settled
 from funcprop.cli.job.run import Record
 from funcprop.extras import require
 
@@ -138,6 +138,7 @@ def read_config(folder: Path) -> tuple[Recipe, tuple[int, ...], int]:
     except ValueError as error:
         raise RecipeError(f"{path} is no JSON ({error}): train again") from error
     try:
+        config = {name: getattr(Recipe, name) for name in LATER} | config
         for name, kind in KINDS.items():
             if name in config and not kind(config[name]):
                 raise ValueError(f"{name} is {config[name]!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,9 +14,9 @@ import numpy as np
 
 from funcprop.cli.errors import FailedRun, complain
 from funcprop.cli.job.build import (
+    averaged,
     build_gradient,
     build_objective,
-    build_optimizer,
 )
 from funcprop.cli.job.folder import (
     PARAMS,
@@ -39,7 +40,15 @@ from funcprop.cli.job.pictures import (
 )
 from funcprop.cli.job.progress import progress
 from funcprop.cli.job.recipe import Recipe, settled
-from funcprop.cli.job.run import NonFiniteError, Record, Score, beginning, history, score
+from funcprop.cli.job.run import (
+    Best,
+    NonFiniteError,
+    Record,
+    Score,
+    beginning,
+    history,
+    score,
+)
 from funcprop.cli.job.saving import Saved
 from funcprop.data import Dataset, Examples
 from funcprop.layer import Context
@@ -55,7 +64,7 @@ from funcprop.training.step import train_step
 def follow(job: Job, saved: Saved | None, plots: bool) -> int:
     """Train to the end, to a signal or to a loss that is no number; keep what was reached."""
     recipe, data, out = job.recipe, job.data, None if saved is None else saved.out
-    step = train_step(build_gradient(recipe, job.model), build_optimizer(recipe))
+    step = train_step(build_gradient(recipe, job.model), job.optimizer)
     train = job.part(data.train)
     parts = portions(step, recipe.batch_size, train)
     watched = job.part(data.test if data.validation is None else data.validation)
@@ -70,13 +79,19 @@ def follow(job: Job, saved: Saved | None, plots: bool) -> int:
         return held, own
 
     look = look_at_deltas(job) if plots else None
-    start = beginning(job.state, parts.steps)
+    average = functools.partial(averaged, recipe)
+    start = beginning(job.state, parts.steps, recipe.early_stopping is not None)
     reached, records, deltas = (start, [], []) if saved is None else saved.restored(start)
     if look and not deltas:
         deltas.append(look(reached.running.state))
     failure: BaseException | None = None
     stops = None if saved is None else saved.every.steps
-    epochs = history(parts, reached, train, judge, recipe.epochs, recipe.batch_size, stops)
+    epochs = history(
+        *(parts, reached, train, judge, recipe.epochs, recipe.batch_size),
+        every=stops,
+        average=average,
+        patience=recipe.early_stopping,
+    )
     hearing = contextlib.nullcontext(Asked()) if saved is None else asked_to_stop()
     with hearing as asked, ends_in_words(out, records):
         try:
@@ -96,7 +111,7 @@ def follow(job: Job, saved: Saved | None, plots: bool) -> int:
                         raise KeyboardInterrupt
         except (KeyboardInterrupt, NonFiniteError) as error:
             failure = error
-        state = reached.running.state
+        state = reached.shown(average)
         if saved is not None:
             if not isinstance(failure, NonFiniteError):
                 saved.end(reached, deltas)
@@ -104,6 +119,8 @@ def follow(job: Job, saved: Saved | None, plots: bool) -> int:
             if plots:
                 draw(job, state, deltas, saved.out)
     if failure is None:
+        if reached.running.best:
+            print(kept_epoch(reached.running.best, reached.epoch, recipe.epochs), flush=True)
         found = score(job.model, state, job.part(data.test), LOSSES[recipe.loss])
         print(accuracy(found, data.text), flush=True)
         return 0
@@ -113,6 +130,12 @@ def follow(job: Job, saved: Saved | None, plots: bool) -> int:
     if out is not None:
         kept += f", step {int(state.step)}: go on with funcprop train --resume {out}"
     return complain(f"interrupted after {kept}", 128 + (asked.signal or signal.SIGINT))
+
+
+def kept_epoch(best: Best, ended: int, epochs: int) -> str:
+    """`Stopped after 9 of 30 epochs; kept: epoch 5, with the smallest validation loss, 0.1234`."""
+    early = f"Stopped after {ended} of {epochs} epochs; kept" if ended < epochs else "Kept"
+    return f"{early}: epoch {best.epoch}, with the smallest validation loss, {best.loss:.4g}"
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import optax
 
 from funcprop.cli.errors import FailedRun
 from funcprop.cli.job.build import (
@@ -34,6 +35,7 @@ class Job(NamedTuple):
     recipe: Recipe
     data: Dataset
     model: Layer
+    optimizer: optax.GradientTransformation
     state: TrainState
 
     def open_checkpoints(self, out: Path, rate: Every) -> Checkpoints:
@@ -57,10 +59,10 @@ def make_job(recipe: Recipe, data: Dataset) -> Job:
         )
     model = build_model(recipe, example, data.classes)
     x = jax.ShapeDtypeStruct((recipe.batch_size, *example), data.train.x.dtype)
-    optimizer = build_optimizer(recipe)
+    optimizer = build_optimizer(recipe, recipe.epochs * -(-examples // recipe.batch_size))
     # one compilation instead of one for every operation of every initializer
     state = jax.jit(lambda key: init_state(model, optimizer, key, x))(jax.random.key(recipe.seed))
-    return Job(recipe, data, model, state)
+    return Job(recipe, data, model, optimizer, state)
 
 
 def read(recipe: Recipe, name: str, folder: Path | None, validation: bool = False) -> Dataset:
@@ -80,11 +82,16 @@ def introduction(job: Job) -> str:
     what = f"examples {example}, {data.classes} classes"
     if data.text:
         what = f"windows of {example[0]} bytes"
+    rate = f"{recipe.learning_rate:g}"
+    if recipe.schedule != "constant":
+        rate += f", {recipe.schedule} to 0"
+    if recipe.warmup:
+        rate += f", after {recipe.warmup} steps of warmup"
     init = "" if recipe.init is None else f"init {recipe.init}, "
     return (
         f"{data.name}: {' + '.join(parts)} {what}\n"
         f"{summarized(job)}\n\n"
-        f"{recipe.loss} loss, {recipe.optimizer} at learning rate {recipe.learning_rate:g}, "
+        f"{recipe.loss} loss, {recipe.optimizer} at learning rate {rate}, "
         f"mini-batches of {recipe.batch_size}, {init}seed {recipe.seed}"
     )
 

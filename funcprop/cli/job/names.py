@@ -88,6 +88,14 @@ FITTING = {
 }
 
 
+# What is left of a learning rate that falls for so many steps
+SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
+    "constant": lambda rate, steps: optax.schedules.constant_schedule(rate),
+    "cosine": optax.schedules.cosine_decay_schedule,
+    "linear": lambda rate, steps: optax.schedules.linear_schedule(rate, 0.0, steps),
+}
+
+
 class Rule(NamedTuple):
     """An optimizer: the direction it takes, and the numbers it takes where none are given."""
 

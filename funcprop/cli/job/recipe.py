@@ -15,8 +15,12 @@ from funcprop.cli.job.names import (
     LOSSES,
     OPTIMIZERS,
     OPTIONS,
+    SCHEDULES,
 )
 from funcprop.models import MODELS
+
+# Options that came later: a run without them is stored, and found again, as it was before
+LATER = ("schedule", "warmup", "label_smoothing", "ema", "early_stopping")
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,10 @@ class Recipe:
     a difference see sigmoid outputs; all others see the outputs of the last Dense as they are.
     Text has cross-entropy only."""
 
+    label_smoothing: float = 0.0
+    """α, of cross-entropy: the targets trained on are (1 - α) y + α / classes. The held-out loss is
+    without it."""
+
     optimizer: str = "adam"
     """The optimizer: sgd, momentum, nesterov, adagrad, rmsprop, adam, adamw, nadam, adamax or
     lion."""
@@ -78,6 +86,13 @@ class Recipe:
     learning_rate: float | None = None
     """The learning rate; without one, the optimizer's own (sgd 0.1, momentum and nesterov 0.01,
     adagrad 0.05, lion 0.0001, the others 0.001)."""
+
+    schedule: str = "constant"
+    """What the learning rate does after the warmup: constant, or it falls to 0 at the end of the
+    run along half a cosine, or linear. A run whose rate falls cannot become longer."""
+
+    warmup: int = 0
+    """Steps over which the learning rate rises in a straight line before that."""
 
     batch_size: int = 32
     """Examples in a mini-batch."""
@@ -102,9 +117,18 @@ class Recipe:
     clip_norm: float | None = None
     """The largest norm a gradient may have; longer ones are scaled down."""
 
+    ema: float | None = None
+    """Share of the old average that a step keeps, such as 0.999: held-out examples are classified
+    by the exponential moving average of the parameters, and it is what --out and the pictures keep.
+    Statistics of batch norm are those of the parameters themselves."""
+
     validation: bool = False
     """Hold a validation set out of the training set and watch that one from epoch to epoch; the
     test set is looked at once, at the end."""
+
+    early_stopping: int | None = None
+    """Epochs without a smaller loss on the validation set, after which the run ends; the parameters
+    of the epoch with the smallest are kept, also where the run ends by itself."""
 
     gradient: str = "manual"
     """Who differentiates: manual (the hand-written backward passes) or automatic (jax.grad)."""
@@ -118,12 +142,18 @@ class Recipe:
             choose("activation", self.activation, ACTIVATIONS)
         choose("loss", self.loss, LOSSES)
         choose("optimizer", self.optimizer, OPTIMIZERS)
+        choose("schedule", self.schedule, SCHEDULES)
         choose("gradient", self.gradient, ("manual", "automatic"))
         if self.init is not None:
             choose("init", self.init, INITS)
         if self.model == "gpt" and self.loss != "cross-entropy":
             raise RecipeError(
                 f"--loss is {self.loss!r}, and gpt is trained with cross-entropy only"
+            )
+        if self.label_smoothing and self.loss != "cross-entropy":
+            raise RecipeError(
+                f"--label-smoothing is {self.label_smoothing}, and --loss is {self.loss!r}: it is "
+                "for cross-entropy only"
             )
         for option in OPTIONS:
             if getattr(self, option) is not None and option not in DEFAULTS[self.model]:
@@ -140,11 +170,21 @@ class Recipe:
         number("dropout", self.dropout, 0, 0.99)
         whole("batch-size", self.batch_size, 1, 10**9)
         whole("epochs", self.epochs, 1, 10**6)
+        whole("warmup", self.warmup, 0, 10**9)
         whole("seed", self.seed, 0, 2**32 - 1)
+        if self.early_stopping is not None:
+            whole("early-stopping", self.early_stopping, 1, 10**6)
+            if not self.validation:
+                raise RecipeError(
+                    f"--early-stopping is {self.early_stopping}, and there is no validation set to "
+                    "watch: add --validation"
+                )
         number("learning-rate", self.learning_rate, 0, 1e4, open_below=True)
         number("clip-norm", self.clip_norm, 0, 1e9, open_below=True)
         number("weight-decay", self.weight_decay, 0, 1e3)
         number("l2", self.l2, 0, 1e3)
+        number("label-smoothing", self.label_smoothing, 0, 1, open_above=True)
+        number("ema", self.ema, 0, 1, open_above=True)
 
 
 def settled(recipe: Recipe) -> Recipe:

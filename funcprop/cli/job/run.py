@@ -21,6 +21,7 @@ from funcprop.training.state import TrainState
 
 WINDOWS = 64  # of text, evaluated at a time: their logits are in memory
 PORTION = 0.5  # seconds that a signal may have to wait
+Average = Callable[[TrainState], TrainState]
 TRY = "take a smaller learning rate, or clip the gradient"
 
 
@@ -93,11 +94,21 @@ def _score_windows(model: Layer, params: Params, x: Array, target: Array) -> tup
     return loss, jnp.sum(known & (logits.argmax(-1) == target))
 
 
+class Best(NamedTuple):
+    """The epoch with the smallest held-out loss up to now, and what was predicted with then."""
+
+    epoch: Array  # int32 []; -1 before the first has ended
+    loss: Array  # float32 []; in which losses are compared, so that a checkpoint holds all of it
+    params: Params
+    statistics: Any
+
+
 class Running(NamedTuple):
     """What a checkpoint of a run holds: the state, and the losses of the epoch it is in."""
 
     state: TrainState
     losses: Array  # float32 [steps of an epoch]; what is to come is not looked at
+    best: Best | tuple[()] = ()  # where the run stops early
 
     @property
     def step(self) -> Array:
@@ -113,10 +124,25 @@ class Reached(NamedTuple):
     seconds: float  # that they took
     record: Record | None  # of the epoch before, where this one has not begun
 
+    def shown(self, average: Average) -> TrainState:
+        """The state to predict with."""
+        state, best = average(self.running.state), self.running.best
+        if not best or int(best.epoch) < 0:
+            return state
+        return state._replace(params=best.params, statistics=best.statistics)
 
-def beginning(state: TrainState, steps: int) -> Reached:
+
+def beginning(state: TrainState, steps: int, stops_early: bool = False) -> Reached:
     """Before the first of epochs with so many steps."""
-    return Reached(Running(state, jnp.zeros(steps)), 0, 0, 0.0, None)
+    best = Best(jnp.int32(-1), jnp.float32(jnp.inf), state.params, state.statistics)
+    return Reached(Running(state, jnp.zeros(steps), best if stops_early else ()), 0, 0, 0.0, None)
+
+
+def better(best: Best | tuple[()], epoch: int, loss: float, state: TrainState) -> Best | tuple[()]:
+    """The best epoch, now that one more has ended; nothing where none is asked for."""
+    if not best or not np.float32(loss) < np.asarray(best.loss):
+        return best
+    return Best(jnp.int32(epoch), jnp.float32(loss), state.params, state.statistics)
 
 
 def history(
@@ -127,20 +153,26 @@ def history(
     epochs: int,
     batch_size: int,
     every: int | None = None,
+    average: Average = lambda state: state,
+    patience: int | None = None,
 ) -> Iterator[Reached]:
     """What is reached, portion after portion, each of about half a second: a place to stop at.
 
-    parts  of `portions(step, batch_size, data)`
-    judge  state -> Score on held-out examples, and on training examples
-    every  steps after whose multiples a portion ends
+    parts     of `portions(step, batch_size, data)`
+    judge     state -> Score on held-out examples, and on training examples
+    every     steps after whose multiples a portion ends
+    average   state -> the state to predict with
+    patience  epochs without a smaller held-out loss, after which there is no further one
 
     Raises NonFiniteError instead of yielding a state that is not finite: the last one is still
     with the caller.
     """
     examples, steps = length(data), parts.steps
-    (state, losses), first, done, seconds, _ = start
+    (state, losses, best), first, done, seconds, _ = start
     most = 1  # steps in a portion; the first one shows how long they take
     for number in range(first, epochs):
+        if best and patience is not None and number - int(best.epoch) > patience:
+            return
         batches = parts.draw(state.key, jnp.int32(number * steps), data)
         while done < steps:
             until, before = min(done + most, steps), time.perf_counter()
@@ -154,18 +186,20 @@ def history(
             most = 2 if most == 1 else max(2, min(2 * most, int(PORTION * count / took)))
             done, seconds = until, seconds + took
             if done < steps:
-                yield Reached(Running(state, losses), number, done, seconds, None)
+                yield Reached(Running(state, losses, best), number, done, seconds, None)
         # the last batch may be smaller, and counts for as much less
         sizes = np.full(steps, batch_size)
         sizes[-1] = examples - batch_size * (steps - 1)
-        found, training = judge(state)
+        shown = average(state)
+        found, training = judge(shown)
         if not np.isfinite(found.loss):
             raise NonFiniteError(f"the held-out loss became {found.loss} in epoch {number}: {TRY}")
         seen = (found.accuracy, found.right, found.of, found.loss, training.accuracy)
         loss = float(np.average(np.asarray(losses, np.float64), weights=sizes))
         record = Record(number, loss, *seen, seconds, examples)
         done, seconds = 0, 0.0
-        yield Reached(Running(state, losses), number + 1, 0, 0.0, record)
+        best = better(best, number, found.loss, shown)
+        yield Reached(Running(state, losses, best), number + 1, 0, 0.0, record)
 
 
 def wait(tree: Any) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from funcprop.cli.job.checks import RecipeError
 from funcprop.cli.job.folder import CHECKPOINTS, keep_metrics, settle_metrics
-from funcprop.cli.job.recipe import Recipe, settled
+from funcprop.cli.job.recipe import LATER, Recipe, settled
 from funcprop.cli.job.run import Reached, Record
 from funcprop.data import Dataset
 from funcprop.layer import Layer
@@ -65,6 +65,9 @@ def open_checkpoints(
     """The checkpoints of a run, which are of this model, this data and this recipe."""
     about: dict[str, Any] = dataclasses.asdict(settled(recipe))
     del about["epochs"], about["data_dir"]  # one may train longer, and move the data
+    for name in LATER:
+        if about[name] == getattr(Recipe, name):  # a run from before that option goes on
+            del about[name]
     about |= {"model": repr(model), "contents of the data": contents(data)}
     return Checkpoints(out / CHECKPOINTS, seconds=rate.seconds, keep=2, about=about)
 

@@ -334,3 +334,52 @@ def test_impossible_numbers_are_refused(option, value):
 
 def test_the_largest_seed_is_a_key():
     jax.random.key(Recipe(seed=2**32 - 1).seed)
+
+
+# --- learning rates that change -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "wanted"),
+    [
+        ("constant", 3, [0.25, 0.5, 0.75, 1, 1, 1, 1]),
+        ("linear", 0, [1, 6 / 7, 5 / 7, 4 / 7, 3 / 7, 2 / 7, 1 / 7]),
+        ("linear", 3, [0.25, 0.5, 0.75, 1, 0.75, 0.5, 0.25]),
+        ("cosine", 3, [0.25, 0.5, 0.75, *((1 + np.cos(np.pi * np.arange(4) / 4)) / 2)]),
+    ],
+)
+def test_the_learning_rate_of_every_step(schedule, warmup, wanted):
+    recipe = Recipe(optimizer="sgd", learning_rate=0.5, schedule=schedule, warmup=warmup)
+    optimizer = build_optimizer(recipe, 7)
+    state, seen = optimizer.init(jnp.zeros(())), []
+    for _ in range(7):
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
+            updates, state = optimizer.update(jnp.ones(()), state)
+        seen.append(-float(updates))
+    np.testing.assert_allclose(seen, 0.5 * np.array(wanted), rtol=1e-5)
+
+
+def test_without_a_number_of_steps_the_rate_is_constant():
+    optimizer = build_optimizer(Recipe(optimizer="sgd", learning_rate=0.5, schedule="cosine"))
+    assert float(optimizer.update(jnp.ones(()), optimizer.init(jnp.zeros(())))[0]) == -0.5
+
+
+# --- smoothed targets and averaged parameters -----------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["mlp", "gpt"])
+def test_smoothed_targets_mix_the_loss_with_that_of_all_classes(model):
+    recipe = Recipe(model=model, layers=() if model == "mlp" else None)
+    recipe = dataclasses.replace(recipe, **({"width": 4, "depth": 1} if model == "gpt" else {}))
+    example = (5,) if model == "gpt" else EXAMPLE
+    net = build_model(recipe, example, CLASSES)
+    x = jnp.zeros((2, 5), jnp.int32) if model == "gpt" else jnp.ones((2, *EXAMPLE))
+    y = jnp.ones(x.shape if model == "gpt" else (2,), jnp.int32)
+    params = net.init(jax.random.key(0), x)
+
+    def value(smoothing, target):
+        smoothed = dataclasses.replace(recipe, label_smoothing=smoothing)
+        return build_gradient(smoothed, net)(params, (x, target))[0][0]
+
+    uniform = sum(value(0.0, y * 0 + c) for c in range(CLASSES)) / CLASSES
+    np.testing.assert_allclose(value(0.2, y), 0.8 * value(0.0, y) + 0.2 * uniform, rtol=1e-5)
