@@ -178,11 +178,15 @@ if TYPE_CHECKING:
     from funcprop.training import init_update_state as init_update_state
     from funcprop.training import load_checkpoint as load_checkpoint
     from funcprop.training import load_program as load_program
+    from funcprop.training import loss_scale as loss_scale
+    from funcprop.training import loss_scaled as loss_scaled
     from funcprop.training import per_layer as per_layer
     from funcprop.training import save_checkpoint as save_checkpoint
     from funcprop.training import save_program as save_program
+    from funcprop.training import scaled_step as scaled_step
     from funcprop.training import train_step as train_step
     from funcprop.training import update_step as update_step
     from funcprop.training import with_ema as with_ema
+    from funcprop.training import with_loss_scale as with_loss_scale
 else:
     __getattr__, __dir__, __all__ = on_demand(__name__)

@@ -341,6 +341,7 @@ def test_a_signal_ends_a_process_with_its_files_written(tmp_path):
         ("train --label-smoothing 0.1 --loss hinge", ("is for cross-entropy only",)),
         ("train --early-stopping 0 --validation", ("--early-stopping is 0",)),
         ("train --early-stopping 3", ("no validation set to watch: add --validation",)),
+        ("train --precision float61", ("did you mean 'float16'",)),
         ("train --ema 1", ("--ema is 1.0", "from 0 to below 1")),
         ("train --clip-norm 0", ("--clip-norm is 0",)),
         ("train --weight-decay -1", ("--weight-decay is -1",)),

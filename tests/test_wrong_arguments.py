@@ -49,6 +49,7 @@ RIGHT = {
     **{"rules": {}, "collected": (), "factors": (), "inverses": (), "target": MODEL},
     **{"batches": [(X, Y)]},
     **{"schedule": "1F1B", "times": [], "microbatches": 2, "where": fp.Dense, "decay": 0.5},
+    **{"scale": 2.0},
 }
 
 
@@ -91,6 +92,7 @@ FUNCTIONS = {
         "update": fp.update_step(MODEL, LOSS, SGD),
         "accumulated": fp.accumulate(GRADIENT, 2),
         "clip": fp.clip_by_norm(GRADIENT, 1.0),
+        "scaled": fp.loss_scaled(GRADIENT, 2.0),
         "clipped": fp.collectors.clipped(MODEL, SUM, 1.0),
         "private": fp.private_gradient(MODEL, SUM, 1.0, 1.0, 4),
         "function": fp.as_function(MODEL),

@@ -80,3 +80,13 @@ def test_a_run_stops_where_the_validation_loss_does_not_fall(train, tmp_path, ca
     assert said in resumed and f"Epoch {best + 2}" in resumed and f"Epoch {best}:" not in resumed
     assert (tmp_path / "run" / name).read_bytes() == wanted
     assert len(stopped(tmp_path / "run")[0]) == best + 3
+
+
+@pytest.mark.parametrize("gradient", ["manual", "automatic"])
+def test_float16_says_what_was_skipped(train, tmp_path, capsys, gradient):
+    rows, out, _ = train("--precision", "float16", "--gradient", gradient)
+    assert "computed in float16" in out
+    assert "Loss scale: 32768; 0 of 26 steps skipped" in out
+    assert len(rows) == 2
+    assert main(["predict", str(tmp_path / "run")]) == 0  # float32 parameters, as ever
+    assert capsys.readouterr().out == out.splitlines()[-1] + "\n"

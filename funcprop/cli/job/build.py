@@ -22,14 +22,17 @@ from funcprop.cli.job.names import (
     SCHEDULES,
 )
 from funcprop.cli.job.recipe import Recipe, settled
+from funcprop.composites import Cast
+from funcprop.composites.cast import cast
 from funcprop.data import Dataset
 from funcprop.gradient import GradientFunction, backprop, objective
 from funcprop.layer import Array, Context, Layer, Params
 from funcprop.losses import SoftmaxCrossEntropy
 from funcprop.models import MODELS, from_objective, gpt_objective, to_objective
 from funcprop.training.average import ema_params, with_ema
+from funcprop.training.loss_scale import loss_scaled, scaled_step, with_loss_scale
 from funcprop.training.state import TrainState
-from funcprop.training.step import clip_by_norm
+from funcprop.training.step import Step, clip_by_norm, train_step
 
 
 def check_data(recipe: Recipe, data: Dataset) -> None:
@@ -88,7 +91,9 @@ def build_optimizer(recipe: Recipe, steps: int | None = None) -> optax.GradientT
     else:
         parts.append(optax.scale_by_learning_rate(rate))
     optimizer = optax.chain(*parts)
-    return optimizer if recipe.ema is None else with_ema(optimizer, recipe.ema)
+    if recipe.ema is not None:
+        optimizer = with_ema(optimizer, recipe.ema)
+    return with_loss_scale(optimizer) if recipe.precision == "float16" else optimizer
 
 
 def averaged(recipe: Recipe, state: TrainState) -> TrainState:
@@ -134,16 +139,46 @@ def build_objective(recipe: Recipe, model: Layer) -> tuple[Layer, Layer | None]:
     return model, loss
 
 
-def build_gradient(recipe: Recipe, model: Layer) -> GradientFunction:
-    """(params, batch, context) -> (value, aux), grads: by hand or by JAX, as the recipe says."""
-    parts = build_objective(recipe, model)
+def build_gradient(
+    recipe: Recipe, model: Layer, scale: Array | float | None = None
+) -> GradientFunction:
+    """(params, batch, context) -> (value, aux), grads: by hand or by JAX, as the recipe says.
+
+    scale  by which the loss is multiplied for the backward pass, or None
+    """
+    net, loss = build_objective(recipe, model)
+    low = recipe.precision != "float32"
+    if low:
+        net = Cast(net, recipe.precision)
     if recipe.gradient == "manual":
-        gradient = backprop(*parts, has_aux=True)
+        gradient = backprop(net, loss, has_aux=True)
     else:
-        gradient = jax.value_and_grad(objective(*parts, has_aux=True), has_aux=True)
+        gradient = jax.value_and_grad(objective(net, loss, has_aux=True), has_aux=True)
+    if scale is not None:
+        gradient = loss_scaled(gradient, scale)
+    if low:
+        gradient = of_cast(gradient)
     if recipe.model == "gpt":
         gradient = of_model(gradient)
     return gradient if recipe.clip_norm is None else clip_by_norm(gradient, recipe.clip_norm)
+
+
+def build_step(recipe: Recipe, model: Layer, optimizer: optax.GradientTransformation) -> Step:
+    """(state, batch) -> state, metrics, as the recipe says."""
+    if recipe.precision == "float16":
+        return scaled_step(lambda scale: build_gradient(recipe, model, scale), optimizer)
+    return train_step(build_gradient(recipe, model), optimizer)
+
+
+def of_cast(gradient: GradientFunction) -> GradientFunction:
+    """The gradient of what stands in a `Cast` as one of its own parameters, in their precision."""
+
+    def inside(params: Params, batch: Any, context: Context = Context()) -> Any:
+        (value, aux), (grads,) = gradient((params,), batch, context)
+        statistics = cast(aux.statistics[0], "float32") if aux.statistics else ()
+        return (value, aux._replace(statistics=statistics)), grads
+
+    return inside
 
 
 def of_model(gradient: GradientFunction) -> GradientFunction:

@@ -15,8 +15,8 @@ import numpy as np
 from funcprop.cli.errors import FailedRun, complain
 from funcprop.cli.job.build import (
     averaged,
-    build_gradient,
     build_objective,
+    build_step,
 )
 from funcprop.cli.job.folder import (
     PARAMS,
@@ -55,16 +55,16 @@ from funcprop.layer import Context
 from funcprop.losses.loss import Loss
 from funcprop.models import to_objective
 from funcprop.training.checkpoint import CheckpointError, save_checkpoint
+from funcprop.training.loss_scale import loss_scale
 from funcprop.training.portions import portions
 from funcprop.training.signals import Asked, asked_to_stop
 from funcprop.training.state import TrainState
-from funcprop.training.step import train_step
 
 
 def follow(job: Job, saved: Saved | None, plots: bool) -> int:
     """Train to the end, to a signal or to a loss that is no number; keep what was reached."""
     recipe, data, out = job.recipe, job.data, None if saved is None else saved.out
-    step = train_step(build_gradient(recipe, job.model), job.optimizer)
+    step = build_step(recipe, job.model, job.optimizer)
     train = job.part(data.train)
     parts = portions(step, recipe.batch_size, train)
     watched = job.part(data.test if data.validation is None else data.validation)
@@ -118,6 +118,8 @@ def follow(job: Job, saved: Saved | None, plots: bool) -> int:
             keep(saved.out, state, records, name, title(recipe, data))
             if plots:
                 draw(job, state, deltas, saved.out)
+    if recipe.precision == "float16":
+        print(skipped(state), flush=True)
     if failure is None:
         if reached.running.best:
             print(kept_epoch(reached.running.best, reached.epoch, recipe.epochs), flush=True)
@@ -130,6 +132,15 @@ def follow(job: Job, saved: Saved | None, plots: bool) -> int:
     if out is not None:
         kept += f", step {int(state.step)}: go on with funcprop train --resume {out}"
     return complain(f"interrupted after {kept}", 128 + (asked.signal or signal.SIGINT))
+
+
+def skipped(state: TrainState) -> str:
+    """`Loss scale: 16384; 1 of 90 steps was skipped, its gradients not finite`."""
+    found = loss_scale(state)
+    return (
+        f"Loss scale: {found.scale:g}; {found.skipped} of {state.step} steps skipped, whose "
+        "gradients were not finite"
+    )
 
 
 def kept_epoch(best: Best, ended: int, epochs: int) -> str:

@@ -87,12 +87,13 @@ def introduction(job: Job) -> str:
         rate += f", {recipe.schedule} to 0"
     if recipe.warmup:
         rate += f", after {recipe.warmup} steps of warmup"
+    precision = "" if recipe.precision == "float32" else f"computed in {recipe.precision}, "
     init = "" if recipe.init is None else f"init {recipe.init}, "
     return (
         f"{data.name}: {' + '.join(parts)} {what}\n"
         f"{summarized(job)}\n\n"
         f"{recipe.loss} loss, {recipe.optimizer} at learning rate {rate}, "
-        f"mini-batches of {recipe.batch_size}, {init}seed {recipe.seed}"
+        f"mini-batches of {recipe.batch_size}, {init}{precision}seed {recipe.seed}"
     )
 
 

@@ -20,7 +20,7 @@ from funcprop.cli.job.names import (
 from funcprop.models import MODELS
 
 # Options that came later: a run without them is stored, and found again, as it was before
-LATER = ("schedule", "warmup", "label_smoothing", "ema", "early_stopping")
+LATER = ("schedule", "warmup", "label_smoothing", "ema", "early_stopping", "precision")
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,11 @@ class Recipe:
     gradient: str = "manual"
     """Who differentiates: manual (the hand-written backward passes) or automatic (jax.grad)."""
 
+    precision: str = "float32"
+    """What the training steps compute in: float32, bfloat16, or float16 with dynamic loss scaling,
+    whose skipped steps are told at the end. Parameters, their average and the optimizer stay
+    float32, and the held-out examples are classified in it."""
+
     seed: int = 0
     """Where all random numbers come from."""
 
@@ -144,6 +149,7 @@ class Recipe:
         choose("optimizer", self.optimizer, OPTIMIZERS)
         choose("schedule", self.schedule, SCHEDULES)
         choose("gradient", self.gradient, ("manual", "automatic"))
+        choose("precision", self.precision, ("float32", "bfloat16", "float16"))
         if self.init is not None:
             choose("init", self.init, INITS)
         if self.model == "gpt" and self.loss != "cross-entropy":
