@@ -50,9 +50,13 @@ def fixed(a, b):
     return found.value
 
 
+def solved(function, args, note):
+    return Call(RULE, function, args, changed=False, note=note, seen_as="fn_wrapper")
+
+
 CALLS = [
-    Call(RULE, root, (A, B), changed=False, note="Newton"),
-    Call(RULE, least, (A, B), changed=False, note="Levenberg-Marquardt"),
-    Call(RULE, smallest, (A, B), changed=False, note="BFGS"),
-    Call(RULE, fixed, (A, B / 3), changed=False, note="fixed-point iteration"),
+    solved(root, (A, B), note="Newton"),
+    solved(least, (A, B), note="Levenberg-Marquardt"),
+    solved(smallest, (A, B), note="BFGS"),
+    solved(fixed, (A, B / 3), note="fixed-point iteration"),
 ]

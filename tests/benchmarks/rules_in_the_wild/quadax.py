@@ -18,5 +18,5 @@ def integral(ends, a):
 
 
 CALLS = [
-    Call("quadax._adjoint._direct", integral, (ENDS, A), changed=False),
+    Call("quadax._adjoint._direct", integral, (ENDS, A), changed=False, seen_as="fn_wrapper"),
 ]
