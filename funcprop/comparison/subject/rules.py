@@ -30,12 +30,12 @@ def rules_inside(function: Callable[..., Any], x: tuple[Any, ...]) -> Inner | No
         return None
     if not lifted.calls or not all(call.real for call in lifted.calls):
         return None
+    own = any(not call.defined.startswith(JAX) for call in lifted.calls)
     if len(lifted.calls) == 1 and (plain := the_only(function, x)):
         inner = rules_inside(plain, x) if lifted.calls[0].calls else None
         nested = None if inner is None else inner._replace(always=False)
         return Inner(lambda wrap: wrap(lifted, ()), (), x, Context(), whole=True, nested=nested,
-                     words={"": lifted.calls[0].words})  # fmt: skip
-    own = any(not call.defined.startswith(JAX) for call in lifted.calls)
+                     words={"": lifted.calls[0].words}, always=own)  # fmt: skip
     words = {f"{lifted.place_of(call)} {type(call).__name__}": call.words for call in lifted.calls}
     return Inner(lambda wrap: wrap(lifted, ()), (), x, Context(), words=words, always=own)
 

@@ -185,14 +185,14 @@ def stepped(
     wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), floats)
     start = values(wide)
 
-    def told(y: list[np.ndarray]) -> tuple[Any, Any]:
+    def told(y: list[np.ndarray], start: Any = start) -> tuple[Any, Any]:
         pairs = list(zip(cotangents, y, start, strict=True))
         with np.errstate(invalid="ignore", over="ignore"):
             value = sum(dy @ leaf.ravel() for dy, leaf, _ in pairs)
             away = sum(np.abs(dy * (leaf - old).ravel()).sum(-1) for dy, leaf, old in pairs)
         return value, away
 
-    found = [told(start)]
+    found = [told(start, [0 * leaf for leaf in start])]
     for which in range(len(jax.tree.leaves(moves)[0])):
         for step in STEPS:
             there = jax.tree.map(lambda leaf, v, t=step, i=which: leaf + t * v[i], wide, moves)
