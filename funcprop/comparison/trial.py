@@ -28,7 +28,7 @@ from funcprop.comparison.verdict.contract import check_contract
 from funcprop.comparison.verdict.eager import judged_eagerly
 from funcprop.comparison.verdict.excuses import excused_inside
 from funcprop.comparison.verdict.inside import judged_inside
-from funcprop.comparison.verdict.rules import FLOOR
+from funcprop.comparison.verdict.rules import FLOOR, differences_of
 from funcprop.comparison.verdict.second_order import judged_twice
 from funcprop.comparison.verdict.transformations import judged_under
 from funcprop.comparison.verdict.values import judge_values
@@ -226,6 +226,8 @@ def verdict(
     rows, said = judged(subject, evidence, floor, run)
     right = all(row.ok for row in (*values, *rows))
     if not right and (narrow := rounded_to(subject, evidence.dys, run)):
+        if evidence.numerical:  # differences of what is rounded
+            subject = replace(subject, rtol=max(subject.rtol, differences_of(narrow)))
         values = judge_values(subject, narrow, run)
         rows, said = judged(subject, evidence, floor, run, narrow)
     return values, rows, said

@@ -62,9 +62,7 @@ def excuses(
     return found
 
 
-def without_effect(
-    place: str, inner: Inner, seen: Pass, dy: Any, key: Array
-) -> dict[str, str]:
+def without_effect(place: str, inner: Inner, seen: Pass, dy: Any, key: Array) -> dict[str, str]:
     """The leaves of a call's gradient whose errors have no effect, however the arguments move.
 
     A rule for a matrix and its factors, or for a symmetric one, may put all of the derivative into

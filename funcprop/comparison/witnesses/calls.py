@@ -58,7 +58,7 @@ def as_target(call: Call, operands: Any, key: Array) -> Subject:
         return tuple(call.functions.without_rule(call.number, operands)(*operands))
 
     return Subject(
-        Function(traced_once(function)), (), x, Context(), key,
+        Function(function), (), x, Context(), key,
         Function(traced_once(without_rules(function))),
         inner=rules_inside(followed, x) if call.calls else None, changed=False,
     )  # fmt: skip

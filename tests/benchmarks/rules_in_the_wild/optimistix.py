@@ -49,7 +49,8 @@ def smallest(a, b):
 
 def fixed(a, b):
     found = optx.fixed_point(
-        lambda y, args: jnp.cos(args[0][0] * y) * args[1][:2], optx.FixedPointIteration(**tight((a, b))),
+        lambda y, args: jnp.cos(args[0][0] * y) * args[1][:2],
+        optx.FixedPointIteration(**tight((a, b))),
         start((a, b)), (a, b), max_steps=1000,
     )  # fmt: skip
     return found.value
