@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.extend.core import jaxpr_as_fun
 
 from funcprop.gradient import Like, combine, partition, without_float0
@@ -110,7 +111,7 @@ def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def once(*args: Any) -> Any:
         leaves, tree = jax.tree.flatten(args)
-        if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        if not any(isinstance(leaf, Tracer) for leaf in leaves):
             return function(*args)
         wide = jax.config.jax_enable_x64  # type: ignore[attr-defined]
         types = tree, *map(jax.typeof, leaves), wide
