@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from funcprop.comparison.programs import Programs, cast, shapes
 from funcprop.comparison.subject.subject import Subject
+from funcprop.comparison.subject.without_rules import narrowest
 from funcprop.comparison.witnesses.gradients import (
     Grads,
     all_finite,
@@ -23,7 +24,7 @@ from funcprop.comparison.witnesses.gradients import (
 from funcprop.comparison.witnesses.points import SCALES, Point, points, spread, times
 from funcprop.comparison.witnesses.slopes import Slope, along
 from funcprop.gradient import partition
-from funcprop.layer import Context, Params
+from funcprop.layer import Context, Layer, Params
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ def observe(subject: Subject, dys: Any, programs: Programs | None = None) -> Evi
             run.prepare("truth", truth_of(peer, True), *first.given, more)
 
         by_jax = run.once("differentiable", differentiable, peer, *first.given, attempt)
-        truth = truth_of(peer, by_jax, subject.rtol)
+        exact = subject.rtol if by_jax else max(subject.rtol, rounding_in(peer, *first.given))
+        truth = truth_of(peer, by_jax, exact)
 
         def found_at(place: Point) -> tuple[Found, Any] | None:
             """None where the input is none that the forward takes: it raises, or it says NaN."""
@@ -133,6 +135,13 @@ def observe(subject: Subject, dys: Any, programs: Programs | None = None) -> Evi
         tuple(exact), scaled, rounded, automatic, slopes, moves, more, not by_jax, shapes(kept),
         tuple(left_out),
     )  # fmt: skip
+
+
+def rounding_in(layer: Layer, params: Params, x: Any, context: Context) -> float:
+    """eps of the narrowest dtype that a forward rounds to inside, in float64; 0 where it does not:
+    finite differences of it take longer steps."""
+    narrow = narrowest(layer.forward, params, x, context)
+    return 0.0 if narrow is None else float(jnp.finfo(narrow).eps)
 
 
 def bytes_of(tree: Any) -> int:

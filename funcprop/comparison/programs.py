@@ -22,6 +22,7 @@ QUICK: dict[str, Any] = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
     "xla_cpu_use_fusion_emitters": False,  # jax 0.10 only
+    "xla_cpu_parallel_codegen_split_count": 1,  # in parts, as many threads work, and longer
 }
 
 

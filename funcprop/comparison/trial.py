@@ -19,7 +19,7 @@ from funcprop.comparison.explanation.worst import with_origin
 from funcprop.comparison.leaf import Broken, Leaf
 from funcprop.comparison.programs import Programs
 from funcprop.comparison.report.comparison import TRANSFORMED, Comparison
-from funcprop.comparison.subject.functions import Function
+from funcprop.comparison.subject.functions import Function, traced_anew
 from funcprop.comparison.subject.gradients import Gradient
 from funcprop.comparison.subject.rules import JAX
 from funcprop.comparison.subject.sampling import is_sampler
@@ -28,7 +28,7 @@ from funcprop.comparison.verdict.contract import check_contract
 from funcprop.comparison.verdict.eager import judged_eagerly
 from funcprop.comparison.verdict.excuses import excused_inside
 from funcprop.comparison.verdict.inside import judged_inside
-from funcprop.comparison.verdict.rules import FLOOR
+from funcprop.comparison.verdict.rules import FLOOR, differences_of
 from funcprop.comparison.verdict.second_order import judged_twice
 from funcprop.comparison.verdict.transformations import judged_under
 from funcprop.comparison.verdict.values import judge_values
@@ -63,6 +63,12 @@ def compare_subject(
     """
     if subject.eager:
         return compare_eagerly(subject, probes, floor, order)
+    if subject.inner is not None and subject.inner.whole:
+        nested = subject.inner.nested
+        nested = None if nested is None else nested._replace(rtol=subject.rtol)
+        found = compare_subject(replace(subject, inner=nested), probes, floor, programs, order)
+        own = {subject.name: next(iter((subject.inner.words or {}).values()))}
+        return replace(found, rows=tuple(by_name(row, own) for row in found.rows))
     run = Programs() if programs is None else programs
     try:
         dys = cotangents(subject, probes)
@@ -159,6 +165,8 @@ def alone(
         if found and call.defined.startswith(JAX):
             break
         try:
+            if place in known and not wrong_inside(target):
+                continue
             compared = compare_subject(target, 3, floor, order=order)
         except Exception:  # it is no target of its own: nothing is learnt
             continue
@@ -171,10 +179,21 @@ def alone(
     return found
 
 
+def wrong_inside(target: Subject) -> bool:
+    """Whether a rule that a call calls in turn is wrong by itself: the call itself is known to be,
+    and one pass costs much less than to compare it."""
+    if target.inner is None:
+        return False
+    rows, _ = judged_inside(target.inner, True, first(cotangents(target, 1)))
+    return not all(row.ok for row in rows)
+
+
 def beyond_first_order(
     subject: Subject, evidence: Evidence, run: Programs
 ) -> tuple[list[Leaf], list[str]]:
     """-> rows of second derivatives and of transformations that change numbers; and notes."""
+    layer, peer = map(traced_anew, (subject.layer, subject.peer))
+    subject = replace(subject, layer=layer, peer=layer if subject.peer is subject.layer else peer)
     with jax.enable_x64(True):
         wide = subject.in_float64()
         frozen = run.known.get("frozen", frozenset()) | subject.ignored
@@ -192,7 +211,7 @@ def beyond_first_order(
     rows, notes = judged_by(None)
     if all(row.ok for row in rows):
         return rows, notes
-    narrow = rounded_to(subject, evidence.dys) or held_in(wide, evidence.dys)
+    narrow = rounded_to(subject, evidence.dys, run) or held_in(wide, evidence.dys)
     return (rows, notes) if narrow is None else judged_by(narrow)
 
 
@@ -203,11 +222,13 @@ def verdict(
 
     Where something is wrong in a target that rounds inside, all is judged by that dtype.
     """
-    values = judge_values(subject)
+    values = judge_values(subject, run=run)
     rows, said = judged(subject, evidence, floor, run)
     right = all(row.ok for row in (*values, *rows))
-    if not right and (narrow := rounded_to(subject, evidence.dys)):
-        values = judge_values(subject, narrow)
+    if not right and (narrow := rounded_to(subject, evidence.dys, run)):
+        if evidence.numerical:  # differences of what is rounded
+            subject = replace(subject, rtol=max(subject.rtol, differences_of(narrow)))
+        values = judge_values(subject, narrow, run)
         rows, said = judged(subject, evidence, floor, run, narrow)
     return values, rows, said
 
@@ -220,7 +241,7 @@ def in_words(rows: list[Leaf], subject: Subject, evidence: Evidence, dys: Any) -
     rows = with_origin(rows, subject, evidence)
     if subject.inner is not None and wrong[0].place != subject.name:
         return explained_inside(rows, subject.inner, first(dys), subject.key)
-    found = explained(rows, subject, evidence.dys, evidence.exact[0])
+    found = explained(rows, subject, evidence.dys, evidence.exact[0], evidence.numerical)
     return found._replace(rows=told_in_narrow(found.rows, evidence))
 
 
@@ -235,6 +256,11 @@ def called_by_name(rows: list[Leaf], subject: Subject) -> list[Leaf]:
     """The rows of rules inside a function, by their names and lines."""
     words = (subject.inner.words if subject.inner else None) or {}
     return [replace(row, place=words.get(row.place, row.place)) for row in rows]
+
+
+def by_name(row: Leaf, words: dict[str, str]) -> Leaf:
+    """A wrong row by the name and the line of the rule."""
+    return row if row.ok else replace(row, place=words.get(row.place, row.place))
 
 
 def told_inside(words: dict[str, str], reached: set[str], wrong: list[Leaf]) -> str:

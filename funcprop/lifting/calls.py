@@ -30,7 +30,17 @@ class Functions:
         self.known[number, types([v.aval for v in use.eqn.invars])] = use
 
     def find(self, number: int, operands: Any) -> Callable[..., list[Any]]:
-        return self.known[number, types(operands)].function
+        """Operands that were made wider than it was ever called with are made narrow again."""
+        if use := self.known.get((number, types(operands))):
+            return use.function
+        shapes = [shape for shape, _ in types(operands)]
+        for (other, own), use in self.known.items():
+            if other == number and [shape for shape, _ in own] == shapes:
+                dtypes = [dtype for _, dtype in own]
+                return lambda *given: use.function(
+                    *(x.astype(t) for x, t in zip(given, dtypes, strict=True))
+                )
+        raise KeyError(f"call {number} of {types(operands)}: it was never traced with such")
 
     def without_rule(self, number: int, operands: Any) -> Callable[..., list[Any]]:
         """What the call computes, differentiated through that: rules it calls are followed."""

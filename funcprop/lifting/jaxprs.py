@@ -28,8 +28,13 @@ RULES = {p.custom_jvp_call_p.name, p.custom_vjp_call_p.name}
 
 
 def closed(jaxpr: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
-    """The jaxpr with the constants it reads, of which an open one in an equation has none."""
-    return jaxpr if isinstance(jaxpr, ClosedJaxpr) else ClosedJaxpr(jaxpr, [])
+    """The jaxpr with the constants it reads: those of an open one are arguments of it."""
+    if isinstance(jaxpr, ClosedJaxpr):
+        return jaxpr
+    if jaxpr.constvars:
+        inputs = [*jaxpr.constvars, *jaxpr.invars]
+        jaxpr = jaxpr.replace(constvars=[], invars=inputs, debug_info=None)
+    return ClosedJaxpr(jaxpr, [])
 
 
 def equation(jaxpr: ClosedJaxpr, eqn: JaxprEqn) -> Callable[..., list[Any]]:

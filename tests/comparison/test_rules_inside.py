@@ -129,6 +129,45 @@ def test_a_rule_alone_has_nothing_inside():
     assert fp.compare(sine, X, probes=2).notes[-1].startswith("finite differences agree")
 
 
+@jax.custom_vjp
+def of_a_square(a, square):
+    return square
+
+
+of_a_square.defvjp(
+    lambda a, square: (square, (a, square)),
+    lambda kept, dy: (2 * kept[0] * dy, jnp.zeros_like(kept[1])),
+)
+
+
+@pytest.mark.parametrize(
+    "square, told", [(lambda x: x * x, "cancel"), (lambda x: np.float32(0.5), None)]
+)
+def test_a_rule_that_puts_all_into_one_of_two_operands(square, told):
+    def f(x):
+        return jnp.sum(of_a_square(jnp.exp(x), square(jnp.exp(x)) * jnp.ones_like(x)))
+
+    found = fp.compare(f, X, probes=2)
+    assert found.ok == (told is not None)
+    assert told is None or any(told in note for note in found.notes)
+
+
+def test_an_operand_that_no_argument_moves_is_not_differentiated():
+    @jax.custom_vjp
+    def scaled(a, c):
+        return a * c
+
+    scaled.defvjp(lambda a, c: (a * c, (a, c)), lambda kept, dy: (kept[1] * dy, 0 * kept[0]))
+    found = fp.compare(lambda x: jnp.sum(scaled(x, jnp.full_like(x, 0.5))), X, probes=2)
+    assert found.ok and any("no argument moves that operand" in note for note in found.notes)
+
+
+def test_the_only_call_is_judged_once_and_named():
+    found = fp.compare(lambda x: jax.jit(squared)(x), X, probes=2)
+    assert found.headline.count("squared (") == 1
+    assert all(row.place.startswith("squared (") for row in found.wrong)
+
+
 def test_rules_of_jax_are_looked_at_where_the_whole_is_wrong():
     inner = rules_inside(functools.partial(lambda x: jax.nn.relu(x)), (X,))
     assert inner is not None and not inner.always

@@ -80,3 +80,17 @@ def test_chance_that_decides_nothing_excuses_nothing():
         lambda key, x: (dropped(key, x), jax.random.bernoulli(key, 0.5, x.shape)), backward
     )
     assert fp.compare(dropped, jax.random.key(1), X).wrong
+
+
+def test_differences_of_what_is_rounded_take_longer_steps():
+    def halved(x):
+        def rounded(state):
+            return state[0] + 1, (0.5 * state[1]).astype(jnp.float32).astype(x.dtype)
+
+        return jax.lax.while_loop(lambda state: state[0] < 3, rounded, (0, jnp.sin(x)))[1]
+
+    rule = jax.custom_vjp(halved)
+    rule.defvjp(lambda x: (halved(x), x), lambda x, dy: (0.125 * jnp.cos(x) * dy,))
+    assert fp.compare(rule, jnp.linspace(0.1, 1.0, 6)).ok
+    rule.defvjp(lambda x: (halved(x), x), lambda x, dy: (0.126 * jnp.cos(x) * dy,))
+    assert not fp.compare(rule, jnp.linspace(0.1, 1.0, 6)).ok

@@ -115,8 +115,9 @@ def test_a_slope_is_judged_by_every_witness():
         (row,) = judge_slopes("", [wrong])[0]
         assert not row.ok and row.path == "dx"
     kink = right._replace(near=0.5, far=0.5, left=0.0, right=1.0)
-    rows, notes = judge_slopes("", [kink])
-    assert rows == [] and "1 directions lie across a kink" in notes[0]
+    jump = right._replace(near=5e5, far=4e3, left=6e5, right=6e5)  # to the opposite value, at 0
+    rows, notes = judge_slopes("", [kink, jump])
+    assert rows == [] and "2 directions lie across a kink" in notes[0]
 
 
 def test_a_bias_of_five_per_cent_is_no_rounding_of_bfloat16():

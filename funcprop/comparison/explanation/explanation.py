@@ -35,8 +35,13 @@ class Explained(NamedTuple):
     curve: Curve | None = None
 
 
-def explained(rows: list[Leaf], subject: Subject, dys: Any, found: Found) -> Explained:
-    """The rows of the first wrong place, with what `diagnose` says of its leaves."""
+def explained(
+    rows: list[Leaf], subject: Subject, dys: Any, found: Found, numerical: bool = False
+) -> Explained:
+    """The rows of the first wrong place, with what `diagnose` says of its leaves.
+
+    numerical   whether `jax.vjp` cannot differentiate the peer: then no curve is known
+    """
     place = next(row.place for row in rows if not row.ok)
     with jax.enable_x64(True):
         problem = problem_of(
@@ -47,7 +52,7 @@ def explained(rows: list[Leaf], subject: Subject, dys: Any, found: Found) -> Exp
             truth=found.truth,
             peer=subject.peer,
         )
-        rule_of = functools.cache(lambda: elementwise_rule(problem))
+        rule_of = functools.cache(lambda: None if numerical else elementwise_rule(problem))
         words = diagnosed(problem, rule_of)
         rule = rule_of() if words else None
         curve = None if rule is None else curve_of(rule, place)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+from jax.extend.core import jaxpr_as_fun
 
 from funcprop.gradient import Like, combine, partition, without_float0
 from funcprop.layer import Context, Layer, LayerError, Params, Residuals, is_float, spell, two
@@ -97,6 +99,37 @@ class Function(Layer):
         with PROMOTION():  # rules are called here
             (dx,) = pullback(dy)
         return dx if self.native else _in_float64(dx, args), ()
+
+
+def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which Python runs once for arguments of some types: then it is its jaxpr.
+
+    Gradients, values and differences trace a function dozens of times, and its Python may take
+    longer than all of their programs. `every_time` is the function as it was given.
+    """
+    known: dict[Any, Any] = {}
+
+    def once(*args: Any) -> Any:
+        leaves, tree = jax.tree.flatten(args)
+        if not any(isinstance(leaf, Tracer) for leaf in leaves):
+            return function(*args)
+        wide = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+        types = tree, *map(jax.typeof, leaves), wide
+        if types not in known:
+            known[types] = jax.make_jaxpr(function, return_shape=True)(*args)
+        jaxpr, shapes = known[types]
+        return jax.tree.unflatten(jax.tree.structure(shapes), jaxpr_as_fun(jaxpr)(*leaves))
+
+    once.__name__ = name_of(function)
+    once.every_time = function  # type: ignore[attr-defined]
+    return once
+
+
+def traced_anew(layer: Layer) -> Layer:
+    """A Function that Python runs whenever it is called."""
+    if not isinstance(layer, Function):
+        return layer
+    return replace(layer, function=getattr(layer.function, "every_time", layer.function))
 
 
 def name_of(function: Callable[..., Any]) -> str:

@@ -26,6 +26,8 @@ class Inner(NamedTuple):
     words: dict[str, str] | None = None  # of places, where they are calls of rules in a function
     always: bool = True  # whether it is looked at where the whole is right
     rtol: float = 0.0  # relative norm of an error that is granted
+    whole: bool = False  # whether the target is the call of one rule, and nothing else
+    nested: Inner | None = None  # the rules that this one calls in turn
 
     def in_float64(self) -> Inner:
         """The same with every float in float64."""

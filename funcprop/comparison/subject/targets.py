@@ -19,7 +19,7 @@ import numpy as np
 
 from funcprop.arguments import native
 from funcprop.comparison.subject.arguments import Arguments, arguments_of, named
-from funcprop.comparison.subject.functions import Function, Pair, name_of
+from funcprop.comparison.subject.functions import Function, Pair, name_of, traced_anew, traced_once
 from funcprop.comparison.subject.without_rules import count_rules, without_rules
 from funcprop.gradient import partition
 from funcprop.layer import Context, Layer, Params, describe, spell, two
@@ -91,15 +91,20 @@ def with_arguments(target: Any, against: Any, arguments: Arguments, x: tuple[Any
         layer: Layer = Pair(*arguments.bound_pair(*target), native=native)
         plain = _first_of(target[0])
     else:
-        layer, plain = Function(arguments.bound(target), native), target
+        layer, plain = Function(traced_once(arguments.bound(target)), native), target
     reference = arguments.bound(plain if against is None else against)
-    peer, notes = Function(without_rules(reference)), ()
+    peer = Function(traced_once(without_rules(reference)))
+    notes: tuple[str, ...] = ()
     try:
         wanted = _output(peer, x)
     except NotImplementedError as error:
-        peer, notes = Function(undifferentiated(reference, error)), (str(error).partition(":")[0],)
+        peer, notes = (
+            Function(traced_once(undifferentiated(reference, error))),
+            (str(error).partition(":")[0],),
+        )
         wanted = _output(peer, x)
     y = _output(layer, x)
+    layer = repeatable(layer, x)
     check_reverse(layer, x, y)
     for what, tree in (("argument", x), ("output", y)):
         if not jax.tree.leaves(partition(tree)[0]):
@@ -132,6 +137,14 @@ def check_reverse(layer: Layer, x: tuple[Any, ...], y: Any) -> None:
             ) from error
     except Exception:  # a rule that raises: told where the contract is checked
         return
+
+
+def repeatable(layer: Layer, x: tuple[Any, ...]) -> Layer:
+    """The layer, whose Python runs anew every time where it calls a `jax.custom_vjp` function: such
+    a call keeps what it met when it was traced, and may not be made from a jaxpr a second time."""
+    if "custom_vjp_call" in str(jax.make_jaxpr(layer.forward)((), x)):
+        return traced_anew(layer)
+    return layer
 
 
 def fixed_positions(target: Any) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from funcprop.comparison.leaf import Broken, Leaf, broke, broken, with_reason
 from funcprop.comparison.programs import Programs, cast, dtypes
+from funcprop.comparison.subject.functions import traced_anew
 from funcprop.comparison.subject.gradients import Gradient
 from funcprop.comparison.subject.subject import Subject
 from funcprop.comparison.witnesses.records import model_of
@@ -87,7 +88,7 @@ def traced(model: Layer, params: Params, x: Any, context: Context, dy: Any) -> N
 
 def check_purity(subject: Subject, dy: Any) -> list[Leaf]:
     """Rows where two traces differ, forward keeps parameters, or backward reads what it leaked."""
-    layer, name = subject.layer, subject.contracted
+    layer, name = traced_anew(subject.layer), subject.contracted
     params, x, context = subject.given
     traced = [jax.make_jaxpr(layer.forward, return_shape=True)(params, x, context) for _ in "12"]
     (forward, (_, residuals)), (again, (_, others)) = traced

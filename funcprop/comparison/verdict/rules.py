@@ -28,6 +28,7 @@ COARSE = 0.25  # the most that those may come to: in bfloat16 they are eight tim
 LOST = 0.5  # relative norm of an automatic gradient in the working dtype that has no right digit
 APART = 0.1  # of the largest gradient: so far apart are elements of different draws, not roundings
 BY_AUTOMATIC = "of automatic's, which differs from float64"
+ROUNDED = 64.0  # times that, where the forward itself rounds to a narrow dtype
 DIFFERENCES = 1e-6  # of Σ |g v|: how far finite differences may be off, in float64
 FORWARD = 1e-9  # the same of jax.jvp
 VALUE = 1e-9  # of Σ |dy y|, whose rounding finite differences divide by their step
@@ -35,6 +36,12 @@ CHANGED = 1e-7  # where the input was changed: a gradient that saturation made s
 # of large numbers
 UNKNOWN = "no element of the truth is finite: nothing can be judged here"
 ZERO = 64.0  # eps of the target's largest gradient: a leaf below it is zero but for rounding
+
+
+def differences_of(narrow: Any) -> float:
+    """How exact finite differences are of a forward that rounds to this dtype inside: an eps over a
+    step of its fourth root, of a value that may be larger than its gradient."""
+    return min(ROUNDED * float(jnp.finfo(narrow).eps) ** 0.75, COARSE)
 
 
 def judge_exact(

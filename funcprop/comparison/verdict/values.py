@@ -9,7 +9,8 @@ from typing import Any
 import jax
 
 from funcprop.comparison.leaf import Leaf
-from funcprop.comparison.programs import computed
+from funcprop.comparison.programs import Programs
+from funcprop.comparison.subject.functions import Function, Pair
 from funcprop.comparison.subject.gradients import Gradient
 from funcprop.comparison.subject.subject import Subject
 from funcprop.comparison.verdict.rules import judge_exact
@@ -17,11 +18,13 @@ from funcprop.gradient import combine, partition
 from funcprop.layer import Context, Layer, Params
 
 
-def judge_values(subject: Subject, narrow: Any = None) -> list[Leaf]:
+def judge_values(subject: Subject, narrow: Any = None, run: Programs | None = None) -> list[Leaf]:
     """A row for every output beside the peer's, and where it is differentiated beside its own.
 
     A derivative rule replaces the function's own values by those of its forward, and nothing in JAX
-    holds the two together.
+    holds the two together. A function without its rules has the values that it has with them.
+
+    run   has the program of the forward
     """
     if subject.peer is subject.layer or (subject.surrogate and not subject.by_rule):
         return []
@@ -37,13 +40,13 @@ def judge_values(subject: Subject, narrow: Any = None) -> list[Leaf]:
 
         return jax.vjp(of_floats, floats)[0]
 
+    run = Programs() if run is None else run
     with jax.enable_x64(True):
         given = subject.in_float64().given
-        ours, wanted = (
-            computed(functools.partial(values, layer), *given)
-            for layer in (subject.layer, subject.peer)
-        )
-        passed = computed(differentiated, *given) if subject.by_rule else ours
+        ours = wanted = partition(run("forward", subject.layer.forward, *given)[0])[0]
+        if subject.by_reference or not isinstance(subject.layer, (Function, Pair)):
+            wanted = run("values of the peer", functools.partial(values, subject.peer), *given)
+        passed = run("differentiated", differentiated, *given) if subject.by_rule else ours
     rows = []
     name = "value" if isinstance(subject.layer, Gradient) else "y"
     pairs = [

@@ -60,7 +60,7 @@ def judged(
             every = [row for row in every if row.rule != UNKNOWN]
         wrong = {row.path for row in every if not row.ok}
         if wrong and found in evidence.exact and narrow is None:
-            if not at and (rounds := rounded_to(subject, evidence.dys)):
+            if not at and (rounds := rounded_to(subject, evidence.dys, run)):
                 return judged(subject, evidence, floor, run, rounds)
             slopes = slopes_at(subject, found, evidence.dys, run) if at else evidence.slopes
             excused = excuses(wrong, slopes, at, subject.by_reference)
@@ -155,11 +155,15 @@ def is_stopped(subject: Subject) -> bool:
     return stops(peer, *subject.given) and not count_rules(peer.forward, *subject.given)
 
 
-def rounded_to(subject: Subject, dys: Any) -> Any:
+def rounded_to(subject: Subject, dys: Any, run: Programs) -> Any:
     """The narrowest dtype that forward and backward round to in float64, or None."""
-    with jax.enable_x64(True):
+
+    def found() -> Any:
         given = subject.in_float64().given
         return narrowest(lambda *given: gradients(subject.layer, *given), *given, dys)
+
+    with jax.enable_x64(True):
+        return run.once("rounded to", found)
 
 
 def held_in(subject: Subject, dys: Any) -> Any:

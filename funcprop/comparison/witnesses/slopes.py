@@ -6,6 +6,7 @@ pass: finite differences of ⟨dy, y⟩ make it from the forward alone, `jax.jvp
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +24,8 @@ STEPS = tuple(step * offset for step in (NEAR, FAR) for offset in OFFSETS)
 # That the directions may hold; where they would be more, leaves are not looked at one by one.
 NUMBERS = 10_000_000
 COTANGENTS = 2  # that slopes are taken for
+# Up to so many steps, of so many leaves, each step is a call of the forward; else they are a loop.
+CALLS, LEAVES = 256, 16
 
 
 class Slope(NamedTuple):
@@ -41,9 +44,16 @@ class Slope(NamedTuple):
 
     @property
     def kink(self) -> bool:
-        """Whether the slopes of both sides differ."""
+        """Whether the slopes of both sides differ, or the function jumps there."""
         size = max(abs(self.left), abs(self.right))
-        return abs(self.left - self.right) > 1e-6 * size + 1e-8 * self.value
+        return abs(self.left - self.right) > 1e-6 * size + 1e-8 * self.value or self.jump
+
+    @property
+    def jump(self) -> bool:
+        """Whether differences grow as their step shrinks. At a jump between opposite values, as a
+        mantissa has at 0, the slopes of both sides are the same."""
+        growing = abs(self.near) > 0.3 * FAR / NEAR * abs(self.far)
+        return growing and abs(self.near) * NEAR > 1e-6 * self.value
 
     @property
     def bend(self) -> bool:
@@ -113,28 +123,41 @@ def along(
         nothing = [jnp.zeros_like(dy[0]) for dy in jax.tree.leaves(dys)]
         return jax.lax.scan(at, nothing, jax.tree.map(jnp.asarray, places))[1]
 
-    def both(
-        floats: Any, rest: Any, context: Context, dys: Any, moves: Any
-    ) -> tuple[tuple[Array, Array], Array]:
+    def tangents(floats: Any, rest: Any, context: Context, dys: Any, moves: Any) -> Array:
         def of(v: Any) -> Array:
             forward_mode = jax.jvp(lambda f: output(peer, f, rest, context), (floats,), (v,))
             return products(dys, forward_mode[1])
 
-        return differences(floats, rest, context, dys, moves), jax.lax.map(of, moves)
+        return jax.lax.map(of, moves)
+
+    def both(*given: Any) -> tuple[tuple[Array, Array], Array]:
+        return differences(*given), tangents(*given)
 
     given = floats, rest, context, dys, moves
+    few = len(names) * len(STEPS) <= CALLS and len(jax.tree.leaves(floats)) <= LEAVES
+    name, by_jax = ("tangents", tangents) if few else ("slopes", both)
 
     def known() -> bool:
         try:
-            run.prepare("slopes", both, *given)
+            run.prepare(name, by_jax, *given)
         except (TypeError, NotImplementedError, ValueError):  # a jax.custom_vjp function, say
             return False
         return True
 
-    if run.once("jax.jvp", known):
-        found, forward = run("slopes", both, *given)
+    def values(floats: Any) -> list[np.ndarray]:
+        """The output, by the program of the forward that there is."""
+        whole = combine(floats, rest)
+        title = "forward of the peer" if subject.surrogate else "forward"
+        y = run.on_device(title, moving.forward, whole["dparams"], whole["dx"], context)[0]
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(partition(y)[0])]
+
+    forward = run(name, by_jax, *given) if run.once("jax.jvp", known) else None
+    if few:
+        found = stepped(values, floats, moves, dys)
+    elif forward is not None:
+        found, forward = forward
     else:
-        found, forward = run("differences", differences, *given), None
+        found = run("differences", differences, *given)
     value, near, far, left, right, most = quotients(*found)
     exact, size = inner(by_hand, moves)
     if subject.surrogate and stops(peer, *subject.given):  # there they see more
@@ -151,6 +174,31 @@ def along(
         for c in range(len(value))
     )  # fmt: skip
     return slopes, moves
+
+
+def stepped(
+    values: Callable[[Any], list[np.ndarray]], floats: Any, moves: Any, dys: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `differences` makes by one program, made by calls of `values`: no program is compiled
+    for it, which for a few directions takes longer than to run."""
+    cotangents = [np.reshape(dy, (len(dy), -1)) for dy in jax.tree.leaves(dys)]
+    wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), floats)
+    start = values(wide)
+
+    def told(y: list[np.ndarray], start: Any = start) -> tuple[Any, Any]:
+        pairs = list(zip(cotangents, y, start, strict=True))
+        with np.errstate(invalid="ignore", over="ignore"):
+            value = sum(dy @ leaf.ravel() for dy, leaf, _ in pairs)
+            away = sum(np.abs(dy * (leaf - old).ravel()).sum(-1) for dy, leaf, old in pairs)
+        return value, away
+
+    found = [told(start, [0 * leaf for leaf in start])]
+    for which in range(len(jax.tree.leaves(moves)[0])):
+        for step in STEPS:
+            there = jax.tree.map(lambda leaf, v, t=step, i=which: leaf + t * v[i], wide, moves)
+            found.append(told(values(there)))
+    sums, sizes = (np.stack(column) for column in zip(*found, strict=True))
+    return sums, sizes
 
 
 def stops(layer: Layer, params: Params, x: Any, context: Context) -> bool:

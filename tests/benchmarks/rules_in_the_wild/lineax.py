@@ -12,14 +12,20 @@ X = np.array([[0.7, -0.4, 1.8], [0.3, 1.1, -0.5]], np.float32)
 A = np.array([[3.0, 0.4, -0.2], [0.1, 2.5, 0.6], [-0.7, 0.3, 4.0]], np.float32)
 TALL = np.array([[1.2, -0.3], [0.5, 0.9], [-0.4, 1.6]], np.float32)
 B = np.array([0.7, -1.1, 0.3], np.float32)
+RANDOM = np.random.default_rng(0)
+# what these solvers call a breakdown: that they cannot come nearer, of a million times a cotangent
+LOOSE = {"rtol": 1e-3}
+LARGE = (8 * np.eye(12) + RANDOM.normal(size=(12, 12))).astype(np.float32)
+RIGHT = RANDOM.normal(size=12).astype(np.float32)
 SOLVE = "lineax._solve.linear_solve_p"
 
 
-def solved(solver, *tags):
+def solved(solver, *tags, throw=True):
     def of(a, b):
         a = (a + a.T) / 2 if tags else a
-        chosen = solver(10 * float(jnp.finfo(b.dtype).eps)) if callable(solver) else solver
-        return lx.linear_solve(lx.MatrixLinearOperator(a, tags), b, chosen).value
+        chosen = solver(float(jnp.finfo(b.dtype).eps)) if callable(solver) else solver
+        operator = lx.MatrixLinearOperator(a, tags)
+        return lx.linear_solve(operator, b, chosen, throw=throw).value
 
     return of
 
@@ -37,9 +43,15 @@ CALLS = [
     p(solved(lx.SVD()), TALL, B, note="SVD, least squares"),
     p(solved(lx.QR()), TALL.T.copy(), B[:2], note="QR, the least norm"),
     p(solved(lx.Cholesky(), lx.positive_semidefinite_tag), A, B, note="Cholesky"),
-    p(solved(lambda eps: lx.CG(eps, eps), lx.positive_semidefinite_tag), A, B, note="CG"),
-    p(solved(lambda eps: lx.GMRES(eps, eps)), A, B, note="GMRES"),
-    p(solved(lambda eps: lx.BiCGStab(eps, eps)), A, B, note="BiCGStab"),
+    p(solved(lambda eps: lx.CG(10 * eps, 10 * eps), lx.positive_semidefinite_tag), A, B, note="CG"),
+    p(solved(lambda eps: lx.GMRES(eps**0.5, eps**0.5)), LARGE, RIGHT, note="GMRES", options=LOOSE),
+    p(
+        solved(lambda eps: lx.BiCGStab(eps**0.5, eps**0.5), throw=False),
+        LARGE,
+        RIGHT,
+        note="BiCGStab",
+        options=LOOSE,
+    ),
     p(
         lambda d, b: lx.linear_solve(lx.DiagonalLinearOperator(d), b).value,
         B,

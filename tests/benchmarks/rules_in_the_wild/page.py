@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -98,7 +99,7 @@ def machine(rows: Sequence[Row]) -> str:
     seconds = sum(row["seconds"] for row in rows)
     return (
         f"Here: {os.cpu_count()} cores of an {model} (a virtual machine), Python "
-        f"{platform.python_version()}, jax {versions}; {seconds / 60:.0f} minutes of CPU time"
+        f"{platform.python_version()}, jax {versions}; {seconds / 60:.0f} minutes of CPU time, beside other work"
     )
 
 
@@ -149,7 +150,9 @@ def every(rows: Sequence[Row]) -> str:
 
 
 def cell(text: str) -> str:
-    """In a table, and outside of code: bars and tags stand for themselves."""
+    """In a table, and outside of code: bars and tags stand for themselves. Files are those of a
+    package, wherever it is installed."""
+    text = re.sub(r"/\S*site-packages/", "", text)
     for mark, instead in (("|", "\\|"), ("<", "&lt;"), ("\n", " ")):
         text = text.replace(mark, instead)
     return text[:400]

@@ -55,6 +55,24 @@ def of_order(name, rule, function, closed):
                 kind="convention", why=ORDER, confirm=confirm, smallest=text)  # fmt: skip
 
 
+def by_degrees():
+    """The distribution function of noncentral χ², by the degrees of freedom: a Poisson mixture of
+    central ones."""
+    x, df, n = 1.6, 1.2, 0.6
+
+    def cdf(df):
+        def term(j):
+            weight = mpmath.exp(-n / 2) * mpmath.mpf(n / 2) ** j / mpmath.factorial(j)
+            return weight * mpmath.gammainc(df / 2 + j, 0, x / 2, regularized=True)
+
+        return mpmath.fsum(term(j) for j in range(60))
+
+    with mpmath.workdps(40):
+        right = float(mpmath.diff(cdf, mpmath.mpf(df)))
+    rule = jax.grad(lambda df: d.NoncentralChi2(df, n).cdf(x))(df)
+    return {"the rule": rule, "mpmath, 40 digits": right}
+
+
 def sampler(name, function, *args, **options):
     return call(name, function, *args, kind="convention", why=PATH, **options)
 
@@ -172,6 +190,8 @@ CALLS = [
         B,
         A,
         note="by the parameters",
+        confirm=by_degrees,
+        smallest="jax.grad(lambda df: tfd.NoncentralChi2(df, 0.6).cdf(1.6))(1.2)",
     ),
     call(
         "distributions.noncentral_chi2._nc2_quantile_naive",
