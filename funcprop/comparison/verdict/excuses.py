@@ -62,8 +62,11 @@ def excuses(
     return found
 
 
-def without_effect(place: str, inner: Inner, seen: Pass, dy: Any, key: Array) -> dict[str, str]:
-    """The leaves of a call's gradient whose errors have no effect, however the arguments move.
+def without_effect(
+    place: str, wrong: set[str], inner: Inner, seen: Pass, dy: Any, key: Array
+) -> dict[str, str]:
+    """Those wrong leaves of a call's gradient whose errors have no effect, however the arguments
+    move.
 
     A rule for a matrix and its factors, or for a symmetric one, may put all of the derivative into
     one of them, or one half: it is right wherever the operands hang together as they do here. And
@@ -88,7 +91,8 @@ def without_effect(place: str, inner: Inner, seen: Pass, dy: Any, key: Array) ->
             if ends[0] is None or ends[1] is None:
                 return {}
             sides = [list(named_leaves({"dx": partition(end.x)[0]})) for end in ends if end]
-            told = [(name, (a - b) * e) for (name, a), (_, b), e in zip(*sides, off, strict=True)]
+            each = zip(*sides, off, strict=True)
+            told = [(name, (a - b) * e) for (name, a), (_, b), e in each if name in wrong]
             found = {name: CANCELLING if np.any(each) else STILL for name, each in told} | found
             total, size = (sum(float(f(each).sum()) for _, each in told) for f in (np.copy, np.abs))
             if not abs(total) <= CANCELS * size:
@@ -122,8 +126,7 @@ def excused_inside(
         if inner.words is not None and wrong - excused.keys():
             excused |= {
                 path: f"{path} is {told}"
-                for path, told in without_effect(place, inner, seen, dy, key).items()
-                if path in wrong
+                for path, told in without_effect(place, wrong, inner, seen, dy, key).items()
             }
         rows = [row for row in rows if row.place != place or row.path not in excused]
         notes += [f"{place}: {words}" for words in excused.values()]

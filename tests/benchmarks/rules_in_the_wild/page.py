@@ -130,7 +130,7 @@ def table_of(rows: Sequence[Row], verdict: str, key: str) -> str:
     for row in rows:
         if row["verdict"] != verdict:
             continue
-        reason = cell(row[key])
+        reason = cell(row[key].partition("\n")[0])
         if row.get("confirmed"):
             numbers = (f"{name}: {value:.9g}" for name, value in row["confirmed"].items())
             reason += f" ({'; '.join(numbers)})"
