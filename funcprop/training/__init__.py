@@ -15,11 +15,11 @@ from funcprop.training.in_backward import update_step as update_step
 from funcprop.training.loop import Evaluation as Evaluation
 from funcprop.training.loop import epoch as epoch
 from funcprop.training.loop import evaluate as evaluate
-from funcprop.training.loss_scale import LossScale as LossScale
-from funcprop.training.loss_scale import loss_scale as loss_scale
-from funcprop.training.loss_scale import loss_scaled as loss_scaled
-from funcprop.training.loss_scale import scaled_step as scaled_step
-from funcprop.training.loss_scale import with_loss_scale as with_loss_scale
+from funcprop.training.loss_scaling import LossScale as LossScale
+from funcprop.training.loss_scaling import loss_scale as loss_scale
+from funcprop.training.loss_scaling import loss_scaled as loss_scaled
+from funcprop.training.loss_scaling import scaled_step as scaled_step
+from funcprop.training.loss_scaling import with_loss_scale as with_loss_scale
 from funcprop.training.program import Program as Program
 from funcprop.training.program import load_program as load_program
 from funcprop.training.program import save_program as save_program

@@ -30,7 +30,7 @@ from funcprop.layer import Array, Context, Layer, Params
 from funcprop.losses import SoftmaxCrossEntropy
 from funcprop.models import MODELS, from_objective, gpt_objective, to_objective
 from funcprop.training.average import ema_params, with_ema
-from funcprop.training.loss_scale import loss_scaled, scaled_step, with_loss_scale
+from funcprop.training.loss_scaling import loss_scaled, scaled_step, with_loss_scale
 from funcprop.training.state import TrainState
 from funcprop.training.step import Step, clip_by_norm, train_step
 

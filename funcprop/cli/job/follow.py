@@ -55,7 +55,7 @@ from funcprop.layer import Context
 from funcprop.losses.loss import Loss
 from funcprop.models import to_objective
 from funcprop.training.checkpoint import CheckpointError, save_checkpoint
-from funcprop.training.loss_scale import loss_scale
+from funcprop.training.loss_scaling import loss_scale
 from funcprop.training.portions import portions
 from funcprop.training.signals import Asked, asked_to_stop
 from funcprop.training.state import TrainState

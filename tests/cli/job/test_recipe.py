@@ -13,6 +13,7 @@ from funcprop.cli.job.build import (
     build_gradient,
     build_model,
     build_optimizer,
+    build_step,
     check_data,
     prepare,
     weights,
@@ -383,3 +384,30 @@ def test_smoothed_targets_mix_the_loss_with_that_of_all_classes(model):
 
     uniform = sum(value(0.0, y * 0 + c) for c in range(CLASSES)) / CLASSES
     np.testing.assert_allclose(value(0.2, y), 0.8 * value(0.0, y) + 0.2 * uniform, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "precision", "gradient"),
+    [
+        ("resnet", "bfloat16", "manual"),
+        ("resnet", "float16", "automatic"),
+        ("gpt", "bfloat16", "automatic"),
+        ("gpt", "float16", "manual"),
+    ],
+)
+def test_a_step_in_sixteen_bits_leaves_a_state_in_thirty_two(model, precision, gradient):
+    recipe = Recipe(model=model, width=4, depth=1, precision=precision, gradient=gradient, ema=0.5)
+    text = model == "gpt"
+    x, y = (jnp.zeros((2, 8), jnp.int32),) * 2 if text else (
+        jnp.ones((2, 8, 8, 1)), jnp.zeros(2, jnp.int32))  # fmt: skip
+    net, optimizer = build_model(recipe, x.shape[1:], CLASSES), build_optimizer(recipe)
+    state = jax.eval_shape(lambda key: init_state(net, optimizer, key, x), jax.random.key(0))
+    step = build_step(recipe, net, optimizer)
+    program, (low, metrics) = jax.make_jaxpr(step, return_shape=True)(state, (x, y))
+    assert jax.tree.map(like, low) == jax.tree.map(like, state)
+    assert metrics.loss.dtype == jnp.float32
+    assert {"bfloat16": "bf16", "float16": "f16"}[precision] in str(program)
+
+
+def like(leaf):
+    return leaf.shape, leaf.dtype

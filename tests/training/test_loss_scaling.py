@@ -92,6 +92,9 @@ def test_what_cannot_be_scaled_is_told():
     for wrong in ("2", None, True, jnp.ones(2)):
         with pytest.raises(TypeError, match="scale is"):
             fp.loss_scaled(gradient, wrong)
+    squares = fp.collect(MODEL, fp.collectors.squared_norms)
+    with pytest.raises(ValueError, match="collects something else"):
+        fp.loss_scaled(fp.backprop(squares, fp.SoftmaxCrossEntropy(reduction="sum")), 2.0)
     with pytest.raises(ValueError, match="from 1 to"):
         fp.with_loss_scale(optax.sgd(0.1), scale=2.0**25)
     with pytest.raises(ValueError, match="period is 0"):

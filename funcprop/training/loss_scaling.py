@@ -54,7 +54,8 @@ def loss_scaled(gradient: GradientFunction, scale: Array | float) -> GradientFun
     In exact arithmetic nothing changes. In float16, below 6e-8 everything is 0: what a model in
     `Cast(model, "float16")` makes of scale times δ is not.
 
-    raises  TypeError for another gradient function, ValueError where scale is not positive
+    raises  TypeError for another gradient function, ValueError where scale is not positive, or the
+            model collects something else than gradients
     source  Micikevicius et al. 2017, arXiv:1710.03740, section 3.2
 
     >>> import jax, jax.numpy as jnp
@@ -76,6 +77,11 @@ def loss_scaled(gradient: GradientFunction, scale: Array | float) -> GradientFun
         raise ValueError(f"scale is {scale}, wanted a positive number")
     inside = getattr(gradient, "__wrapped__", None)
     if isinstance(gradient, Backprop):
+        if collects(gradient.objective.model):
+            raise ValueError(
+                f"loss_scaled divides gradients, and {gradient.objective.model!r} collects "
+                "something else"
+            )
         scaled = by_hand(gradient.objective, scale)
     elif isinstance(inside, Objective):
         scaled = by_jax(inside, scale)
@@ -105,8 +111,7 @@ def by_hand(goal: Objective, scale: Array | float) -> Callable[[Params, Any, Con
     def gradient(params: Params, batch: Any, context: Context) -> Any:
         value, residuals = goal.forward(params, batch, context)
         dvalue = jnp.full_like(value[0] if goal.has_aux else value, scale)
-        grads = goal.backward(params, residuals, dvalue)
-        return value, grads if collects(goal.model) else summed(grads, params)
+        return value, summed(goal.backward(params, residuals, dvalue), params)
 
     return gradient
 
