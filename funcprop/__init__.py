@@ -160,6 +160,7 @@ if TYPE_CHECKING:
     from funcprop.rewiring import warm_start as warm_start
     from funcprop.testing import assert_gradients as assert_gradients
     from funcprop.testing import watch as watch
+    from funcprop.training import Checkpoints as Checkpoints
     from funcprop.training import Evaluation as Evaluation
     from funcprop.training import Metrics as Metrics
     from funcprop.training import TrainState as TrainState
@@ -169,11 +170,14 @@ if TYPE_CHECKING:
     from funcprop.training import ensemble as ensemble
     from funcprop.training import epoch as epoch
     from funcprop.training import evaluate as evaluate
+    from funcprop.training import fit as fit
     from funcprop.training import init_state as init_state
     from funcprop.training import init_update_state as init_update_state
     from funcprop.training import load_checkpoint as load_checkpoint
+    from funcprop.training import load_program as load_program
     from funcprop.training import per_layer as per_layer
     from funcprop.training import save_checkpoint as save_checkpoint
+    from funcprop.training import save_program as save_program
     from funcprop.training import train_step as train_step
     from funcprop.training import update_step as update_step
     from funcprop.training import with_ema as with_ema

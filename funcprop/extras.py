@@ -10,6 +10,8 @@ _PURPOSES = {
     "matplotlib": "drawing curves",
     "sklearn": "the digits data set",
     "safetensors": "reading and writing checkpoints",
+    "orbax": "saving runs",
+    "flatbuffers": "a program in a file",
     "dp_accounting": "the privacy accountant",
     "flax": "a module of Flax",
     "equinox": "a module of Equinox",
@@ -22,6 +24,7 @@ _PURPOSES = {
 
 _DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
+    "orbax": "orbax-checkpoint",
     "dp_accounting": "dp-accounting",
     "PIL": "pillow",
 }

@@ -47,6 +47,7 @@ RIGHT = {
         "function": lambda params, x: MODEL.forward(params, x)[0],
     },
     **{"rules": {}, "collected": (), "factors": (), "inverses": (), "target": MODEL},
+    **{"batches": [(X, Y)]},
     **{"schedule": "1F1B", "times": [], "microbatches": 2, "where": fp.Dense, "decay": 0.5},
 }
 

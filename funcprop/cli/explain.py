@@ -22,9 +22,9 @@ from funcprop.cli.job.build import (
 )
 from funcprop.cli.job.checks import choose, number, whole
 from funcprop.cli.job.folder import PARAMS, read_config
+from funcprop.cli.job.job import make_job, read
 from funcprop.cli.job.recipe import Recipe
 from funcprop.cli.markers import Positional
-from funcprop.cli.train import make_job, read
 from funcprop.data import Dataset, Examples, load
 from funcprop.explorer.blocks import record_blocks, trained
 from funcprop.explorer.chain import ACTIVATIONS, LOSSES

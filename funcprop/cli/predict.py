@@ -14,11 +14,12 @@ import numpy as np
 from funcprop.cli.job.build import build_model, build_optimizer, check_data, prepare
 from funcprop.cli.job.checks import RecipeError
 from funcprop.cli.job.folder import PARAMS, read_config
+from funcprop.cli.job.follow import accuracy
+from funcprop.cli.job.job import read
 from funcprop.cli.job.names import LOSSES
 from funcprop.cli.job.pictures import draw_predictions
 from funcprop.cli.job.run import score
 from funcprop.cli.markers import Positional
-from funcprop.cli.train import accuracy, read
 from funcprop.layer import Array, Layer
 from funcprop.models import generate
 from funcprop.prediction import inference

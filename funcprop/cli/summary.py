@@ -5,13 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-import jax
-
-from funcprop.cli.job.build import build_objective
+from funcprop.cli.job.job import make_job, read, summarized
 from funcprop.cli.job.recipe import Recipe
-from funcprop.cli.train import make_job, read
-from funcprop.inspection import summary
-from funcprop.layer import Context
 
 
 @dataclass(frozen=True)
@@ -40,14 +35,6 @@ def run(command: Summarize) -> int:
     fields = dataclasses.fields(Recipe)
     recipe = Recipe(**{field.name: getattr(command, field.name) for field in fields})
     job = make_job(recipe, read(recipe, recipe.data, recipe.data_dir))
-    x, y = job.data.train.x, job.data.train.y
-    shape = jax.ShapeDtypeStruct((recipe.batch_size, *x.shape[1:]), x.dtype)
-    model, loss = build_objective(recipe, job.model)
-    given = shape
-    if loss is None:  # of text: the model with its loss
-        given = (shape, jax.ShapeDtypeStruct((recipe.batch_size, *y.shape[1:]), y.dtype))
-    found = summary(
-        model, given, context=Context(jax.random.key(recipe.seed)), seconds=command.seconds
-    )
+    found = summarized(job, command.seconds)
     print(f"{recipe.model} on {job.data.name}, mini-batches of {recipe.batch_size}: {found}")
     return 0

@@ -3,52 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import numpy as np
-
-from funcprop.cli.errors import FailedRun, complain
-from funcprop.cli.job.build import (
-    build_gradient,
-    build_model,
-    build_objective,
-    build_optimizer,
-    check_data,
-    prepare,
-)
 from funcprop.cli.job.checks import RecipeError
-from funcprop.cli.job.folder import PARAMS, append_metrics, check_folder, start_folder
-from funcprop.cli.job.names import LOSSES
-from funcprop.cli.job.pictures import (
-    CURVES,
-    DELTAS,
-    FILTERS,
-    NORMS,
-    delta_norms_of,
-    draw_curves,
-    draw_deltas,
-    draw_filters,
-    draw_norms,
-    draw_predictions,
+from funcprop.cli.job.folder import (
+    check_folder,
+    clear,
+    read_config,
+    read_saving,
+    write_config,
 )
-from funcprop.cli.job.progress import progress
-from funcprop.cli.job.recipe import Recipe, settled
-from funcprop.cli.job.run import NonFiniteError, Record, Score, history, score
-from funcprop.cli.job.summary import format_summary, summary
-from funcprop.comparison.front import compare
-from funcprop.data import Dataset, Examples, load
-from funcprop.gradient import backprop
-from funcprop.layer import Array, Context, Layer
-from funcprop.models import to_objective
-from funcprop.models.decoder import backbone_and_head
-from funcprop.training.checkpoint import save_checkpoint
-from funcprop.training.loop import epoch
-from funcprop.training.state import TrainState, init_state
-from funcprop.training.step import train_step
+from funcprop.cli.job.follow import follow
+from funcprop.cli.job.job import Job, gradient_check, introduction, make_job, read
+from funcprop.cli.job.recipe import Recipe
+from funcprop.cli.job.saving import Saved, alone, every, one_voice
 
 
 @dataclass(frozen=True)
@@ -79,8 +49,17 @@ class Train(Recipe):
 
     plots: bool = False
     """Write more pictures into --out: the norms of δ layer by layer, the first layer's filters, the
-    test set's confusion matrix and wrong images, the norms of single examples' gradients, and of
-    points in a plane the boundary between the classes."""
+    test set's confusion matrix and wrong images, the norms of single examples' gradients and the
+    noise in that of a mini-batch, what it costs by hand and by jax.grad, and of points in a plane
+    the boundary between the classes."""
+
+    checkpoint_every: str | None = None
+    """How often everything is saved into the folder of --out: after a number of steps, such as 500,
+    or 2epochs, 90s, 10m (without the option 1m), 1h; never is at the end and when stopped alone."""
+
+    resume: Path | None = None
+    """Go on with the run in this folder, from what it saved last, as if it had not stopped. With
+    --epochs it becomes longer."""
 
     debug: bool = False
     """Show the traceback of an error."""
@@ -93,204 +72,87 @@ class Train(Recipe):
         return Recipe(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Recipe)})
 
 
-class Job(NamedTuple):
-    """A recipe made concrete: everything a run needs, before its first step."""
-
-    recipe: Recipe
-    data: Dataset
-    model: Layer
-    state: TrainState
-
-    def part(self, examples: Examples) -> tuple[Array, Array]:
-        """(x, target) on the device, as the loss wants it."""
-        return prepare(self.recipe, *examples, self.data.classes)
-
-
-def make_job(recipe: Recipe, data: Dataset) -> Job:
-    """Model and first state for the data. Raises RecipeError where the two do not fit."""
-    examples, example = len(data.train.y), data.train.x.shape[1:]
-    check_data(recipe, data)
-    if data.classes < 2:
-        raise RecipeError(f"--data: {data.name} has one class, wanted at least two to tell apart")
-    if recipe.batch_size > examples:
-        raise RecipeError(
-            f"--batch-size is {recipe.batch_size}, and {data.name} has {examples} training examples"
-        )
-    model = build_model(recipe, example, data.classes)
-    x = jax.ShapeDtypeStruct((recipe.batch_size, *example), data.train.x.dtype)
-    optimizer = build_optimizer(recipe)
-    # one compilation instead of one for every operation of every initializer
-    state = jax.jit(lambda key: init_state(model, optimizer, key, x))(jax.random.key(recipe.seed))
-    return Job(recipe, data, model, state)
+EVERY = "1m"  # how often a run is saved
 
 
 def run(command: Train) -> int:
     """`funcprop train`: 0, 1 where the gradient is wrong or the run fails, 130 after Ctrl-C."""
-    recipe = command.recipe()
-    if command.out is not None:
-        check_folder(command.out, command.overwrite)
-    elif command.plots:
-        raise RecipeError("--plots writes into the folder of --out: give one, as --out runs/one")
+    if command.resume is not None:
+        return resume(command, command.resume)
+    recipe, out = command.recipe(), command.out
+    rate = every(command.checkpoint_every or EVERY)
+    if out is not None:
+        check_folder(out, command.overwrite)
+    elif command.plots or command.checkpoint_every is not None:
+        option = "--plots" if command.plots else "--checkpoint-every"
+        raise RecipeError(f"{option} writes into the folder of --out: give one, as --out runs/one")
     job = make_job(recipe, read(recipe, recipe.data, recipe.data_dir, recipe.validation))
     print(introduction(job), flush=True)
     print(gradient_check(job), flush=True)
-    return follow(job, command.out, command.plots)
+    if out is None:
+        return follow(job, None, command.plots)
+    out.mkdir(parents=True, exist_ok=True)
+    with alone(out), one_voice():
+        check_folder(out, command.overwrite)  # another run may have come first
+        clear(out)
+        command = dataclasses.replace(command, checkpoint_every=command.checkpoint_every or EVERY)
+        write_run(out, job, command)
+        saved = Saved(out, job.open_checkpoints(out, rate), rate)
+        return follow(job, saved, command.plots)
 
 
-def read(recipe: Recipe, name: str, folder: Path | None, validation: bool = False) -> Dataset:
-    """The data set `name`; text in windows of the model's length."""
-    length = settled(recipe).length if name.startswith("text:") else None
-    return load(name, folder, validation, length)
+def resume(command: Train, folder: Path) -> int:
+    """`funcprop train --resume FOLDER`: on from what was saved, to the same bits."""
+    recipe, saving, more = stored(command, folder)
+    job = make_job(recipe, read(recipe, recipe.data, recipe.data_dir, recipe.validation))
+    command = dataclasses.replace(command, **saving)
+    rate = every(command.checkpoint_every or EVERY)
+    with alone(folder), one_voice():
+        if more:
+            write_run(folder, job, command)
+        saved = Saved(folder, job.open_checkpoints(folder, rate), rate)
+        return follow(job, saved, command.plots)
 
 
-def introduction(job: Job) -> str:
-    """The data, the model with shapes and parameter counts, and the recipe, in a few lines."""
-    recipe, data = settled(job.recipe), job.data
-    parts = [f"{len(data.train.y):,} training"]
-    if data.validation is not None:
-        parts.append(f"{len(data.validation.y):,} validation")
-    parts.append(f"{len(data.test.y):,} test")
-    example = list(data.train.x.shape[1:])
-    x = jax.ShapeDtypeStruct((1, *example), data.train.x.dtype)
-    model, params = job.model, job.state.params
-    if data.text:  # all of it but the output projection, which is the embedding
-        model, params = backbone_and_head(model)[0], params[0][0]
-        what = f"windows of {example[0]} bytes"
-    else:
-        what = f"examples {example}, {data.classes} classes"
-    init = "" if recipe.init is None else f"init {recipe.init}, "
-    return (
-        f"{data.name}: {' + '.join(parts)} {what}\n"
-        f"{format_summary(summary(model, params, x))}\n"
-        f"{recipe.loss} loss, {recipe.optimizer} at learning rate {recipe.learning_rate:g}, "
-        f"mini-batches of {recipe.batch_size}, {init}seed {recipe.seed}"
-    )
+def write_run(out: Path, job: Job, command: Train) -> None:
+    """config.json, from which the run is gone on with."""
+    how = {"checkpoint_every": command.checkpoint_every, "plots": command.plots}
+    data = job.data
+    write_config(out, job.recipe, data.train.x.shape[1:], data.classes, data.labels, how)
 
 
-def gradient_check(job: Job) -> str:
-    """One line that says how the hand-written gradient compares with JAX's on a few examples.
+def stored(command: Train, folder: Path) -> tuple[Recipe, dict[str, Any], bool]:
+    """-> the recipe of an earlier run, how it is saved, and whether it shall now be longer.
 
-    Raises FailedRun, naming layer and leaf, where it is wrong.
+    Raises RecipeError where the command wants another recipe.
     """
-    if job.recipe.gradient == "automatic":
-        return "Gradient: automatic, by jax.grad"
-    # a few examples, and of text a few bytes each: no more is needed to see a wrong rule
-    count = (slice(2), slice(16)) if job.data.text else slice(5)
-    batch = job.part(Examples(job.data.train.x[count], job.data.train.y[count]))
-    params = to_objective(job.state.params) if job.data.text else job.state.params
-    gradient = backprop(*build_objective(job.recipe, job.model))
-    found = compare(gradient, params, batch, Context(jax.random.key(0)), probes=2)
-    if not found.ok:
-        first = found.wrong[0]
-        raise FailedRun(
-            f"the hand-written gradient is wrong in {first.name} (by hand {first.by_hand:.6g}, "
-            f"automatic {first.expected:.6g}; wanted: {first.rule}), and nothing was trained: "
-            "correct that backward, or train with --gradient automatic"
+    if command.out is not None or command.overwrite:
+        raise RecipeError("--resume goes on in its own folder: leave out --out and --overwrite")
+    recipe, _, _ = read_config(folder)
+    given, default = command.recipe(), Recipe()
+    for field in dataclasses.fields(Recipe):
+        wanted, had = getattr(given, field.name), getattr(recipe, field.name)
+        if field.name in ("epochs", "data_dir") or wanted == getattr(default, field.name):
+            continue
+        if wanted != had:
+            option = field.name.replace("_", "-")
+            raise RecipeError(
+                f"--{option} is {wanted}, and {folder} was trained with {had}: only --epochs and "
+                "--data-dir may be others; start a new run with --out"
+            )
+    more = given.epochs != default.epochs and given.epochs != recipe.epochs
+    if more and given.epochs < recipe.epochs:
+        raise RecipeError(
+            f"--epochs: {recipe.epochs} epochs were wanted, and --epochs is {given.epochs}: "
+            "a run can only become longer"
         )
-    worst = max(row.relative for row in found.rows if row.dtype == "float64")
-    return (
-        f"Gradient: by hand, agrees with jax.grad in {len(found.rows)} comparisons "
-        f"(float64: {worst:.0e})"
+    recipe = dataclasses.replace(
+        recipe,
+        epochs=given.epochs if more else recipe.epochs,
+        data_dir=given.data_dir or recipe.data_dir,
     )
-
-
-def follow(job: Job, out: Path | None, plots: bool = False) -> int:
-    """Train to the end, to Ctrl-C or to a loss that is no number; keep what was reached."""
-    recipe, data = job.recipe, job.data
-    step = train_step(build_gradient(recipe, job.model), build_optimizer(recipe))
-    watched = job.part(data.test if data.validation is None else data.validation)
-    name = "test" if data.validation is None else "validation"
-    if out is not None:
-        start_folder(out, recipe, data.train.x.shape[1:], data.classes, data.labels)
-
-    few = len(watched[1])
-    training = job.part(Examples(data.train.x[:few], data.train.y[:few]))
-
-    def judge(state: TrainState) -> tuple[Score, Score]:
-        held, own = (
-            score(job.model, state, part, LOSSES[recipe.loss]) for part in (watched, training)
-        )
-        return held, own
-
-    look = look_at_deltas(job) if plots else None
-    deltas = [look(job.state)] if look else []
-    state, records, failure = job.state, [], None
-    epochs = history(
-        epoch(step, recipe.batch_size),
-        state,
-        job.part(data.train),
-        judge,
-        recipe.epochs,
-        recipe.batch_size,
-    )
-    try:
-        with progress(recipe.epochs) as show:
-            for reached, record in epochs:
-                state = reached
-                records.append(record)
-                if look:
-                    deltas.append(look(state))
-                if out is not None:
-                    append_metrics(out, record)
-                show(record)
-    except (KeyboardInterrupt, NonFiniteError) as error:
-        failure = error
-    if out is not None:
-        keep(out, state, records, name, title(recipe, data))
-        if plots:
-            draw(job, state, deltas, out)
-    if failure is None:
-        found = score(job.model, state, job.part(data.test), LOSSES[recipe.loss])
-        print(accuracy(found, data.text), flush=True)
-        return 0
-    kept = f"{len(records)} of {recipe.epochs} epochs" + ("" if out is None else f" kept in {out}")
-    if isinstance(failure, NonFiniteError):
-        raise FailedRun(f"{failure} ({kept})") from failure
-    return complain(f"interrupted after {kept}", 130)
-
-
-def keep(
-    out: Path, state: TrainState, records: Sequence[Record], held_out: str, title: str
-) -> None:
-    """What was reached, into the folder."""
-    save_checkpoint(out / PARAMS, state.params, state.statistics)
-    if records:
-        draw_curves(out / CURVES, records, held_out, title)
-
-
-def title(recipe: Recipe, data: Dataset) -> str:
-    """What was trained on what, in a line."""
-    full = settled(recipe)
-    sizes = "" if full.layers is None else " " + "-".join(map(str, full.layers))
-    return f"{recipe.model}{sizes} on {data.name}, {recipe.optimizer} {full.learning_rate:g}"
-
-
-def look_at_deltas(job: Job) -> Callable[[TrainState], tuple[np.ndarray, list[str]]]:
-    """state -> ‖δ‖ of every layer on one mini-batch, and the layers' names."""
-    size = job.recipe.batch_size
-    batch = job.part(Examples(job.data.train.x[:size], job.data.train.y[:size]))
-    model, loss = build_objective(job.recipe, job.model)
-    norms = delta_norms_of(model, loss, batch)
-    context = Context(jax.random.key(job.recipe.seed))
-
-    def look(state: TrainState) -> tuple[np.ndarray, list[str]]:
-        params = to_objective(state.params) if job.data.text else state.params
-        return norms(params, context)
-
-    return look
-
-
-def draw(job: Job, state: TrainState, deltas: Sequence[Any], out: Path) -> None:
-    """The pictures of --plots."""
-    draw_deltas(out / DELTAS, deltas)
-    if job.data.text:
-        return
-    draw_predictions(out, job.data, job.model, state)
-    draw_filters(out / FILTERS, state.params, job.data.train.x.shape[1:])
-    draw_norms(out / NORMS, job.model, state.params, job.data.train)
-
-
-def accuracy(found: Score, text: bool = False) -> str:
-    """`Test accuracy: 97.78 % (352 / 360)`, and of text how many bits a byte takes."""
-    words = f"Test accuracy: {100 * found.accuracy:.2f} % ({found.right} / {found.of})"
-    return f"{words}, {found.bits:.3f} bits per byte" if text else words
+    saving = read_saving(folder)
+    if command.checkpoint_every is not None:
+        saving["checkpoint_every"] = command.checkpoint_every
+    saving["plots"] = bool(command.plots or saving.get("plots"))
+    return recipe, saving, more

@@ -114,10 +114,11 @@ def check_unmixed(model: Layer, params: Params, x: Any, context: Context = Conte
     >>> x = jnp.array([[1.0, 2.0], [3.0, 5.0], [4.0, 7.0]])
     >>> fp.check_unmixed(fp.Softmax(), (), x)
     >>> norm = fp.BatchNorm()
-    >>> fp.check_unmixed(norm, fp.layers.Gain(jnp.ones(2), jnp.zeros(2)), x)
-    Traceback (most recent call last):
-        ...
-    funcprop.layer.LayerError: BatchNorm(): mixes examples: one was changed, and example 1 moved
+    >>> try:
+    ...     fp.check_unmixed(norm, fp.layers.Gain(jnp.ones(2), jnp.zeros(2)), x)
+    ... except fp.LayerError as error:
+    ...     print(error)
+    BatchNorm(): mixes examples: one was changed, and example 1 moved
       take one that treats examples apart, as GroupNorm instead of BatchNorm
     """
     sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(x)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,7 +21,9 @@ from funcprop.costs.measuring import built, by_hand, fastest
 from funcprop.doors import door
 from funcprop.gradient import partition
 from funcprop.layer import Context, Layer, Params, Residuals
-from funcprop.sheets import Line, Sheet, html
+from funcprop.sheets import Line, Sheet, Shown
+
+SEVERAL = "A parameter that several layers use is in the row of each, and counts once in all."
 
 
 class Shapes(NamedTuple):
@@ -39,6 +42,7 @@ class Shaping(Rule):
     """The rule that records everything a layer is asked with; run on shapes alone."""
 
     separate = True
+    whole = True
 
     def remember(
         self, layer: Layer, params: Params, x: Any, context: Context, y: Any, residuals: Residuals
@@ -59,7 +63,8 @@ class SummaryRow(NamedTuple):
     path        "Serial[0] Dense"
     layer       in words of at most 40 characters
     output      the shapes that come out
-    parameters  how many numbers it holds
+    parameters  how many numbers it uses: those of a tied parameter are in the row of every layer
+                that uses it
     bytes       of its parameters
     kept        bytes of what it keeps for its backward pass; an array that two layers keep is in
                 both rows
@@ -82,28 +87,28 @@ class SummaryRow(NamedTuple):
     seconds: float
 
 
-@dataclass(frozen=True)
-class Summary:
+@dataclass(frozen=True, repr=False)
+class Summary(Shown):
     """A model layer by layer: it prints itself, and shows itself in a notebook.
 
-    rows  SummaryRows, in the order of the forward pass
-    kept  bytes that the whole model keeps between its passes: an array that two layers keep counts
-          once, and what `Remat` computes again does not count
+    rows        SummaryRows, in the order of the forward pass
+    parameters  how many numbers the whole model holds: a parameter that is used several times
+                counts once
+    bytes       of its parameters
+    kept        bytes that the whole model keeps between its passes: an array that two layers keep
+                counts once, and what `Remat` computes again does not count
 
     >>> import jax.numpy as jnp
     >>> import funcprop as fp
     >>> found = fp.summary(fp.Serial(fp.Dense(3), fp.Tanh()), jnp.ones((4, 2)))
-    >>> found.parameters, found.kept
-    (9, 80)
+    >>> found.parameters, found.bytes, found.kept
+    (9, 36, 80)
     """
 
     rows: tuple[SummaryRow, ...]
+    parameters: int
+    bytes: int
     kept: int
-
-    @property
-    def parameters(self) -> int:
-        """How many numbers the model holds; a parameter with several uses counts once a use."""
-        return sum(row.parameters for row in self.rows)
 
     @property
     def sheet(self) -> Sheet:
@@ -116,7 +121,6 @@ class Summary:
         ]  # fmt: skip
         known = [row.flops for row in self.rows if not math.isnan(row.flops)]
         flops = math.fsum(known) if known else math.nan
-        held = sum(row.bytes for row in self.rows)
         lines.append(
             Line(("in all", "", "", f"{self.parameters:,}", size(self.kept), counted(flops),
                   f"{1e3 * whole:.3g} ms" if whole else ""))
@@ -125,18 +129,10 @@ class Summary:
         if not whole:
             headings = headings[:-1]
             lines = [Line(line.cells[:-1]) for line in lines]
-        title = (
-            f"{self.parameters:,} parameters in {size(held)}, {size(self.kept)} kept for backward"
-        )
-        return Sheet(title, headings, tuple(lines))
-
-    def __str__(self) -> str:
-        return str(self.sheet)
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return html.part([f"<p>{self.sheet.title}</p>", html.table(self.sheet)])
+        held, kept = size(self.bytes), size(self.kept)
+        title = f"{self.parameters:,} parameters in {held}, {kept} kept for backward"
+        several = sum(row.parameters for row in self.rows) > self.parameters
+        return Sheet(title, headings, tuple(lines), (SEVERAL,) if several else ())
 
 
 @door
@@ -174,8 +170,11 @@ def summary(
     found = jax.eval_shape(_passes(model), params, x, context)
     seen = [record for record in records(found) if record.value is not None]
     known: dict[Any, tuple[float, float]] = {}
-    rows = tuple(_row(record, seconds, known) for record in seen)
-    return Summary(rows, kept_by(model, params, x, context))
+    steps = dict(own_steps(model))
+    rows = tuple(_row(record, steps.get(record.path, 1), seconds, known) for record in seen)
+    held = jax.tree.leaves(params)
+    kept = kept_by(model, params, x, context)
+    return Summary(rows, sum(map(numbers_in, held)), sum(map(bytes_of, held)), kept)
 
 
 def _passes(model: Layer) -> Any:
@@ -197,7 +196,21 @@ def kept_by(model: Layer, params: Params, x: Any, context: Context) -> int:
     return sum(bytes_of(var.aval) for var in outside.values())
 
 
-def _row(record: Record, seconds: float, known: dict[Any, tuple[float, float]]) -> SummaryRow:
+def own_steps(
+    layer: Layer, place: tuple[str, ...] = (), steps: int = 1
+) -> Iterator[tuple[str, int]]:
+    """(path, how many steps of loops have parameters of their own) of every leaf: other loops, as
+    `OverTime` is one, use the same parameters in each step."""
+    if not isinstance(layer, Composite):
+        yield " ".join((*place, type(layer).__name__)), steps
+        return
+    for position, child in enumerate(layer.layers):
+        yield from own_steps(child, (*place, layer.place(position)), steps * (layer.stacked or 1))
+
+
+def _row(
+    record: Record, steps: int, seconds: float, known: dict[Any, tuple[float, float]]
+) -> SummaryRow:
     """Layers that are alike are counted and measured once."""
     seen, layer = record.value, record.layer
     times = 1
@@ -211,13 +224,13 @@ def _row(record: Record, seconds: float, known: dict[Any, tuple[float, float]]) 
     if alike not in known:
         known[alike] = _cost(layer, one, seconds)
     flops, took = known[alike]
-    own = [leaf for leaf in jax.tree.leaves(seen.params)]
+    own = jax.tree.leaves(one.params)
     return SummaryRow(
         record.path,
         brief(layer),
         " ".join(str(list(leaf.shape)) for leaf in jax.tree.leaves(seen.y)),
-        sum(math.prod(leaf.shape) for leaf in own),
-        sum(map(bytes_of, own)),
+        steps * sum(map(numbers_in, own)),
+        steps * sum(map(bytes_of, own)),
         sum(map(bytes_of, jax.tree.leaves(seen.kept))),
         times * flops,
         times * took,
@@ -255,6 +268,11 @@ def brief(layer: Layer) -> str:
                 arguments.append(f"{field.name}={value!r}" if position else repr(value))
         words = f"{name}({', '.join(arguments)})"
     return words if len(words) <= 40 else f"{name}(...)"
+
+
+def numbers_in(leaf: Any) -> int:
+    """How many an array holds, or one of its shape."""
+    return math.prod(leaf.shape)
 
 
 def bytes_of(leaf: Any) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from funcprop.collectors import collect, records, trace
@@ -15,11 +17,12 @@ from funcprop.doors import door
 from funcprop.gradient import backprop, objective, unpack
 from funcprop.inspection.taps import tapped, taps_in
 from funcprop.layer import Array, Context, Layer, Params, is_float
-from funcprop.sheets import Line, Sheet, html
+from funcprop.sheets import Line, Sheet, Shown
 from funcprop.sheets.arrays import numbers, shape_of
 
-SMALL = 1e-2  # of the largest gradient: what counts as its size where it is smaller
-SAME = 1e-4  # of ‖automatic‖: what is further off is marked
+SAME = 1e-4  # of ‖automatic‖: what is further off is marked, if rounding does not explain it
+ULPS = 4  # roundings that each number of a sum has behind it
+ROUNDING = "rounding: apart by no more than what it makes of zero, as of a bias before a BatchNorm."
 
 
 class TraceRow(NamedTuple):
@@ -28,10 +31,10 @@ class TraceRow(NamedTuple):
     path       of the layer: "Serial[0] Dense"; "loss" for the cost itself
     quantity   in the letters of the field: x, z, a, δ = ∂C/∂z, ∂C/∂a, ∂C/∂w, ∂C/∂b, C
     by_hand    the array, by the hand-written backward passes
-    least      what a smaller norm counts as: a gradient may be zero but for rounding, as that of a
-               bias before a BatchNorm
     automatic  the same by `jax.grad`; None of what no gradient is taken of, inside a composite that
                uses parameters several times, and of a function that was lifted
+    rounding   how far two sums of the terms of this gradient may be apart in one entry by rounding
+               alone: a gradient may be zero but for that, as that of a bias before a BatchNorm
 
     >>> import funcprop as fp
     >>> fp.inspection.TraceRow("Serial[0] Dense", "z", 1.0, None).quantity
@@ -42,7 +45,7 @@ class TraceRow(NamedTuple):
     quantity: str
     by_hand: Any
     automatic: Any
-    least: float = 0.0
+    rounding: float = 0.0
 
     @property
     def difference(self) -> float | None:
@@ -51,12 +54,27 @@ class TraceRow(NamedTuple):
             return None
         wide = np.asarray(self.automatic, np.float64)
         off = float(np.linalg.norm(np.asarray(self.by_hand, np.float64) - wide))
-        size = max(float(np.linalg.norm(wide)), self.least)
-        return off / size if size else off
+        size = float(np.linalg.norm(wide))
+        return off / size if size else math.inf if off else 0.0
+
+    @property
+    def close(self) -> bool:
+        """Whether the difference is small; True without an automatic one to differ from."""
+        if self.difference is None:
+            return True
+        return self.difference <= max(SAME, ULPS * _eps(self.by_hand))
+
+    @property
+    def same(self) -> bool:
+        """Whether it is small, or no more than rounding makes of zero."""
+        if self.close:
+            return True
+        off = np.asarray(self.by_hand, np.float64) - np.asarray(self.automatic, np.float64)
+        return float(np.abs(off).max(initial=0.0)) <= self.rounding
 
 
-@dataclass(frozen=True)
-class TraceTable:
+@dataclass(frozen=True, repr=False)
+class TraceTable(Shown):
     """One pass as a table: it prints itself, and shows itself in a notebook.
 
     rows  TraceRows, in the order of the forward pass
@@ -94,24 +112,17 @@ class TraceTable:
                 shape_of(row.by_hand),
                 numbers(row.by_hand),
                 "" if row.automatic is None else numbers(row.automatic),
-                "" if off is None else f"{off:.0e}",
+                "" if off is None else f"{off:.0e}" if row.close or not row.same else "rounding",
             )
-            lines.append(Line(cells, off is None or off <= SAME))
+            lines.append(Line(cells, row.same))
             above = row.path
-        known = [row.difference for row in self.rows if row.difference is not None]
-        worst = max(known, default=0.0)
+        known = [row for row in self.rows if row.automatic is not None]
+        noise = [row for row in known if row.same and not row.close]
+        worst = max((row.difference or 0.0 for row in known if row not in noise), default=0.0)
         compared = f"{len(known)} of {len(self.rows)} also by jax.grad, at most {worst:.0e} apart"
         title = f"One pass, forward from the top, backward from the bottom: {compared}"
         headings = ("layer", "", "shape", "by hand", "jax.grad", "apart")
-        return Sheet(title, headings, tuple(lines))
-
-    def __str__(self) -> str:
-        return str(self.sheet)
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return html.part([f"<p>{self.sheet.title}</p>", html.table(self.sheet)])
+        return Sheet(title, headings, tuple(lines), (ROUNDING,) if noise else ())
 
 
 @door
@@ -155,16 +166,9 @@ def trace_table(
         rows += [
             TraceRow(found[0].path, _name("x", place), leaf, None) for place, leaf in _leaves(x)
         ]
-    for record, peer in zip(found, automatic, strict=True):
-        rows += _rows(record, peer)
-    rows.append(TraceRow("loss", "C", value, None))
-    sizes = [
-        np.linalg.norm(np.asarray(row.automatic, np.float64))
-        for row in rows
-        if row.automatic is not None
-    ]
-    least = SMALL * max(sizes, default=0.0)
-    return TraceTable(tuple(row._replace(least=float(least)) for row in rows))
+    for record, peer, after in zip(found, automatic, [*found[1:], None], strict=True):
+        rows += _rows(record, peer, after)
+    return TraceTable((*rows, TraceRow("loss", "C", value, None)))
 
 
 def _automatic(
@@ -182,19 +186,41 @@ def _automatic(
     return taps_in(model, grads)
 
 
-def _rows(record: Record, peer: Any) -> Iterator[TraceRow]:
-    """What a layer gave, what it was told, and what it tells its parameters."""
+def _rows(record: Record, peer: Any, after: Record | None) -> Iterator[TraceRow]:
+    """What a layer gave, what it was told, and what it tells its parameters; `after` is the record
+    of the layer that told it."""
     seen, own = record.value, bool(jax.tree.leaves(record.value.dparams))
     out, cotangent = ("z", "δ = ∂C/∂z") if own else ("a", "∂C/∂a")
     dparams, dy = (None, None) if peer is None else peer
+    told = (seen.dy,) if after is None else (seen.dy, after.value.dy)
+    scale, count = _largest(told), max((leaf.size for _, leaf in _leaves(seen.dy)), default=0)
     for place, leaf in _leaves(seen.y):
         yield TraceRow(record.path, _name(out, place), leaf, None)
     for (place, leaf), other in zip(_leaves(seen.dy), _others(dy, seen.dy), strict=True):
-        yield TraceRow(record.path, _name(cotangent, place), leaf, other)
+        least = _rounding(leaf, count, scale)
+        yield TraceRow(record.path, _name(cotangent, place), leaf, other, least)
+    scale *= max(1.0, _largest(seen.x))
     for (place, leaf), other in zip(
         _leaves(seen.dparams), _others(dparams, seen.dparams), strict=True
     ):
-        yield TraceRow(record.path, f"∂C/∂{place or 'w'}", leaf, other)
+        least = _rounding(leaf, count, scale)
+        yield TraceRow(record.path, f"∂C/∂{place or 'w'}", leaf, other, least)
+
+
+def _rounding(leaf: Any, count: int, scale: float) -> float:
+    """How far apart rounding can bring two sums of `count` terms of at most `scale`."""
+    return ULPS * _eps(leaf) * count * scale
+
+
+def _eps(leaf: Any) -> float:
+    """One rounding of a number, in the dtype of an array."""
+    return float(jnp.finfo(jnp.result_type(leaf)).eps)
+
+
+def _largest(tree: Any) -> float:
+    """The largest absolute number of a tree."""
+    found = [np.abs(np.asarray(leaf, np.float64)).max(initial=0.0) for _, leaf in _leaves(tree)]
+    return float(max(found, default=0.0))
 
 
 def _leaves(tree: Any) -> list[tuple[str, Any]]:

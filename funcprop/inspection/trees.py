@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from funcprop.layer import is_float, spell
-from funcprop.sheets import Line, Sheet, html
+from funcprop.sheets import Line, Sheet, Shown
 
 
 class TreeRow(NamedTuple):
@@ -38,8 +38,8 @@ class TreeRow(NamedTuple):
     high: float | None
 
 
-@dataclass(frozen=True)
-class TreeTable:
+@dataclass(frozen=True, repr=False)
+class TreeTable(Shown):
     """A tree of arrays: it prints itself, and shows itself in a notebook.
 
     rows  TreeRows, in the order of the leaves
@@ -61,14 +61,6 @@ class TreeTable:
         total = sum(row.size for row in self.rows)
         headings = ("where", "shape", "numbers", "norm", "mean", "std", "low", "high")
         return Sheet(f"{total:,} numbers in {len(lines)} arrays", headings, tuple(lines))
-
-    def __str__(self) -> str:
-        return str(self.sheet)
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return html.part([f"<p>{self.sheet.title}</p>", html.table(self.sheet)])
 
 
 def tree_table(tree: Any) -> TreeTable:

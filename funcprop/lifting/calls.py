@@ -34,7 +34,9 @@ class Functions:
 
     def without_rule(self, number: int, operands: Any) -> Callable[..., list[Any]]:
         """What the call computes, differentiated through that: rules it calls are followed."""
-        return jaxpr_as_fun(closed(self.known[number, types(operands)].eqn.params["call_jaxpr"]))
+        use = self.known[number, types(operands)]
+        function = jaxpr_as_fun(closed(use.eqn.params["call_jaxpr"]))
+        return function if use.around is None else use.around(function)
 
 
 def types(operands: Any) -> tuple[Any, ...]:
@@ -54,6 +56,7 @@ class Call(Layer):
     real       whether no complex number goes in or comes out
     types      of the operands where it was found
     calls      whether its function calls further rules
+    devices    of a `shard_map` around it: its operands are those of all, stacked
     """
 
     name: str
@@ -65,17 +68,20 @@ class Call(Layer):
     real: bool = True
     types: tuple[Any, ...] = ()
     calls: bool = False
+    devices: int = 1
 
     def __repr__(self) -> str:
         often = f", {self.times} times" if self.times > 1 else ""
-        return f"{self.name} at {self.source}{often}"
+        often += f", on {self.devices} devices" if self.devices > 1 else ""
+        return f"{self.name}{self.source and f' at {self.source}'}{often}"
 
     @property
     def words(self) -> str:
         """`relu (nn.py:12), called at model.py:30, 3 times`."""
         often = f", {self.times} times in a loop" if self.times > 1 else ""
+        often += f", on {self.devices} devices of a shard_map" if self.devices > 1 else ""
         defined = f" ({self.defined})" if self.defined else ""
-        return f"{self.name}{defined}, called at {self.source}{often}"
+        return f"{self.name}{defined}{self.source and f', called at {self.source}'}{often}"
 
     def forward(
         self, params: Params, x: Any, context: Context = Context()

@@ -27,7 +27,9 @@ from funcprop.lifting.jaxprs import (
     equation,
     outputs,
     scan_parts,
+    typed,
 )
+from funcprop.lifting.shards import enter_shards
 from funcprop.lifting.tapped import closed_use, coded, generic_use, passed
 from funcprop.lifting.uses import DATA, PARAMETER, Plan, Site, Use, constants
 from funcprop.sharding import varying
@@ -115,7 +117,12 @@ def run(
                 own = [taps[eqn.invars[i]] for i in floats]
                 new = made(function, floats, operands, own)
                 taps |= {v: t for v, t in zip(bound, new, strict=True) if t is not None}
-        elif site.inner is not None:
+        elif site.shards is not None and sent is not None:
+            bound = eqn.outvars
+            use, delta = site.first
+            codes = sent.operands[use : use + len(site.uses)]
+            found = enter_shards(site, eqn, operands, sent.deltas[delta:], codes, run_inside)
+        elif site.inner is not None and site.shards is None:
             bound = eqn.outvars
             given = [read(atom) for atom in site.atoms]
             use, delta = site.first
@@ -130,11 +137,7 @@ def run(
             kept[use : use + len(site.uses)] = seen
         elif site.branches and sent is not None:
             bound = eqn.outvars
-
-            def inside(inner: Plan, given: Any, deltas: Any, codes: Any) -> list[Any]:
-                return run(inner, given, {}, Taps(deltas, codes))[0]
-
-            found = enter_branch(site, operands, sent.deltas, sent.operands, inside)
+            found = enter_branch(site, operands, sent.deltas, sent.operands, run_inside)
         elif sent is None:
             function = equation(jaxpr, eqn)
             if site.uses and instead is not None and instead[site.first[0]] is not None:
@@ -167,6 +170,11 @@ def run(
         return value + taps[atom] if plan.is_weight(atom) and atom in taps else value
 
     return [output(atom) for atom in jaxpr.jaxpr.outvars], kept
+
+
+def run_inside(plan: Plan, inputs: list[Any], deltas: Any, codes: Any) -> list[Any]:
+    """The outputs of what is entered, with the taps of what stands in it."""
+    return run(plan, inputs, {}, Taps(deltas, codes))[0]
 
 
 def is_made(plan: Plan, bound: list[Any]) -> bool:
@@ -206,7 +214,8 @@ def enter(
         return call(operands, tapped, sent), [None] * len(site.uses)
     consts, carry = scan_parts(eqn)
     consts += len(inner.extra)
-    operands = varying(operands, *operands)
+    if not typed(inputs):
+        operands = varying(operands, *operands)
     first = consts + carry
     fixed = {inputs[i]: t for i, t in tapped.items() if i < consts}
     sliced = {i: t for i, t in tapped.items() if i >= first}

@@ -13,7 +13,7 @@ from jax.extend import source_info_util
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 from jax.extend.core import primitives as p
 
-from funcprop.sharding import varying
+from funcprop.sharding import varies, varying
 
 # Where an equation that is nothing but a call keeps what it calls.
 INLINED = {p.jit_p.name: "jaxpr", p.call_p.name: "call_jaxpr", p.closed_call_p.name: "call_jaxpr"}
@@ -43,10 +43,17 @@ def equation(jaxpr: ClosedJaxpr, eqn: JaxprEqn) -> Callable[..., list[Any]]:
 
     def function(*operands: Any) -> list[Any]:
         found = dict(zip(atoms, operands, strict=True))
-        # it was traced for one device: inside of a shard_map nothing says that constants vary
-        return run(*varying([found[var] for var in inputs], *operands))
+        given = [found[var] for var in inputs]
+        # traced for one device, nothing in it says that constants vary inside of a shard_map
+        return run(*(given if typed(atoms) else varying(given, *operands)))
 
     return function
+
+
+def typed(atoms: list[Any]) -> bool:
+    """Whether the types of these operands tell over which axes of a shard_map they vary: what
+    reads them was traced inside of it."""
+    return bool(varies([atom.aval for atom in atoms]))
 
 
 def constants_of(jaxpr: ClosedJaxpr) -> list[Any]:
@@ -159,6 +166,21 @@ def scan_parts(eqn: JaxprEqn) -> tuple[int, int]:
         return eqn.params["num_consts"], eqn.params["num_carry"]
     consts, carry, _ = eqn.params["ft_in"].unpack()  # jax 0.12
     return len(consts), len(carry)
+
+
+def without_unread(jaxpr: ClosedJaxpr, eqn: JaxprEqn, read: set[Any]) -> ClosedJaxpr:
+    """What a loop or a checkpoint holds, with zeros for outputs that nobody reads: modules of NNX
+    return their parameters from it."""
+    kept = scan_parts(eqn)[1] if eqn.primitive.name == SCAN else 0
+    unread = [i >= kept and var not in read for i, var in enumerate(eqn.outvars)]
+    if not any(unread):
+        return jaxpr
+    zero = np.zeros((), np.float32)
+    atoms = [
+        Literal(zero, jax.typeof(zero)) if gone else atom
+        for gone, atom in zip(unread, jaxpr.jaxpr.outvars, strict=True)
+    ]
+    return ClosedJaxpr(jaxpr.jaxpr.replace(outvars=atoms), jaxpr.consts)
 
 
 def source_of(eqn: JaxprEqn) -> tuple[str, str]:

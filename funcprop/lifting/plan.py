@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import jax
-import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
 from funcprop.lifting.branches import COND, branched
@@ -27,9 +25,11 @@ from funcprop.lifting.jaxprs import (
     is_float_type,
     outputs,
     scan_parts,
+    without_unread,
 )
 from funcprop.lifting.linear import sends_linearly
 from funcprop.lifting.primitives import ANY, primitive_of
+from funcprop.lifting.shards import SHARD_MAP, is_outermost, sharded
 from funcprop.lifting.uses import (
     DATA,
     NEITHER,
@@ -115,16 +115,10 @@ def plan_of(
                 plan.sites[number] = Site(uses=(use,), first=(len(uses), 0))
                 uses.append(use)
                 deltas += new
-            elif eqn.primitive.name == COND and holds(eqn, RULES):
-                given = [plan.kind(atom) for atom in eqn.invars[1:]]
-
-                def inside(branch: ClosedJaxpr, given: Any = given) -> Plan:
-                    return plan_of(branch, given, range(len(given)), asks)
-
-                if found := branched(eqn, inside, (len(uses), len(deltas))):
-                    plan.sites[number] = found[0]
-                    uses += found[0].uses
-                    deltas += found[1]
+            elif found := calls_inside(plan, eqn, (len(uses), len(deltas))):
+                plan.sites[number] = found[0]
+                uses += found[0].uses
+                deltas += found[1]
             continue
         if (asks != "calls" and not weights) or all(plan.kind(var) < DATA for var in eqn.outvars):
             continue
@@ -150,6 +144,23 @@ def plan_of(
             needs |= {atom for atom in eqn.invars if plan.is_weight(atom)}
     needed = frozenset(wanted if top else needs)
     return replace(plan, needs=needed, uses=tuple(uses), deltas=tuple(deltas))
+
+
+def calls_inside(
+    plan: Plan, eqn: JaxprEqn, first_of: tuple[int, int]
+) -> tuple[Site, list[Delta]] | None:
+    """The calls of derivative rules in the branches of a `cond` or the body of a `shard_map`."""
+    kinds = [plan.kind(atom) for atom in eqn.invars]
+
+    def inside(jaxpr: ClosedJaxpr) -> Plan:
+        given = kinds[len(kinds) - len(jaxpr.jaxpr.invars) :]  # which branch is no input of one
+        return plan_of(jaxpr, given, range(len(given)), "calls")
+
+    if eqn.primitive.name == COND and holds(eqn, RULES):
+        return branched(eqn, inside, first_of)
+    if eqn.primitive.name == SHARD_MAP and holds(eqn, RULES) and is_outermost(eqn):
+        return sharded(eqn, inside(closed(eqn.params["jaxpr"])), first_of)
+    return None
 
 
 def with_plans(
@@ -207,21 +218,6 @@ def plan_inside(
             return None
         fixed = range(consts)
     return plan_of(jaxpr, inputs, fixed, asks), inputs
-
-
-def without_unread(jaxpr: ClosedJaxpr, eqn: JaxprEqn, read: set[Any]) -> ClosedJaxpr:
-    """What a loop or a checkpoint holds, with zeros for outputs that nobody reads: modules of NNX
-    return their parameters from it."""
-    kept = scan_parts(eqn)[1] if eqn.primitive.name == SCAN else 0
-    unread = [i >= kept and var not in read for i, var in enumerate(eqn.outvars)]
-    if not any(unread):
-        return jaxpr
-    zero = np.zeros((), np.float32)
-    atoms = [
-        Literal(zero, jax.typeof(zero)) if gone else atom
-        for gone, atom in zip(unread, jaxpr.jaxpr.outvars, strict=True)
-    ]
-    return ClosedJaxpr(jaxpr.jaxpr.replace(outvars=atoms), jaxpr.consts)
 
 
 def invariant(

@@ -97,7 +97,7 @@ def untraced(function: Callable[..., Any], params: Params, init: Any = None) -> 
 
 def with_rules(function: Callable[..., Any], x: tuple[Any, ...]) -> Lifted:
     """function(*x) as a layer without parameters, opened by `compare` at the calls of custom
-    derivative rules: under `jit`, `scan` and `checkpoint`."""
+    derivative rules: under `jit`, `scan`, `checkpoint`, `cond` and `shard_map`."""
 
     def of_x(params: Params, x: tuple[Any, ...]) -> Any:
         return function(*x)
@@ -147,7 +147,16 @@ def calls_of(lifted: Lifted, params: Params, x: Any) -> tuple[Call, ...]:
         given = types([var.aval for var in use.eqn.invars])
         found.append(
             Call(
-                rule_name(use.eqn), source, number, functions, defined, times, real, given, further
+                rule_name(use.eqn),
+                source,
+                number,
+                functions,
+                defined,
+                times,
+                real,
+                given,
+                further,
+                use.devices,
             )
         )
     return tuple(found)

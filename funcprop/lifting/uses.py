@@ -62,6 +62,8 @@ class Use:
     axis: int | None = None  # along which the parts are put together, from the end
     again: bool = False  # whether a checkpoint computes it anew on the way back
     fixed: tuple[int, ...] = ()  # operands that are constants, and have no derivative: see `tapped`
+    devices: int = 1  # that a `shard_map` around it maps over: their operands are then stacked
+    around: Any = None  # what makes a function of one device's operands that of all: see `shards`
 
     @property
     def data(self) -> list[int]:
@@ -87,6 +89,7 @@ class Site:
     atoms   what the inputs of that plan are here: what was moved out of it, then the operands
     first   the numbers of its first use and its first delta among those of the plan
     branches the plans of the branches that it chooses from: of `cond`
+    shards  the devices of a `shard_map`, whose body `inner` is the plan of: see `shards`
     """
 
     uses: tuple[Use, ...] = ()
@@ -95,6 +98,7 @@ class Site:
     atoms: tuple[Any, ...] = ()
     first: tuple[int, int] = (0, 0)
     branches: tuple[Plan, ...] = ()
+    shards: Any = None
 
 
 @dataclass(frozen=True, eq=False)

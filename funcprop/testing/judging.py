@@ -15,6 +15,7 @@ import jax
 
 from funcprop.comparison.front import compare
 from funcprop.comparison.report.comparison import Comparison
+from funcprop.comparison.verdict.rounding import OWN
 from funcprop.sheets import aligned
 from funcprop.testing.calls import DOMAINS, Members, as_call, floats_of, values_of
 from funcprop.testing.leaves import Unusable, is_differentiable, is_finite
@@ -108,6 +109,8 @@ def judged(seen: Seen, seconds: float) -> RuleRow:
     found = max(every, key=lambda each: (not each.comparison.ok, known(each.worst[1])))
     if found.drawn and (not found.comparison.ok or all(each.drawn for each in every)):
         notes.insert(0, DRAWN)
+    told = found.comparison.notes
+    notes += [with_names(note, found.names) for note in told if OWN in note]
     leaf, relative = found.worst
     worst = f"{leaf} {relative:.0e}" if math.isfinite(relative) else leaf
     verdict = OK if found.comparison.ok else WRONG

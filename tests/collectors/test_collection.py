@@ -32,7 +32,7 @@ from funcprop.collectors import (
     values,
     weighted_sum,
 )
-from funcprop.collectors.rule import Together
+from funcprop.collectors.together import Together
 from funcprop.layer import Array, Context, Layer, LayerError, is_float
 from funcprop.pipelines import StageTimes, simulate_pipeline
 from funcprop.training import init_update_state, update_step

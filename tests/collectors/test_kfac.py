@@ -29,7 +29,7 @@ from funcprop.collectors import (
     values,
     with_factors,
 )
-from funcprop.collectors.preconditioner import inverse
+from funcprop.collectors.inverses import inverse
 from funcprop.layer import Context, LayerError
 
 KEY = jax.random.key(7)

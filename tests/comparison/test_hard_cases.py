@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import funcprop as fp
@@ -222,3 +223,29 @@ def test_no_difference_of_two_draws_passes_for_a_rounding(rate, wide, factor):
     assert all(row.words.startswith(told) for row in found.wrong)
     agreed = [note for note in found.notes if "finite differences agree along" in note]
     assert bool(agreed) == found.ok
+
+
+@jax.custom_vjp
+def gap(a, b):
+    return (a * a - b * b) ** 2
+
+
+def gap_backward(kept, dy):
+    a, b = kept
+    slope = 4 * dy * (a * a - b * b)
+    return slope * a, -slope * b
+
+
+gap.defvjp(lambda a, b: (gap(a, b), (a, b)), gap_backward)
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_an_input_at_which_float32_says_little_is_told(size):
+    """At 1000 the squares differ in their last digits: automatic differentiation is no better."""
+    a = np.float32(size) * np.linspace(1.05, 1.1, 6, dtype=np.float32)
+    found = fp.compare(gap, a, a + np.float32(1e-4), probes=2)
+    assert found.ok
+    told = [note for note in found.notes if "automatic differentiation's own error is" in note]
+    assert [note.startswith("float32: ") and "% of dx[0], " in note for note in told] == (
+        [True] if size > 1 else []
+    )

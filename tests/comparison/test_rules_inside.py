@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 
 import funcprop as fp
 from funcprop.comparison.subject.rules import rules_inside
@@ -49,11 +50,27 @@ def in_a_checkpoint(x):
     return jax.checkpoint(plain)(x)
 
 
+def on_two_devices(f, *specs, check_vma=True):
+    mesh = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Auto,))
+    rows = PartitionSpec("rows")
+    return jax.shard_map(f, mesh=mesh, in_specs=(rows, *specs), out_specs=rows, check_vma=check_vma)
+
+
+def under_shard_map(x):
+    return on_two_devices(lambda rows: sine(rows) * squared(rows))(x)
+
+
+def in_a_scan_under_shard_map(x):
+    return on_two_devices(in_a_scan, check_vma=False)(x)
+
+
 PLACES = {
     plain: "called at test_rules_inside.py",
     in_a_scan: "4 times in a loop",
     under_vmap: "called at test_rules_inside.py",
     in_a_checkpoint: "called at test_rules_inside.py",
+    under_shard_map: "on 2 devices of a shard_map",
+    in_a_scan_under_shard_map: "4 times in a loop, on 2 devices of a shard_map",
 }
 
 
@@ -85,6 +102,27 @@ def test_a_module_of_flax():
 def test_right_rules_are_counted_and_right():
     found = fp.compare(lambda x: jnp.sum(sine(sine(x))), X, probes=2)
     assert found.ok and any(note.startswith("right by themselves") for note in found.notes)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_a_rule_that_adds_over_devices(check_vma):
+    """It is to add the gradient of what they have in common where types tell that they have; else
+    JAX adds it, a second time."""
+
+    @jax.custom_vjp
+    def scaled(x, w):
+        return x * w
+
+    def backward(kept, dy):
+        x, w = kept
+        return dy * w, jax.lax.psum(jnp.sum(dy * x), "rows")
+
+    scaled.defvjp(lambda x, w: (x * w, (x, w)), backward)
+    f = on_two_devices(lambda x, w: sine(scaled(x, w)), PartitionSpec(), check_vma=check_vma)
+    found = fp.compare(f, X, np.float32(1.5), probes=2)
+    assert found.ok == check_vma
+    assert all("scaled" in row.place for row in found.wrong if row.place), found
+    assert any(note.startswith("right by themselves") for note in found.notes)
 
 
 def test_a_rule_alone_has_nothing_inside():

@@ -39,6 +39,25 @@ def test_what_two_layers_keep_counts_once_in_all():
     assert found.kept == 80  # the last two are the same array
 
 
+def test_a_parameter_with_several_uses_counts_once():
+    inner = fp.Serial(fp.Dense(4, bias=False), fp.Tanh(), fp.Dense(4, bias=False))
+    tied = fp.summary(fp.Tied(inner, (("[0].w.T", "[2].w"),)), jnp.ones((2, 4)))
+    assert [row.parameters for row in tied.rows] == [16, 0, 16]
+    assert (tied.parameters, tied.bytes) == (16, 64)
+    assert str(tied).startswith("16 parameters in 64 B") and "counts once in all" in str(tied)
+    walked = fp.summary(fp.OverTime(fp.Repeat(fp.Dense(4), length=2)), jnp.ones((2, 5, 4)))
+    assert walked.rows[0].parameters == walked.parameters == 2 * (16 + 4)
+    assert walked.rows[0].bytes == walked.bytes and "counts once" not in str(walked)
+
+
+def test_rewired_and_frozen_layers_have_a_row():
+    first = fp.rewiring.frozen()(fp.Serial(fp.Dense(3), fp.Tanh()))
+    model = fp.Serial(first, fp.rewiring.feedback_alignment()(fp.Dense(3)))
+    found = fp.summary(model, jnp.ones((2, 4)))
+    assert [row.parameters for row in found.rows] == [15, 12 + 9]  # 9 of the feedback
+    assert found.parameters == 36
+
+
 def test_remat_keeps_its_input_alone():
     layers = fp.Serial(fp.Dense(64), fp.Tanh(), fp.Dense(64))
     plain, remat = (fp.summary(m, jnp.ones((8, 4))) for m in (layers, fp.Remat(layers)))
@@ -66,6 +85,8 @@ def test_models_of_tokens_and_functions_that_were_lifted():
     gpt = fp.gpt(7, length=5, width=4, depth=2, heads=2, dropout=0.2)
     found = fp.summary(gpt, jax.ShapeDtypeStruct((2, 5), jnp.int32), context=WITH_KEY)
     assert found.rows[0].layer.startswith("Embedding") and found.kept > 0
+    once = jax.eval_shape(gpt.init, WITH_KEY.key, jax.ShapeDtypeStruct((2, 5), jnp.int32))
+    assert found.parameters == sum(leaf.size for leaf in jax.tree.leaves(once))
     params = {"w": np.ones((3, 2), np.float32)}
     x = np.ones((4, 3), np.float32)
     lifted = fp.lift(lambda p, x: x @ p["w"], params, x)

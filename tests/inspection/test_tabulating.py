@@ -78,14 +78,36 @@ def test_a_name_that_is_not_one_row_is_answered_with_those_there_are():
         table["Dense", "z"]
 
 
-def test_frozen_and_rewired_layers_and_gradients_that_are_zero():
+def test_frozen_and_rewired_layers():
     x, y = np.arange(24, dtype=np.float32).reshape(6, 4) / 9, np.arange(6, dtype=np.int32) % 3
     for first in (fp.rewiring.frozen()(fp.Dense(3)), fp.rewiring.feedback_alignment()(fp.Dense(3))):
         model = fp.Serial(first, fp.Tanh(), fp.Dense(3))
         params = jax.jit(model.init)(jax.random.key(0), x)
         table = fp.trace_table(model, fp.SoftmaxCrossEntropy(), params, (x, y))
         assert table["[2]", "∂C/∂w"].shape == (3, 3)
+
+
+def test_a_gradient_that_is_zero_but_for_rounding_is_not_called_wrong():
+    x, y = np.arange(24, dtype=np.float32).reshape(6, 4) / 9, np.arange(6, dtype=np.int32) % 3
     model = fp.Serial(fp.Dense(3), fp.BatchNorm(), fp.Dense(3))
     params = jax.jit(model.init)(jax.random.key(0), x)
     table = fp.trace_table(model, fp.SoftmaxCrossEntropy(), params, (x, y))
-    assert max(row.difference or 0 for row in table.rows) < 1e-3
+    assert all(row.same for row in table.rows)
+    bias = next(row for row in table.rows if row.quantity == "∂C/∂b")
+    assert bias.difference > 0.1 and not bias.close
+    assert "rounding: apart by no more" in str(table)
+    assert 'class="wrong"' not in table._repr_html_()
+
+
+def test_a_small_gradient_is_judged_by_its_own_size():
+    class Doubled(fp.Dense):
+        def backward(self, params, x, dz):
+            dx, dparams = super().backward(params, x, dz)
+            return dx, dparams._replace(w=2 * dparams.w)
+
+    model = fp.Serial(Doubled(2), fp.Sigmoid(), fp.Dense(2), fp.Sigmoid())
+    last = PARAMS[2]._replace(w=1e-4 * PARAMS[2].w)  # so little comes down through them
+    table = fp.trace_table(model, fp.QuadraticCost(), (*PARAMS[:2], last, ()), BATCH)
+    assert np.linalg.norm(table["[0]", "∂C/∂w"]) < 1e-4 * np.linalg.norm(table["[2]", "∂C/∂w"])
+    wrong = [(row.path, row.quantity, row.difference) for row in table.rows if not row.same]
+    assert wrong == [("Serial[0] Doubled", "∂C/∂w", pytest.approx(1, rel=1e-4))]

@@ -60,6 +60,28 @@ def line_of(function):
 # --- verdicts -------------------------------------------------------------------------------------
 
 
+def test_that_float32_says_little_at_what_was_called_stands_in_the_table():
+    @jax.custom_vjp
+    def gap(a, b):
+        return (a * a - b * b) ** 2
+
+    def backward(kept, dy):
+        a, b = kept
+        slope = 4 * dy * (a * a - b * b)
+        return slope * a, -slope * b
+
+    gap.defvjp(lambda a, b: (gap(a, b), (a, b)), backward)
+    a = np.linspace(1050, 1100, 6, dtype=np.float32)
+    with fp.watch() as rules:
+        gap(a, a + np.float32(1e-4))
+    row = only(rules.compare())
+    assert row.verdict == OK
+    (note,) = row.notes
+    assert (
+        note.startswith("float32: automatic differentiation's own error is") and "% of da" in note
+    )
+
+
 def test_a_right_and_a_wrong_rule_of_one_program():
     rule, cube = right_rule(), wrong_rule()
     with fp.watch() as rules:

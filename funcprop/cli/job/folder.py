@@ -1,9 +1,12 @@
-"""The folder of a run: config.json, metrics.jsonl, params.safetensors and pictures."""
+"""The folder of a run: config.json, metrics.jsonl, params.safetensors, checkpoints and pictures."""
 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +19,7 @@ from funcprop.cli.job.run import Record
 from funcprop.extras import require
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
-PARAMS = "params.safetensors"
+PARAMS, CHECKPOINTS = "params.safetensors", "checkpoints"
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:
@@ -39,28 +42,85 @@ def check_folder(folder: Path, overwrite: bool) -> None:
         raise RecipeError(
             f"--out: {parent} cannot be written ({error.strerror}): give another folder"
         ) from error
-    for name in ("safetensors", "matplotlib"):
+    for name in ("safetensors", "matplotlib", "orbax"):
         require(name, "train")
 
 
-def start_folder(
-    folder: Path, recipe: Recipe, example: tuple[int, ...], classes: int, labels: Sequence[str]
-) -> None:
-    """The folder with its config.json; files of an earlier run are removed, others stay."""
-    folder.mkdir(parents=True, exist_ok=True)
+def clear(folder: Path) -> None:
+    """The folder without the files of an earlier run; others stay."""
     for name in (CONFIG, METRICS, PARAMS, *PICTURES):
         (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
+def write_config(
+    folder: Path,
+    recipe: Recipe,
+    example: tuple[int, ...],
+    classes: int,
+    labels: Sequence[str],
+    saving: dict[str, Any],
+) -> None:
+    """config.json, as a whole or not at all: the recipe, the data's shape, how the run is saved."""
     config = dataclasses.asdict(settled(recipe))
     config["data_dir"] = None if recipe.data_dir is None else str(recipe.data_dir)
     config |= {"example": list(example), "classes": classes, "labels": list(labels)}
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    (folder / METRICS).touch()
+    replace(folder / CONFIG, json.dumps(config | saving, indent=2, ensure_ascii=False) + "\n")
+
+
+def replace(path: Path, text: str) -> None:
+    """The file with this text, whatever happens on the way."""
+    unfinished = path.with_name(path.name + ".part")
+    try:
+        unfinished.write_text(text, "utf-8")
+        os.replace(unfinished, path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def append_metrics(folder: Path, record: Record) -> None:
-    """One more line of metrics.jsonl, on the disk before the next epoch starts."""
-    with (folder / METRICS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record._asdict()) + "\n")
+    """One more line of metrics.jsonl, on the disk before the next epoch starts, or none of it."""
+    line = (json.dumps(record._asdict()) + "\n").encode()
+    with (folder / METRICS).open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            if file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / METRICS))
+        except OSError:
+            file.truncate(before)
+            raise
+
+
+def settle_metrics(folder: Path) -> None:
+    """metrics.jsonl as it is, on the disk itself: before a checkpoint that counts on it."""
+    with (folder / METRICS).open("ab") as file:
+        os.fsync(file.fileno())
+
+
+def keep_metrics(folder: Path, epochs: int) -> list[Record]:
+    """metrics.jsonl cut back to the first epochs: what comes after them is to come again.
+
+    Raises RecipeError where they are not there.
+    """
+    path, records = folder / METRICS, []
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    try:
+        records = [Record(**json.loads(line)) for line in lines[:epochs]]
+        if [record.epoch for record in records] != list(range(epochs)):
+            raise ValueError(f"it has {len(records)} of {epochs} epochs")
+    except (TypeError, ValueError) as error:
+        raise RecipeError(
+            f"{path} is not what the run wrote ({error}): restore the file, or train again"
+        ) from error
+    replace(path, "".join(json.dumps(record._asdict()) + "\n" for record in records))
+    return records
+
+
+def read_saving(folder: Path) -> dict[str, Any]:
+    """What `write_config` was told of how the run is saved."""
+    config = json.loads((folder / CONFIG).read_text("utf-8"))
+    return {name: config[name] for name in ("checkpoint_every", "keep", "plots") if name in config}
 
 
 def read_config(folder: Path) -> tuple[Recipe, tuple[int, ...], int]:

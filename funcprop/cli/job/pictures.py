@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,21 +13,35 @@ import numpy as np
 
 from funcprop import plots
 from funcprop.cli.job.run import Record
-from funcprop.collectors import collect, records, squared_norms, total, trace
-from funcprop.data import Dataset, Examples
+from funcprop.collectors import (
+    collect,
+    collect_all,
+    gradient,
+    records,
+    second_moment,
+    squared_norms,
+    total,
+    trace,
+    values,
+    variance,
+)
+from funcprop.costs import measure
+from funcprop.costs.cost import Costs
+from funcprop.data import Dataset
 from funcprop.extras import require
 from funcprop.gradient import backprop
-from funcprop.layer import Layer, Params
+from funcprop.layer import Context, Layer, Params
 from funcprop.layers import Affine
 from funcprop.layers.convolution import Kernel
-from funcprop.losses import SoftmaxCrossEntropy
+from funcprop.losses.loss import Loss
 from funcprop.prediction import inference
 from funcprop.training.state import TrainState
 
 CURVES = "curves.png"
 BOUNDARY, CONFUSION, WRONG = "boundary.png", "confusion.png", "wrong.png"
-DELTAS, FILTERS, NORMS = "deltas.png", "filters.png", "norms.png"
-PICTURES = (CURVES, BOUNDARY, CONFUSION, WRONG, DELTAS, FILTERS, NORMS)
+DELTAS, FILTERS, COSTS = "deltas.png", "filters.png", "costs.png"
+NORMS, NOISE = "norms.png", "noise.png"
+PICTURES = (CURVES, BOUNDARY, CONFUSION, WRONG, DELTAS, FILTERS, COSTS, NORMS, NOISE)
 AT_ONCE = 1024  # examples that are classified in one call
 SUSPECTS = 500  # training examples whose gradients' norms are drawn
 
@@ -124,10 +139,10 @@ def draw_predictions(
 
 def delta_norms_of(model: Layer, loss: Layer | None, batch: Any) -> Callable[[Params, Any], Any]:
     """(params, context) -> ([layers], their names): ‖δ‖ of every layer with parameters."""
-    gradient = jax.jit(backprop(collect(model, trace), loss))
+    traced = jax.jit(backprop(collect(model, trace), loss))
 
     def norms(params: Params, context: Any) -> tuple[np.ndarray, list[str]]:
-        found = [r for r in records(gradient(params, batch, context)[1]) if r.value is not None]
+        found = [r for r in records(traced(params, batch, context)[1]) if r.value is not None]
         own = [r for r in found if jax.tree.leaves(r.value.dparams)]
         # of the blocks of a Repeat together
         each = [float(np.linalg.norm(np.asarray(r.value.norms["dy"], np.float64))) for r in own]
@@ -165,15 +180,68 @@ def draw_filters(path: Path, params: Params, example: tuple[int, ...]) -> bool:
     return False
 
 
-def draw_norms(path: Path, model: Layer, params: Params, part: Examples) -> bool:
-    """The gradients' norms of single training examples, the largest of them named by their place;
-    False where the model mixes examples."""
-    loss = SoftmaxCrossEntropy(reduction="sum")
-    batch = (part.x[:SUSPECTS], part.y[:SUSPECTS])
+def draw_costs(path: Path, model: Layer, loss: Layer | None, *given: Any) -> bool:
+    """Time and memory of one mini-batch's gradient, by hand and by automatic differentiation; False
+    where the two differ by more than rounding here, so that no cost is to be told.
+
+    given  params, batch and context, as the gradient takes them
+    """
+    params, batch, context = given
     try:
-        found = jax.jit(backprop(collect(model, squared_norms), loss))(params, batch)[1]
-    except ValueError:  # BatchNorm has no gradient of one example; noise wants a key
+        found = measure(backprop(model, loss), params, batch, context=context, seconds=0.2)
+    except ValueError:
         return False
-    norms = np.sqrt(np.asarray(total(found), np.float64))
-    saved(path, lambda axes: plots.per_example_norms(axes, norms))
+    named = tuple(dataclasses.replace(profile, name="") for profile in found.profiles)
+    figure = require("matplotlib.figure", "train").Figure(figsize=(8, 3), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for one, quantity in zip(axes, ("time", "memory"), strict=True):
+        plots.costs(one, Costs(named, found.machine), quantity).set_title(quantity)
+        one.margins(x=0.4)  # room for the legend
+        one.set_yticks([])
+    figure.suptitle("the gradient of one mini-batch")
+    figure.savefig(path, dpi=150)
     return True
+
+
+def single_examples(
+    model: Layer, loss: Loss, params: Params, batch: Any, context: Context
+) -> tuple[np.ndarray, Params, Params] | None:
+    """‖g_b‖ [B] of every example's gradient, and trees like the parameters: their mean, and their
+    variance around it; None where the model mixes examples, as under BatchNorm.
+
+    loss  that of the training: here its sum is differentiated, whose gradients are those of single
+          examples, and not divided by their number
+    """
+    rules = collect_all(norms=squared_norms, gradient=gradient, moment=second_moment)
+    summed = dataclasses.replace(loss, reduction="sum")
+    try:
+        found = jax.jit(backprop(collect(model, rules), summed))(params, batch, context)[1]
+    except ValueError:
+        return None
+    norms = np.sqrt(np.asarray(total(found, "norms"), np.float64))
+    sums, examples = values(found, "gradient"), len(norms)
+    spread = variance(sums, values(found, "moment"), examples)
+    return norms, jax.tree.map(lambda leaf: leaf / examples, sums), spread
+
+
+def draw_examples(
+    folder: Path, model: Layer, loss: Loss, params: Params, batch: Any, context: Context, size: int
+) -> list[str]:
+    """How the gradients of single training examples differ: their norms, the largest of them named
+    by their place, and how much of a mini-batch's gradient is noise. -> the names of the files.
+
+    loss  that of the training
+    size  of a mini-batch
+    """
+    found = single_examples(model, loss, params, batch, context)
+    if found is None:
+        return []
+    norms, mean, spread = found
+    saved(folder / NORMS, lambda axes: plots.per_example_norms(axes, norms))
+
+    def draw(axes: Any) -> None:
+        plots.gradient_noise(axes, mean, spread, size).tick_params(axis="x", rotation=60)
+        axes.set_title(f"noise in the gradient of {size} examples")
+
+    saved(folder / NOISE, draw, (max(6.0, 0.35 * len(jax.tree.leaves(mean))), 4.5))
+    return [NORMS, NOISE]

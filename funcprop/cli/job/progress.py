@@ -21,11 +21,12 @@ def line(record: Record) -> str:
 
 
 @contextlib.contextmanager
-def progress(epochs: int, terminal: bool | None = None) -> Iterator[Show]:
+def progress(epochs: int, terminal: bool | None = None, done: int = 0) -> Iterator[Show]:
     """A function that shows a record: its line, and in a terminal the bar moved on.
 
     terminal  whether standard output is one; asked where None. Otherwise the output is plain
               lines without control codes, and rich is not needed.
+    done      epochs that an earlier run has taken
     """
     if not (sys.stdout.isatty() if terminal is None else terminal):
         yield lambda record: print(line(record), flush=True)
@@ -40,7 +41,7 @@ def progress(epochs: int, terminal: bool | None = None) -> Iterator[Show]:
         transient=True,
     )
     with bar:
-        task = bar.add_task("compiling", total=epochs)
+        task = bar.add_task("compiling", total=epochs, completed=done)
 
         def show(record: Record) -> None:
             bar.console.print(line(record), markup=False, highlight=False, soft_wrap=True)

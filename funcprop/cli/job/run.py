@@ -16,10 +16,11 @@ from funcprop.layer import Array, Layer, Params, is_float, is_integer
 from funcprop.losses import SoftmaxCrossEntropy
 from funcprop.prediction import inference
 from funcprop.training.loop import evaluate, length
+from funcprop.training.portions import Portions
 from funcprop.training.state import TrainState
-from funcprop.training.step import Step
 
 WINDOWS = 64  # of text, evaluated at a time: their logits are in memory
+PORTION = 0.5  # seconds that a signal may have to wait
 TRY = "take a smaller learning rate, or clip the gradient"
 
 
@@ -92,39 +93,79 @@ def _score_windows(model: Layer, params: Params, x: Array, target: Array) -> tup
     return loss, jnp.sum(known & (logits.argmax(-1) == target))
 
 
+class Running(NamedTuple):
+    """What a checkpoint of a run holds: the state, and the losses of the epoch it is in."""
+
+    state: TrainState
+    losses: Array  # float32 [steps of an epoch]; what is to come is not looked at
+
+    @property
+    def step(self) -> Array:
+        return self.state.step
+
+
+class Reached(NamedTuple):
+    """Where a run stands, between two steps."""
+
+    running: Running
+    epoch: int
+    done: int  # steps of this epoch
+    seconds: float  # that they took
+    record: Record | None  # of the epoch before, where this one has not begun
+
+
+def beginning(state: TrainState, steps: int) -> Reached:
+    """Before the first of epochs with so many steps."""
+    return Reached(Running(state, jnp.zeros(steps)), 0, 0, 0.0, None)
+
+
 def history(
-    run: Step,
-    state: TrainState,
+    parts: Portions,
+    start: Reached,
     data: Any,
     judge: Callable[[TrainState], tuple[Score, Score]],
     epochs: int,
     batch_size: int,
-) -> Iterator[tuple[TrainState, Record]]:
-    """Epoch after epoch: the state reached, and what was seen on the way.
+    every: int | None = None,
+) -> Iterator[Reached]:
+    """What is reached, portion after portion, each of about half a second: a place to stop at.
 
-    run    of `epoch(step, batch_size)`: one dispatch an epoch
+    parts  of `portions(step, batch_size, data)`
     judge  state -> Score on held-out examples, and on training examples
+    every  steps after whose multiples a portion ends
 
     Raises NonFiniteError instead of yielding a state that is not finite: the last one is still
     with the caller.
     """
-    examples = length(data)
-    for number in range(epochs):
-        start = time.perf_counter()
-        state, metrics = run(state, data)
-        wait(metrics)
-        seconds = time.perf_counter() - start
-        losses = np.asarray(metrics.loss, np.float64)
-        check_finite(losses, state, number)
+    examples, steps = length(data), parts.steps
+    (state, losses), first, done, seconds, _ = start
+    most = 1  # steps in a portion; the first one shows how long they take
+    for number in range(first, epochs):
+        batches = parts.draw(state.key, jnp.int32(number * steps), data)
+        while done < steps:
+            until, before = min(done + most, steps), time.perf_counter()
+            if every is not None:
+                until = min(until, done + every - (number * steps + done) % every)
+            state, losses = parts.run(state, losses, batches, done, until)
+            wait(losses)
+            took, count = time.perf_counter() - before, until - done
+            check_finite(np.asarray(losses, np.float64)[done:until], state, number, done)
+            # the time of the first was that of its compilation
+            most = 2 if most == 1 else max(2, min(2 * most, int(PORTION * count / took)))
+            done, seconds = until, seconds + took
+            if done < steps:
+                yield Reached(Running(state, losses), number, done, seconds, None)
         # the last batch may be smaller, and counts for as much less
-        sizes = np.full(len(losses), batch_size)
-        sizes[-1] = examples - batch_size * (len(losses) - 1)
+        sizes = np.full(steps, batch_size)
+        sizes[-1] = examples - batch_size * (steps - 1)
         found, training = judge(state)
         if not np.isfinite(found.loss):
             raise NonFiniteError(f"the held-out loss became {found.loss} in epoch {number}: {TRY}")
         seen = (found.accuracy, found.right, found.of, found.loss, training.accuracy)
-        loss = float(np.average(losses, weights=sizes))
-        yield state, Record(number, loss, *seen, seconds, examples)
+        loss = float(np.average(np.asarray(losses, np.float64), weights=sizes))
+        record = Record(number, loss, *seen, seconds, examples)
+        done, seconds = 0, 0.0
+        yield Reached(Running(state, losses), number + 1, 0, 0.0, record)
 
 
 def wait(tree: Any) -> None:
@@ -134,12 +175,15 @@ def wait(tree: Any) -> None:
             time.sleep(0.001)
 
 
-def check_finite(losses: np.ndarray, state: TrainState, number: int) -> None:
-    """Raise NonFiniteError for the first step whose loss, or for a parameter, is not finite."""
+def check_finite(losses: np.ndarray, state: TrainState, number: int, first: int) -> None:
+    """Raise NonFiniteError for the first step whose loss, or for a parameter, is not finite.
+
+    losses  of the steps from `first` on
+    """
     wrong = np.flatnonzero(~np.isfinite(losses))
     if wrong.size:
         raise NonFiniteError(
-            f"the loss became {losses[wrong[0]]} in epoch {number}, step {wrong[0]}: {TRY}"
+            f"the loss became {losses[wrong[0]]} in epoch {number}, step {first + wrong[0]}: {TRY}"
         )
     for path, leaf in jax.tree.leaves_with_path(state.params):
         if is_float(leaf) and not np.isfinite(np.asarray(leaf)).all():

@@ -17,7 +17,8 @@ JAX = os.path.dirname(jax.__file__)
 
 def rules_inside(function: Callable[..., Any], x: tuple[Any, ...]) -> Inner | None:
     """The calls of `jax.custom_vjp` and `jax.custom_jvp` functions that function(*x) makes, under
-    `jit`, `scan`, `vmap` and `checkpoint`; None where there are none, or where they do not show.
+    `jit`, `scan`, `vmap`, `checkpoint`, `cond` and `shard_map`; None where there are none, or where
+    they do not show.
 
     Where all of them are JAX's own, they are looked at only if the whole is wrong.
     """

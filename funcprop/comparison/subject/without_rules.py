@@ -17,6 +17,7 @@ from jax.extend.core import primitives as p
 
 from funcprop.layer import is_float
 from funcprop.lifting.jaxprs import closed
+from funcprop.lifting.shards import SHARD_MAP, on_shards
 
 # By name: not every primitive stands in jax.extend. linear_call has a hand-written transpose.
 RULES = {p.custom_jvp_call_p.name, p.custom_vjp_call_p.name, "linear_call"}
@@ -44,12 +45,12 @@ def without_rules(f: Callable[..., Any]) -> Callable[..., Any]:
     f is traced anew in every call, in the dtypes given. Its arguments are pytrees; leaves that
     are not arrays reach f as they are. Calls of `jax.custom_jvp` and `jax.custom_vjp` functions
     and of `linear_call` are replaced by what they call, under `jit`, `checkpoint`, `scan`,
-    `while_loop` and `cond` too. Left alone are `lax.stop_gradient`, the rules that JAX's
-    primitives have, the insides of Pallas kernels, and derivatives that f takes itself: for those
-    the rules were followed before there was a jaxpr.
+    `while_loop`, `cond` and `shard_map` too. Left alone are `lax.stop_gradient`, the rules that
+    JAX's primitives have, the insides of Pallas kernels, and derivatives that f takes itself: for
+    those the rules were followed before there was a jaxpr.
 
-    Raises NotImplementedError where a rule stands and cannot be taken out (`shard_map`,
-    `custom_linear_solve`, higher-order types).
+    Raises NotImplementedError where a rule stands and cannot be taken out (`custom_linear_solve`,
+    higher-order types).
     """
 
     def g(*args: Any) -> Any:
@@ -110,7 +111,7 @@ def evaluate(jaxpr: ClosedJaxpr, *args: Any) -> list[Any]:
         name = eqn.primitive.name
         if not any(map(rules_in, jaxprs_in(eqn))) and name not in RULES:
             values |= follow(jaxpr, eqn, values)
-        elif name in CALLS or name == REMAT:
+        elif name in CALLS or name in (REMAT, SHARD_MAP):
             outputs = called(eqn)(*map(read, eqn.invars))
             values |= zip(eqn.outvars, outputs, strict=True)
         else:
@@ -129,6 +130,8 @@ def follow(jaxpr: ClosedJaxpr, eqn: JaxprEqn, values: dict[Any, Any]) -> dict[An
 
 def called(eqn: JaxprEqn) -> Callable[..., list[Any]]:
     """What the equation calls, without rules."""
+    if eqn.primitive.name == SHARD_MAP:
+        return on_shards(eqn, functools.partial(evaluate, closed(eqn.params["jaxpr"])))
     if eqn.primitive.name != REMAT:
         return functools.partial(evaluate, closed(eqn.params[CALLS[eqn.primitive.name]]))
     plain = functools.partial(evaluate, closed(eqn.params["jaxpr"]))

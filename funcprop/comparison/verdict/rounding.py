@@ -2,6 +2,7 @@
 
 Where a gradient is a difference of large numbers, roundings decide its error, and twice as much as
 automatic differentiation's own is a matter of luck at one input. Over several inputs it is not.
+Where that error of its own is no small one, being no worse says little, and that is told.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from funcprop.comparison.evidence import Evidence
 from funcprop.comparison.leaf import Leaf
 from funcprop.comparison.programs import Programs, generator, named_leaves
 from funcprop.comparison.subject.subject import Subject
-from funcprop.comparison.verdict.rules import FACTOR, no_yardstick, pooled
+from funcprop.comparison.verdict.rules import FACTOR, FLOOR, ZERO, no_yardstick, pooled
 from funcprop.comparison.witnesses.gradients import in_working_dtype, truth_of
 from funcprop.layer import is_float
 
 INPUTS = 16
 AWAY = 0.1  # of every number: in bfloat16 less would meet the same roundings
+POOR = 0.01  # relative norm of automatic differentiation's own error, from which on it is told
+OWN = "automatic differentiation's own error is"
 
 
 def judged_again(
@@ -53,6 +56,36 @@ def judged_again(
         rule = f"error <= {FACTOR:g} x automatic's own: {measured}"
         judged.append(replace(row, ok=bool(worst <= FACTOR), rule=rule))
     return judged
+
+
+def poor_yardsticks(rows: Sequence[Leaf], evidence: Evidence, drawn: bool = False) -> list[str]:
+    """Notes on leaves that are right in a working dtype in which automatic differentiation is far
+    off from float64 itself, by more than its last digits: at an input of bad condition.
+
+    Leaves that are zero but for rounding say nothing, nor do other random numbers (`drawn`).
+    """
+    if evidence.automatic is None:
+        return []
+    right = {row.path for row in rows if row.ok}
+    pairs = []
+    truths = named_leaves(evidence.exact[0].truth)
+    for (path, peer), (_, truth) in zip(named_leaves(evidence.automatic), truths, strict=True):
+        truth = np.asarray(truth[: len(peer)], np.float64)
+        known = np.isfinite(np.asarray(peer, np.float64)) & np.isfinite(truth)
+        pairs.append((path, np.where(known, peer, 0), np.where(known, truth, 0)))
+    largest = max((np.abs(truth).max(initial=0) for _, _, truth in pairs), default=0)
+    found: dict[str, list[str]] = {}
+    for path, peer, truth in pairs:
+        eps, own = float(jnp.finfo(peer.dtype).eps), pooled(peer, truth)
+        small = np.abs(peer - truth).max(initial=0) <= ZERO * eps * largest
+        other = drawn and no_yardstick(peer, truth, drawn)
+        if path in right and own > max(POOR, FLOOR * eps) and not small and not other:
+            found.setdefault(str(peer.dtype), []).append(f"{100 * own:.2g} % of {path}")
+    return [
+        f"{dtype}: {OWN} {', '.join(each)} here, and a rule that errs no more than {FACTOR:g} x as "
+        "much is ok: an input of better condition says more"
+        for dtype, each in found.items()
+    ]
 
 
 def ratios(

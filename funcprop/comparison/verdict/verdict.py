@@ -15,7 +15,7 @@ from funcprop.comparison.subject.sampling import draws
 from funcprop.comparison.subject.subject import Subject
 from funcprop.comparison.subject.without_rules import count_rules, narrowest
 from funcprop.comparison.verdict.excuses import NOT_JUDGED, excuses, slopes_at
-from funcprop.comparison.verdict.rounding import judged_again
+from funcprop.comparison.verdict.rounding import judged_again, poor_yardsticks
 from funcprop.comparison.verdict.rules import (
     UNKNOWN,
     judge_exact,
@@ -93,7 +93,10 @@ def judged(
     }
     if evidence.rounded is not None:
         working = judged_in_working_dtype(subject, evidence, floor, run)
-        rows += [row for row in working if row.path not in excused_here]
+        working = [row for row in working if row.path not in excused_here]
+        drawn = run.once("draws", draws, subject.peer.forward, subject.given)
+        notes += poor_yardsticks(working, evidence, drawn)
+        rows += working
         count = len(jax.tree.leaves(evidence.rounded)[0])
         own = jax.tree.map(lambda leaf: leaf[:count], evidence.exact[0].given)
         alone = judge_rounded(subject.name, evidence.rounded, None, own, floor, rtol=subject.rtol)

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from funcprop.arguments import (
     check_constructed,
     check_methods,
     converted,
-    is_array,
     is_foreign,
     is_key,
     native,
 )
+from funcprop.layer.errors import LayerError, describe, spell
 from funcprop.sheets.nested import nested
 
 Array = jax.Array
@@ -30,41 +28,6 @@ Params = (
     Any  # a pytree of arrays: a NamedTuple for a leaf layer, one entry per child for a composite
 )
 Residuals = Any  # a pytree of arrays: what backward needs from forward
-
-
-class LayerError(ValueError):
-    """Something given to a layer does not fit it.
-
-    layer    the layer
-    problem  what is wrong: the shapes and dtypes it got, as float32[8, 784], and those it wanted
-    remedy   the line to write instead, or ""
-    path     its place in the model, outermost first: ("Serial[2]", "Skip[0]")
-
-    It is a ValueError.
-
-    >>> import jax.numpy as jnp
-    >>> import funcprop as fp
-    >>> fp.Dense(0)
-    Traceback (most recent call last):
-        ...
-    funcprop.layer.LayerError: Dense(0): features is 0, wanted a whole number of at least 1
-    >>> try:
-    ...     fp.Serial(fp.Tanh(), fp.Softmax()).forward(((), ()), jnp.ones(()))
-    ... except fp.LayerError as error:
-    ...     print(error)
-    Serial[1] Softmax(): x is float32[], wanted at least 1 axes
-    """
-
-    def __init__(self, layer: Layer, problem: str, remedy: str = "") -> None:
-        super().__init__(layer, problem, remedy)
-        self.layer, self.problem, self.remedy = layer, problem, remedy
-        self.path: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        # a layer that stands for a part of something says which part
-        own = getattr(self.layer, "origin", None) or describe(self.layer)
-        place = " ".join((*self.path, own))
-        return f"{place}: {self.problem}" + (f"\n  {self.remedy}" if self.remedy else "")
 
 
 @jax.tree_util.register_dataclass
@@ -304,159 +267,3 @@ def _at_the_door(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _NO_CONTEXT = Context()
-
-
-# --- where in the model ---------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def inside(composite: Layer, index: int | str) -> Iterator[None]:
-    """Errors raised within are told as happening at `Composite[index]`."""
-    segment = f"{type(composite).__name__}[{index}]"
-    try:
-        yield
-    except LayerError as error:
-        error.path = (segment, *error.path)
-        raise
-    except Exception as error:
-        error.add_note(f"in {segment}")
-        raise
-
-
-def describe(layer: Any) -> str:
-    """The layer in at most 80 characters."""
-    words = repr(layer)
-    return words if len(words) <= 80 else f"{type(layer).__name__}(...)"
-
-
-# --- checks: shapes, trees and dtypes everywhere, values wherever the data is concrete ------------
-
-
-def spell(value: Any) -> str:
-    """A value's type, dtype and shape in a few characters: float32[10, 784]."""
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
-    if isinstance(value, (tuple, list)) and len(value) <= 6:
-        return f"{type(value).__name__}({', '.join(map(spell, value))})"
-    return "None" if value is None else f"a {type(value).__name__}"
-
-
-def is_float(value: Any) -> bool:
-    """Whether the value is an array of real floating-point numbers."""
-    return is_array(value) and jnp.issubdtype(jnp.result_type(value), jnp.floating)
-
-
-def is_integer(value: Any) -> bool:
-    """Whether the value is an array of integers."""
-    return is_array(value) and jnp.issubdtype(jnp.result_type(value), jnp.integer)
-
-
-def concrete(value: Any) -> np.ndarray | None:
-    """The value as a NumPy array, or None under jit, vmap or any other trace."""
-    try:
-        return np.asarray(value)
-    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
-        return None
-
-
-def check_input(layer: Layer, x: Any, *, features: int | None = None, rank: int = 0) -> None:
-    """x is a float array of at least `rank` axes, the last of size `features` where given."""
-    if not is_float(x):
-        hint = "write jnp.asarray(x, jnp.float32)"
-        raise LayerError(layer, f"x is {spell(x)}, wanted an array of floats", hint)
-    if x.ndim < rank:
-        axes = getattr(layer, "axes", None)
-        hint = (
-            f"axes={axes} counts those of one example: write {type(layer).__name__}"
-            f"(axes={max(x.ndim - 1, 1)}) for such x, or axes={max(x.ndim - 1, 1)} where a model "
-            "takes it, as mlp(..., axes=1) for a table"
-        )
-        remedy = hint if isinstance(axes, int) and axes > 1 else ""
-        raise LayerError(layer, f"x is {spell(x)}, wanted at least {rank} axes", remedy)
-    if features is not None and x.shape[-1] != features:
-        raise LayerError(
-            layer,
-            f"x is {spell(x)}: its last axis has {x.shape[-1]} features, the parameters {features}",
-            f"give x of shape [..., {features}], or make new parameters: layer.init(key, x)",
-        )
-
-
-def check_params(layer: Layer, params: Params, kind: type, like: Any = None) -> None:
-    """params is a `kind` whose arrays have the dtype of `like`."""
-    if not isinstance(params, kind):
-        raise LayerError(
-            layer,
-            f"params is {spell(params)}, wanted {kind.__name__}",
-            "make them with layer.init(key, x); a composite's are a tuple, one entry per child",
-        )
-    for name, leaf in zip(getattr(params, "_fields", ()), params, strict=False):
-        if leaf is not None and not is_array(leaf):
-            hint = f"write params._replace({name}=jnp.asarray(...))"
-            raise LayerError(layer, f"{name} is {spell(leaf)}, wanted an array", hint)
-        if like is not None and leaf is not None and leaf.dtype != like.dtype:
-            raise LayerError(
-                layer,
-                f"{name} is {spell(leaf)} and x is {spell(like)}: the dtypes differ",
-                f"cast one of them: x.astype({str(leaf.dtype)!r})",
-            )
-
-
-def check_cotangent(layer: Layer, dy: Any, shape: Sequence[int], dtype: Any) -> None:
-    """dy has exactly the shape and dtype of the output: broadcasting would hide a mistake."""
-    given = (dy.shape, dy.dtype) if is_array(dy) else None
-    if given != (tuple(shape), dtype):
-        wanted = spell(jax.ShapeDtypeStruct(tuple(shape), dtype))
-        raise LayerError(layer, f"dy is {spell(dy)}, the output is {wanted}: they must agree")
-
-
-def check_number(layer: Layer, name: str, value: float, low: float, high: float = np.inf) -> None:
-    """low <= value < high, for a configuration field."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < high:
-        raise LayerError(layer, f"{name} is {value!r}, wanted a number in [{low}, {high})")
-
-
-def check_rate(layer: Layer, rate: float) -> None:
-    """A probability: of what is dropped, all too."""
-    if isinstance(rate, bool) or rate != 1:
-        check_number(layer, "rate", rate, 0, 1)
-
-
-def check_count(layer: Layer, name: str, value: Any, low: int = 1) -> None:
-    """A whole number of at least `low`, for a configuration field."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise LayerError(layer, f"{name} is {value!r}, wanted a whole number of at least {low}")
-
-
-def check_choice(layer: Layer, name: str, value: Any, choices: Sequence[Any]) -> None:
-    """One of a few words, for a configuration field."""
-    if value not in choices:
-        raise LayerError(
-            layer, f"{name} is {value!r}, wanted one of {', '.join(map(repr, choices))}"
-        )
-
-
-# --- precision ------------------------------------------------------------------------------------
-
-
-def widen(x: Array) -> Array:
-    """float32 for 16-bit floats, everything else unchanged: the dtype sums are accumulated in."""
-    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
-
-
-def reciprocal_root(average: Callable[[Array], Array], values: Array, eps: float) -> Array:
-    """1 / √(average of values² + eps), also where the squares of large values overflow."""
-    mean = average(jnp.square(values))
-    # a second sum of squares and not the largest value first: both are made in one pass
-    scale = 2.0 ** -int(0.55 * jnp.finfo(values.dtype).maxexp)
-    scaled = average(jnp.square(values * scale))
-    far = mean == jnp.inf
-    near = jax.lax.rsqrt(jnp.where(far, 1, mean) + eps)
-    return jnp.where(far, jax.lax.rsqrt(jnp.where(far, scaled, 1)) * scale, near)
-
-
-def norm_of(tree: Any) -> Array:
-    """‖all leaves together‖, in float32 or wider."""
-    # scaled by the largest entry first: the squares of large ones would overflow
-    wide = [widen(leaf) for leaf in jax.tree.leaves(tree)]
-    peak = functools.reduce(jnp.maximum, [jnp.abs(leaf).max(initial=0) for leaf in wide], 1e-30)
-    return peak * jnp.sqrt(sum(jnp.sum(jnp.square(leaf / peak)) for leaf in wide))

@@ -1,0 +1,185 @@
+"""A job followed to its end, or to where it is stopped: what is shown, saved and drawn."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from funcprop.cli.errors import FailedRun, complain
+from funcprop.cli.job.build import (
+    build_gradient,
+    build_objective,
+    build_optimizer,
+)
+from funcprop.cli.job.folder import (
+    PARAMS,
+    append_metrics,
+)
+from funcprop.cli.job.job import Job
+from funcprop.cli.job.names import LOSSES
+from funcprop.cli.job.pictures import (
+    COSTS,
+    CURVES,
+    DELTAS,
+    FILTERS,
+    SUSPECTS,
+    delta_norms_of,
+    draw_costs,
+    draw_curves,
+    draw_deltas,
+    draw_examples,
+    draw_filters,
+    draw_predictions,
+)
+from funcprop.cli.job.progress import progress
+from funcprop.cli.job.recipe import Recipe, settled
+from funcprop.cli.job.run import NonFiniteError, Record, Score, beginning, history, score
+from funcprop.cli.job.saving import Saved
+from funcprop.data import Dataset, Examples
+from funcprop.layer import Context
+from funcprop.losses.loss import Loss
+from funcprop.models import to_objective
+from funcprop.training.checkpoint import CheckpointError, save_checkpoint
+from funcprop.training.portions import portions
+from funcprop.training.signals import Asked, asked_to_stop
+from funcprop.training.state import TrainState
+from funcprop.training.step import train_step
+
+
+def follow(job: Job, saved: Saved | None, plots: bool) -> int:
+    """Train to the end, to a signal or to a loss that is no number; keep what was reached."""
+    recipe, data, out = job.recipe, job.data, None if saved is None else saved.out
+    step = train_step(build_gradient(recipe, job.model), build_optimizer(recipe))
+    train = job.part(data.train)
+    parts = portions(step, recipe.batch_size, train)
+    watched = job.part(data.test if data.validation is None else data.validation)
+    name = "test" if data.validation is None else "validation"
+    few = len(watched[1])
+    training = job.part(Examples(data.train.x[:few], data.train.y[:few]))
+
+    def judge(state: TrainState) -> tuple[Score, Score]:
+        held, own = (
+            score(job.model, state, part, LOSSES[recipe.loss]) for part in (watched, training)
+        )
+        return held, own
+
+    look = look_at_deltas(job) if plots else None
+    start = beginning(job.state, parts.steps)
+    reached, records, deltas = (start, [], []) if saved is None else saved.restored(start)
+    if look and not deltas:
+        deltas.append(look(reached.running.state))
+    failure: BaseException | None = None
+    stops = None if saved is None else saved.every.steps
+    epochs = history(parts, reached, train, judge, recipe.epochs, recipe.batch_size, stops)
+    hearing = contextlib.nullcontext(Asked()) if saved is None else asked_to_stop()
+    with hearing as asked, ends_in_words(out, records):
+        try:
+            with progress(recipe.epochs, done=len(records)) as show:
+                for reached in epochs:
+                    record = reached.record
+                    if record is not None:
+                        records.append(record)
+                        if look:
+                            deltas.append(look(reached.running.state))
+                        if out is not None:
+                            append_metrics(out, record)
+                        show(record)
+                    if saved is not None:
+                        saved.after(reached, deltas)
+                    if asked:
+                        raise KeyboardInterrupt
+        except (KeyboardInterrupt, NonFiniteError) as error:
+            failure = error
+        state = reached.running.state
+        if saved is not None:
+            if not isinstance(failure, NonFiniteError):
+                saved.end(reached, deltas)
+            keep(saved.out, state, records, name, title(recipe, data))
+            if plots:
+                draw(job, state, deltas, saved.out)
+    if failure is None:
+        found = score(job.model, state, job.part(data.test), LOSSES[recipe.loss])
+        print(accuracy(found, data.text), flush=True)
+        return 0
+    kept = f"{len(records)} of {recipe.epochs} epochs" + ("" if out is None else f" kept in {out}")
+    if isinstance(failure, NonFiniteError):
+        raise FailedRun(f"{failure} ({kept})") from failure
+    if out is not None:
+        kept += f", step {int(state.step)}: go on with funcprop train --resume {out}"
+    return complain(f"interrupted after {kept}", 128 + (asked.signal or signal.SIGINT))
+
+
+@contextlib.contextmanager
+def ends_in_words(out: Path | None, records: Sequence[Record]) -> Iterator[None]:
+    """Raises FailedRun where the folder cannot be written any more."""
+    try:
+        yield
+    except CheckpointError as error:
+        said = str(error)
+    except OSError as error:
+        said = f"{error.filename or out} cannot be written ({error.strerror}): make room"
+    else:
+        return
+    raise FailedRun(
+        f"{said}, with funcprop train --resume {out} ({len(records)} epochs were trained)"
+    )
+
+
+def keep(
+    out: Path, state: TrainState, records: Sequence[Record], held_out: str, title: str
+) -> None:
+    """What was reached, into the folder."""
+    save_checkpoint(out / PARAMS, state.params, state.statistics)
+    if records:
+        draw_curves(out / CURVES, records, held_out, title)
+
+
+def title(recipe: Recipe, data: Dataset) -> str:
+    """What was trained on what, in a line."""
+    full = settled(recipe)
+    sizes = "" if full.layers is None else " " + "-".join(map(str, full.layers))
+    return f"{recipe.model}{sizes} on {data.name}, {recipe.optimizer} {full.learning_rate:g}"
+
+
+def look_at_deltas(job: Job) -> Callable[[TrainState], tuple[np.ndarray, list[str]]]:
+    """state -> ‖δ‖ of every layer on one mini-batch, and the layers' names."""
+    size = job.recipe.batch_size
+    batch = job.part(Examples(job.data.train.x[:size], job.data.train.y[:size]))
+    model, loss = build_objective(job.recipe, job.model)
+    norms = delta_norms_of(model, loss, batch)
+    context = Context(jax.random.key(job.recipe.seed))
+
+    def look(state: TrainState) -> tuple[np.ndarray, list[str]]:
+        params = to_objective(state.params) if job.data.text else state.params
+        return norms(params, context)
+
+    return look
+
+
+def draw(job: Job, state: TrainState, deltas: Sequence[Any], out: Path) -> None:
+    """The pictures of --plots."""
+    recipe, train = job.recipe, job.data.train
+    draw_deltas(out / DELTAS, deltas)
+    model, loss = build_objective(recipe, job.model)
+    context = Context(jax.random.key(recipe.seed))
+    params = to_objective(state.params) if job.data.text else state.params
+    batch = job.part(Examples(train.x[: recipe.batch_size], train.y[: recipe.batch_size]))
+    draw_costs(out / COSTS, model, loss, params, batch, context)
+    if not isinstance(loss, Loss):  # of text, whose examples are windows of one tied model
+        return
+    draw_predictions(out, job.data, job.model, state)
+    draw_filters(out / FILTERS, state.params, train.x.shape[1:])
+    few = job.part(Examples(train.x[:SUSPECTS], train.y[:SUSPECTS]))
+    draw_examples(out, model, loss, params, few, context, recipe.batch_size)
+
+
+def accuracy(found: Score, text: bool = False) -> str:
+    """`Test accuracy: 97.78 % (352 / 360)`, and of text how many bits a byte takes."""
+    words = f"Test accuracy: {100 * found.accuracy:.2f} % ({found.right} / {found.of})"
+    return f"{words}, {found.bits:.3f} bits per byte" if text else words

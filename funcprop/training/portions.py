@@ -1,0 +1,72 @@
+"""An epoch that can be left after any step, and gone on with to the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funcprop.layer import Array
+from funcprop.training.loop import length
+from funcprop.training.state import TrainState
+from funcprop.training.step import Step
+
+
+class Portions(NamedTuple):
+    """The parts of an epoch of `steps` steps, each one compiled program whatever is asked of it.
+
+    draw     (key, first, data) -> batches: the data in the order of the epoch that begins at step
+             `first`, as `epoch` draws it
+    run      (state, losses, batches, start, until) -> state, losses: the steps from `start` on,
+             with the loss of each in its place among losses [steps]
+    """
+
+    steps: int
+    draw: Callable[[Array, Any, Any], Any]
+    run: Callable[[TrainState, Array, Any, int, int], tuple[TrainState, Array]]
+
+
+def portions(step: Step, batch_size: int, data: Any) -> Portions:
+    """The portions of epochs over the data, a tree of arrays [n, ...]."""
+    n = length(data)
+    whole, rest = divmod(n, batch_size)
+
+    @jax.jit
+    def draw(key: Array, first: Any, data: Any) -> Any:
+        order = jnp.argsort(jax.random.bits(jax.random.fold_in(key, ~first), (n,)))
+        cut = whole * batch_size
+        batches = jax.tree.map(
+            lambda leaf: leaf[order[:cut]].reshape(whole, batch_size, *leaf.shape[1:]), data
+        )
+        return batches, jax.tree.map(lambda leaf: leaf[order[cut:]], data)
+
+    @jax.jit
+    def several(
+        state: TrainState, losses: Array, batches: Any, start: Any, until: Any
+    ) -> tuple[TrainState, Array]:
+        def body(i: Array, carried: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
+            state, losses = carried
+            batch = jax.tree.map(lambda leaf: leaf[i], batches)
+            state, metrics = step(state, batch)
+            return state, losses.at[i].set(metrics.loss.astype(losses.dtype))
+
+        # bounds that the compiler does not know: it makes the same of every portion
+        return jax.lax.fori_loop(start, until, body, (state, losses))
+
+    last = jax.jit(step)
+
+    def run(
+        state: TrainState, losses: Array, batches: Any, start: int, until: int
+    ) -> tuple[TrainState, Array]:
+        many, few = batches
+        if start < whole:
+            end = jnp.int32(min(until, whole))
+            state, losses = several(state, losses, many, jnp.int32(start), end)
+        if until > whole:
+            state, metrics = last(state, few)
+            losses = losses.at[whole].set(metrics.loss.astype(losses.dtype))
+        return state, losses
+
+    return Portions(whole + bool(rest), draw, run)
