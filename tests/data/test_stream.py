@@ -179,10 +179,10 @@ def test_threads_end_with_their_stream():
     for _ in range(5):
         next(stream((X, Y), 2, prefetch=3))
     for _ in range(100):
-        if threading.active_count() == before:
+        if threading.active_count() <= before:
             break
         threading.Event().wait(0.01)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 @pytest.mark.parametrize("prefetch", [0, 3])
