@@ -105,8 +105,9 @@ def main():
                 if count == 1 and word != "full":  # they are the same program
                     continue
                 run(f"{problem.__name__} {word} {count}", problem, where, {axis: count})
-        both = placement.fully_sharded() | tensor
-        run(f"{problem.__name__} both", problem, both, {"data": 2, "model": 4})
+        if problem is not convnet:
+            both = placement.fully_sharded() | tensor
+            run(f"{problem.__name__} both", problem, both, {"data": 2, "model": 4})
     auto = placement.fully_sharded() | placement.tensor_parallel(gpt()[0])
     run("gpt auto", gpt, auto, {"data": 4, "model": 2}, AxisType.Auto)
     sequence = placement.data_parallel() | placement.sequence_parallel()

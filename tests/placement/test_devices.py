@@ -36,7 +36,7 @@ EXPECTED = {
 RUNS = [f"{model} {how} {count}" for model in ("mlp", "convnet", "gpt")
         for how in ("data", "full", "tensor") for count in (1, 2, 4, 8)
         if count > 1 or how == "full"]  # fmt: skip
-RUNS += ["mlp both", "convnet both", "gpt both", "gpt auto", "gpt sequence"]
+RUNS += ["mlp both", "gpt both", "gpt auto", "gpt sequence"]
 
 
 @functools.cache
