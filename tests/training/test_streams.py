@@ -16,8 +16,7 @@ def test_a_stream_goes_on_from_a_checkpoint(tmp_path):
     model, optimizer = fp.Dense(2), optax.sgd(0.1, momentum=0.9)
     step = jax.jit(fp.train_step(fp.backprop(model, fp.SoftmaxCrossEntropy()), optimizer))
     start = fp.init_state(model, optimizer, jax.random.key(0), x)
-    for whole, _ in fp.fit(step, start, stream(data, 5, epochs=3)):
-        pass
+    *_, (whole, _) = fp.fit(step, start, stream(data, 5, epochs=3))
     checkpoints = Checkpoints(tmp_path)
     for count, _ in enumerate(fp.fit(step, start, stream(data, 5, epochs=3), checkpoints), 1):
         if count == 6:
@@ -25,7 +24,6 @@ def test_a_stream_goes_on_from_a_checkpoint(tmp_path):
     found = checkpoints.restore(start)
     batches = stream(data, 5, epochs=3).at(found.position)
     assert (batches.position["epoch"], batches.position["step"]) == (1, 2)
-    for state, _ in fp.fit(step, found.state, batches):
-        pass
+    *_, (state, _) = fp.fit(step, found.state, batches)
     assert int(state.step) == 12
     assert jax.tree.all(jax.tree.map(jnp.array_equal, state.params, whole.params))
