@@ -99,7 +99,8 @@ def machine(rows: Sequence[Row]) -> str:
     seconds = sum(row["seconds"] for row in rows)
     return (
         f"Here: {os.cpu_count()} cores of an {model} (a virtual machine), Python "
-        f"{platform.python_version()}, jax {versions}; {seconds / 60:.0f} minutes of CPU time, beside other work"
+        f"{platform.python_version()}, jax {versions}; {seconds / 60:.0f} minutes of CPU time, "
+        "beside other work"
     )
 
 
