@@ -47,7 +47,8 @@ RIGHT = {
         "function": lambda params, x: MODEL.forward(params, x)[0],
     },
     **{"rules": {}, "collected": (), "factors": (), "inverses": (), "target": MODEL},
-    **{"batches": [(X, Y)]},
+    **{"batches": [(X, Y)], "mesh": jax.make_mesh((1,), ("b",))},
+    **{"placement": fp.placement.data_parallel()},
     **{"schedule": "1F1B", "times": [], "microbatches": 2, "where": fp.Dense, "decay": 0.5},
     **{"scale": 2.0},
 }
