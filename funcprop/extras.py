@@ -11,6 +11,7 @@ _PURPOSES = {
     "sklearn": "the digits data set",
     "safetensors": "reading and writing checkpoints",
     "orbax": "saving runs",
+    "tensorboardX": "writing curves for TensorBoard",
     "flatbuffers": "a program in a file",
     "dp_accounting": "the privacy accountant",
     "flax": "a module of Flax",

@@ -9,13 +9,14 @@ from typing import Any
 
 from funcprop.cli.job.checks import RecipeError
 from funcprop.cli.job.folder import (
+    SAVING,
     check_folder,
     clear,
     read_config,
     read_saving,
     write_config,
 )
-from funcprop.cli.job.follow import follow
+from funcprop.cli.job.follow import Watched, follow
 from funcprop.cli.job.job import Job, gradient_check, introduction, make_job, read
 from funcprop.cli.job.recipe import Recipe
 from funcprop.cli.job.saving import Saved, alone, every, one_voice
@@ -53,6 +54,13 @@ class Train(Recipe):
     noise in that of a mini-batch, what it costs by hand and by jax.grad, and of points in a plane
     the boundary between the classes."""
 
+    tensorboard: bool = False
+    """Write the curves into --out for TensorBoard, too: tensorboard --logdir of the folder."""
+
+    profile: bool = False
+    """Write a trace of about a second of the training into --out, for a profiler that reads JAX's,
+    such as XProf or Perfetto."""
+
     checkpoint_every: str | None = None
     """How often everything is saved into the folder of --out: after a number of steps, such as 500,
     or 2epochs, 90s, 10m (without the option 1m), 1h; never is at the end and when stopped alone."""
@@ -66,6 +74,16 @@ class Train(Recipe):
 
     def __post_init__(self) -> None:
         """Nothing: the recipe is checked where it is taken out, not inside the parser."""
+
+    def watched(self) -> Watched:
+        """What is written beside the history."""
+        return Watched(self.plots, self.tensorboard, self.profile)
+
+    def needs_folder(self) -> str | None:
+        """The first option that writes into a folder, if there is one."""
+        given = ("plots", "tensorboard", "profile", "checkpoint_every")
+        found = (name for name in given if getattr(self, name))
+        return next((f"--{name.replace('_', '-')}" for name in found), None)
 
     def recipe(self) -> Recipe:
         """The recipe without what only the command line knows; raises RecipeError."""
@@ -83,14 +101,13 @@ def run(command: Train) -> int:
     rate = every(command.checkpoint_every or EVERY)
     if out is not None:
         check_folder(out, command.overwrite)
-    elif command.plots or command.checkpoint_every is not None:
-        option = "--plots" if command.plots else "--checkpoint-every"
+    elif (option := command.needs_folder()) is not None:
         raise RecipeError(f"{option} writes into the folder of --out: give one, as --out runs/one")
     job = make_job(recipe, read(recipe, recipe.data, recipe.data_dir, recipe.validation))
     print(introduction(job), flush=True)
     print(gradient_check(job), flush=True)
     if out is None:
-        return follow(job, None, command.plots)
+        return follow(job, None, command.watched())
     out.mkdir(parents=True, exist_ok=True)
     with alone(out), one_voice():
         check_folder(out, command.overwrite)  # another run may have come first
@@ -98,7 +115,7 @@ def run(command: Train) -> int:
         command = dataclasses.replace(command, checkpoint_every=command.checkpoint_every or EVERY)
         write_run(out, job, command)
         saved = Saved(out, job.open_checkpoints(out, rate), rate)
-        return follow(job, saved, command.plots)
+        return follow(job, saved, command.watched())
 
 
 def resume(command: Train, folder: Path) -> int:
@@ -117,12 +134,12 @@ def resume(command: Train, folder: Path) -> int:
         if more:
             write_run(folder, job, command)
         saved = Saved(folder, job.open_checkpoints(folder, rate), rate)
-        return follow(job, saved, command.plots)
+        return follow(job, saved, command.watched())
 
 
 def write_run(out: Path, job: Job, command: Train) -> None:
     """config.json, from which the run is gone on with."""
-    how = {"checkpoint_every": command.checkpoint_every, "plots": command.plots}
+    how = {name: getattr(command, name) for name in SAVING}
     data = job.data
     write_config(out, job.recipe, data.train.x.shape[1:], data.classes, data.labels, how)
 
@@ -165,5 +182,6 @@ def stored(command: Train, folder: Path) -> tuple[Recipe, dict[str, Any], bool]:
     saving = read_saving(folder)
     if command.checkpoint_every is not None:
         saving["checkpoint_every"] = command.checkpoint_every
-    saving["plots"] = bool(command.plots or saving.get("plots"))
+    for name in ("plots", "tensorboard"):
+        saving[name] = bool(getattr(command, name) or saving.get(name))
     return recipe, saving, more

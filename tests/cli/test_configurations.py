@@ -22,7 +22,7 @@ AS_GOOD |= {("data", "nonsense"), ("checkpoint_every", "nonsense")}
 
 @pytest.fixture
 def folder(tmp_path):
-    saving = {"checkpoint_every": "1m", "plots": False}
+    saving = {"checkpoint_every": "1m", "plots": False, "tensorboard": False}
     write_config(tmp_path, Recipe(), (8, 8, 1), 10, ["0", "1"], saving)
     return tmp_path
 

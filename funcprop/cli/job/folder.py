@@ -16,9 +16,11 @@ from funcprop.cli.job.checks import RecipeError
 from funcprop.cli.job.pictures import PICTURES
 from funcprop.cli.job.recipe import LATER, Recipe, settled
 from funcprop.cli.job.run import Record
+from funcprop.cli.job.watching import EVENTS, TRACE
 from funcprop.extras import require
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
+SAVING = ("checkpoint_every", "plots", "tensorboard")  # what config.json says of how a run is saved
 PARAMS, CHECKPOINTS = "params.safetensors", "checkpoints"
 
 
@@ -50,7 +52,8 @@ def clear(folder: Path) -> None:
     """The folder without the files of an earlier run; others stay."""
     for name in (CONFIG, METRICS, PARAMS, *PICTURES):
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    for name in (CHECKPOINTS, EVENTS, TRACE):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def write_config(
@@ -120,7 +123,7 @@ def keep_metrics(folder: Path, epochs: int) -> list[Record]:
 def read_saving(folder: Path) -> dict[str, Any]:
     """What `write_config` was told of how the run is saved."""
     config = json.loads((folder / CONFIG).read_text("utf-8"))
-    return {name: config[name] for name in ("checkpoint_every", "keep", "plots") if name in config}
+    return {name: config[name] for name in SAVING if name in config}
 
 
 def read_config(folder: Path) -> tuple[Recipe, tuple[int, ...], int]:
@@ -170,6 +173,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "labels": lambda v: isinstance(v, list) and all(isinstance(name, str) for name in v),
     "checkpoint_every": lambda v: isinstance(v, str),
     "plots": lambda v: isinstance(v, bool),
+    "tensorboard": lambda v: isinstance(v, bool),
 }
 
 

@@ -7,7 +7,7 @@ import functools
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -50,6 +50,7 @@ from funcprop.cli.job.run import (
     score,
 )
 from funcprop.cli.job.saving import Saved
+from funcprop.cli.job.watching import events, traced
 from funcprop.data import Dataset, Examples
 from funcprop.layer import Context
 from funcprop.losses.loss import Loss
@@ -61,8 +62,17 @@ from funcprop.training.signals import Asked, asked_to_stop
 from funcprop.training.state import TrainState
 
 
-def follow(job: Job, saved: Saved | None, plots: bool) -> int:
+class Watched(NamedTuple):
+    """What a run writes beside its history."""
+
+    plots: bool
+    tensorboard: bool
+    profile: bool
+
+
+def follow(job: Job, saved: Saved | None, watched_by: Watched) -> int:
     """Train to the end, to a signal or to a loss that is no number; keep what was reached."""
+    plots = watched_by.plots
     recipe, data, out = job.recipe, job.data, None if saved is None else saved.out
     step = build_step(recipe, job.model, job.optimizer)
     train = job.part(data.train)
@@ -93,17 +103,21 @@ def follow(job: Job, saved: Saved | None, plots: bool) -> int:
         patience=recipe.early_stopping,
     )
     hearing = contextlib.nullcontext(Asked()) if saved is None else asked_to_stop()
+    shown = events(out if watched_by.tensorboard else None, len(records))
+    profiled = traced(out if watched_by.profile else None)
     with hearing as asked, ends_in_words(out, records):
         try:
-            with progress(recipe.epochs, done=len(records)) as show:
+            with shown as curve, profiled as trace, progress(recipe.epochs, len(records)) as show:
                 for reached in epochs:
                     record = reached.record
+                    trace(reached)
                     if record is not None:
                         records.append(record)
                         if look:
                             deltas.append(look(reached.running.state))
                         if out is not None:
                             append_metrics(out, record)
+                        curve(record)
                         show(record)
                     if saved is not None:
                         saved.after(reached, deltas)

@@ -21,7 +21,7 @@ def line(record: Record) -> str:
 
 
 @contextlib.contextmanager
-def progress(epochs: int, terminal: bool | None = None, done: int = 0) -> Iterator[Show]:
+def progress(epochs: int, done: int = 0, terminal: bool | None = None) -> Iterator[Show]:
     """A function that shows a record: its line, and in a terminal the bar moved on.
 
     terminal  whether standard output is one; asked where None. Otherwise the output is plain
