@@ -19,9 +19,9 @@ AXE = os.environ.get("FUNCPROP_AXE", "node_modules/axe-core/axe.min.js")
 def test_the_default_page_is_made_painted_and_small(show, pages, record_property):
     path, (seconds, processor) = pages("default")
     tab, _ = show("default")
-    paint = tab.evaluate(
-        "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? 1e9"
-    )
+    entry = "performance.getEntriesByName('first-contentful-paint')[0]"
+    tab.wait_for_function(f"{entry} !== undefined")  # a busy machine tells of it late
+    paint = tab.evaluate(f"{entry}.startTime")
     size = path.stat().st_size
     print(
         f"\nfuncprop explain: {seconds:.1f} s ({processor:.1f} s of processor), "

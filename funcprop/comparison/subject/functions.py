@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.extend.core import jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.extend.core.primitives import custom_jvp_call_p
 
+from funcprop.comparison.subject.without_rules import jaxprs_in
 from funcprop.gradient import Like, combine, partition, without_float0
 from funcprop.layer import Context, Layer, LayerError, Params, Residuals, is_float, spell, two
 
@@ -116,13 +118,29 @@ def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
         wide = jax.config.jax_enable_x64  # type: ignore[attr-defined]
         types = tree, *map(jax.typeof, leaves), wide
         if types not in known:
-            known[types] = jax.make_jaxpr(function, return_shape=True)(*args)
+            jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+            known[types] = None if rule_over_constants(jaxpr) else (jaxpr, shapes)
+        if known[types] is None:
+            return function(*args)
         jaxpr, shapes = known[types]
         return jax.tree.unflatten(jax.tree.structure(shapes), jaxpr_as_fun(jaxpr)(*leaves))
 
     once.__name__ = name_of(function)
     once.every_time = function  # type: ignore[attr-defined]
     return once
+
+
+def rule_over_constants(jaxpr: ClosedJaxpr) -> bool:
+    """Whether a custom_jvp rule in it closes over constants, as over its `nondiff_argnums`.
+
+    From the jaxpr, JAX hands them to the rule as arrays that a compiled program then takes for
+    arguments, and nobody gives it those.
+    """
+    return any(
+        (eqn.primitive is custom_jvp_call_p and eqn.params.get("num_consts", 0) > 0)
+        or any(map(rule_over_constants, jaxprs_in(eqn)))
+        for eqn in jaxpr.jaxpr.eqns
+    )
 
 
 def traced_anew(layer: Layer) -> Layer:
