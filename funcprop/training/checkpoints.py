@@ -289,23 +289,25 @@ class _Damaged(Exception):
 def read_as_damaged() -> Iterator[None]:
     """What is raised inside is _Damaged, and what orbax leaves behind then is swept up in silence:
     the readers of the other arrays, which Python would tell of one by one."""
-    try:
-        yield
-        return
-    except Exception as error:
-        words = brief(error)
     heard: list[Any] = []
     logger = logging.getLogger("asyncio")
     hook, sys.unraisablehook = sys.unraisablehook, lambda event: heard.append(event.exc_type)
     level = logger.level
-    logger.setLevel(logging.CRITICAL)
     try:
-        for _ in range(20):  # threads may be at work yet: until nothing comes for a while
-            before = len(heard)
-            gc.collect()
-            time.sleep(0.05)
-            if len(heard) == before:
-                break
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+            try:
+                yield
+                return
+            except Exception as error:
+                words = brief(error)
+            logger.setLevel(logging.CRITICAL)
+            for _ in range(20):  # threads may be at work yet: until nothing comes for a while
+                before = len(heard)
+                gc.collect()
+                time.sleep(0.05)
+                if len(heard) == before:
+                    break
     finally:
         sys.unraisablehook = hook
         logger.setLevel(level)

@@ -113,7 +113,8 @@ def test_whatever_is_damaged_a_state_that_was_saved_is_found(saved, tmp_path):
                 found = fp.Checkpoints(copy, about={"model": "Dense(3)"}).restore(beginning(1))
             number = found.position["batch"]
             assert same(found.state, states[number]), (file, kind)
-            told = [str(warning.message) for warning in told]
+            # a reader that is late may be told of by Python: only what we say counts
+            told = [str(w.message) for w in told if "is damaged" in str(w.message)]
             assert (number == 7) == (not told), (file, kind, told)
             if told:
                 assert "7 is damaged" in told[0] and told[0].endswith("going on from step 3")
