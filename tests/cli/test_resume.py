@@ -61,6 +61,15 @@ def test_from_the_middle_of_an_epoch_to_the_same_bits(trained, copy, capsys):
     assert (copy / name).read_bytes() == (trained / name).read_bytes()
 
 
+def test_a_damaged_one_is_passed_over_in_one_line(trained, copy, capsys):
+    newest = max((copy / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    (newest / "content" / "metadata").write_text("{}")
+    code, _, err = run(capsys, "train", "--resume", copy)
+    assert code == 0 and err.count("\n") == 1
+    assert err.startswith(f"funcprop: {newest} is damaged") and "going on from step" in err
+    assert history(copy) == history(trained)
+
+
 def test_where_nothing_was_saved_it_begins_anew(trained, copy, capsys):
     back(copy, 0)
     code, out, _ = run(capsys, "train", "--resume", copy)

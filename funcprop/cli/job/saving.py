@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,7 +93,12 @@ class Saved(NamedTuple):
 
         Raises CheckpointError and RecipeError.
         """
-        found = self.checkpoints.restore(start.running)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            found = self.checkpoints.restore(start.running)
+        for words in (str(warning.message) for warning in told):
+            if "is damaged" in words:
+                print(f"funcprop: {words}", file=sys.stderr, flush=True)
         if found is None:
             return start, keep_metrics(self.out, 0), []
         at = found.position
