@@ -56,7 +56,11 @@ def save_checkpoint(path: str | Path, params: Params, statistics: Any = ()) -> N
                 f"{name} is {spell(leaf)}, wanted numbers: write jax.random.key_data({name}) there"
             )
     data = save({name: np.asarray(leaf, order="C") for name, leaf in leaves.items()})
-    path = Path(path)
+    replace_file(Path(path), data)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """The file with these bytes, as a whole or not at all. Raises OSError."""
     unfinished = path.with_name(path.name + ".part")
     try:
         unfinished.write_bytes(data)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from funcprop.doors import door
-from funcprop.layer import Layer, Params, is_integer, spell
+from funcprop.layer import Array, Layer, Params, is_integer, spell
 from funcprop.losses import Loss
 from funcprop.training.state import TrainState
 from funcprop.training.step import Step
@@ -52,10 +52,7 @@ def epoch(step: Step, batch_size: int, shuffle: bool = True, drop_last: bool = F
             raise ValueError(f"batch_size is {batch_size}, and the data has {n} examples only")
         order = jnp.arange(n)
         if shuffle:
-            # ~step: never the number that a step folds into its own key. Sorting by random bits is
-            # one round of jax.random.permutation, which takes two or more to break the rare ties.
-            key = jax.random.fold_in(state.key, ~state.step)
-            order = jnp.argsort(jax.random.bits(key, (n,)))
+            order = shuffled(state.key, state.step, n)
 
         # one pass in random order over the data is cheaper than a gather in every step
         steps = n // batch_size
@@ -70,6 +67,15 @@ def epoch(step: Step, batch_size: int, shuffle: bool = True, drop_last: bool = F
         return state, metrics
 
     return run
+
+
+def shuffled(key: Array, step: Any, n: int) -> Array:
+    """The order of n examples in the epoch that begins at this step.
+
+    ~step: never the number that a step folds into its own key. Sorting by random bits is one round
+    of `jax.random.permutation`, which takes two or more to break the rare ties.
+    """
+    return jnp.argsort(jax.random.bits(jax.random.fold_in(key, ~step), (n,)))
 
 
 class Evaluation(NamedTuple):

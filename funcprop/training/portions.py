@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from funcprop.layer import Array
-from funcprop.training.loop import length
+from funcprop.training.loop import length, shuffled
 from funcprop.training.state import TrainState
 from funcprop.training.step import Step
 
@@ -35,7 +35,7 @@ def portions(step: Step, batch_size: int, data: Any) -> Portions:
 
     @jax.jit
     def draw(key: Array, first: Any, data: Any) -> Any:
-        order = jnp.argsort(jax.random.bits(jax.random.fold_in(key, ~first), (n,)))
+        order = shuffled(key, first, n)
         cut = whole * batch_size
         batches = jax.tree.map(
             lambda leaf: leaf[order[:cut]].reshape(whole, batch_size, *leaf.shape[1:]), data

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 from funcprop.doors import door
 from funcprop.extras import require
 from funcprop.layer import Layer, Params, output_shape
-from funcprop.training.checkpoint import CheckpointError
+from funcprop.training.checkpoint import CheckpointError, replace_file
 
 # after it comes a digest; `jax.export.deserialize` reads the file too, and does not look so far
 MARK = b"\nsha256:"
@@ -122,14 +121,7 @@ def save_program(
             f"{model!r} cannot be written for any number of examples ({words[:100]}): "
             "write any_batch=False for the number that x has"
         ) from error
-    path = Path(path)
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        unfinished.write_bytes(data + MARK + hashlib.sha256(data).digest())
-        os.replace(unfinished, path)
-    except OSError:
-        unfinished.unlink(missing_ok=True)
-        raise
+    replace_file(Path(path), data + MARK + hashlib.sha256(data).digest())
 
 
 @door

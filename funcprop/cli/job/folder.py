@@ -18,6 +18,7 @@ from funcprop.cli.job.recipe import LATER, Recipe, settled
 from funcprop.cli.job.run import Record
 from funcprop.cli.job.watching import EVENTS, TRACE
 from funcprop.extras import require
+from funcprop.training.checkpoint import replace_file
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 SAVING = ("checkpoint_every", "plots", "tensorboard")  # what config.json says of how a run is saved
@@ -68,18 +69,9 @@ def write_config(
     config = dataclasses.asdict(settled(recipe))
     config["data_dir"] = None if recipe.data_dir is None else str(recipe.data_dir)
     config |= {"example": list(example), "classes": classes, "labels": list(labels)}
-    replace(folder / CONFIG, json.dumps(config | saving, indent=2, ensure_ascii=False) + "\n")
-
-
-def replace(path: Path, text: str) -> None:
-    """The file with this text, whatever happens on the way."""
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        unfinished.write_text(text, "utf-8")
-        os.replace(unfinished, path)
-    except OSError:
-        unfinished.unlink(missing_ok=True)
-        raise
+    replace_file(
+        folder / CONFIG, (json.dumps(config | saving, indent=2, ensure_ascii=False) + "\n").encode()
+    )
 
 
 def append_metrics(folder: Path, record: Record) -> None:
@@ -116,7 +108,8 @@ def keep_metrics(folder: Path, epochs: int) -> list[Record]:
         raise RecipeError(
             f"{path} is not what the run wrote ({error}): restore the file, or train again"
         ) from error
-    replace(path, "".join(json.dumps(record._asdict()) + "\n" for record in records))
+    lines = (json.dumps(record._asdict()) + "\n" for record in records)
+    replace_file(path, "".join(lines).encode())
     return records
 
 
