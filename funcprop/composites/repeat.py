@@ -89,20 +89,24 @@ class Repeat(Composite):
     def forward(
         self, params: Params, x: Any, context: Context = Context()
     ) -> tuple[Any, RepeatResiduals]:
-        stack = check_stack(self, self.entries("params", params), self.length)[0]
         keys = None if context.key is None else jax.random.split(context.key, self.length)
+        return self.forward_steps(params, x, keys, context.mask)
+
+    def forward_steps(
+        self, params: Params, x: Any, keys: Array | None, mask: Array | None
+    ) -> tuple[Any, RepeatResiduals]:
+        """`forward` with the keys of the steps themselves, [length]: they may be part of a loop."""
+        stack = check_stack(self, self.entries("params", params), self.length)[0]
 
         def step(x: Any, each: tuple[Params, Array | None]) -> tuple[Any, Residuals]:
             p, key = each
             with inside(self, 0):
-                y, kept = self.layers[0].forward(p, x, Context(key, context.mask))
+                y, kept = self.layers[0].forward(p, x, Context(key, mask))
             check_like(self, "the output of a step", y, "its input", x)
-            return alike(y, x), without_mask(kept, context.mask)
+            return alike(y, x), without_mask(kept, mask)
 
-        y, steps = lax.scan(
-            step, varying(x, stack, context.mask), (stack, keys), length=self.length
-        )
-        return y, RepeatResiduals(steps, context.mask if holds_slots(steps) else None)
+        y, steps = lax.scan(step, varying(x, stack, mask), (stack, keys), length=self.length)
+        return y, RepeatResiduals(steps, mask if holds_slots(steps) else None)
 
     def backward(self, params: Params, residuals: RepeatResiduals, dy: Any) -> tuple[Any, Params]:
         stack = check_stack(self, self.entries("params", params), self.length)[0]

@@ -6,20 +6,13 @@ says in which order; the rest follows from who waits for whom, and is simulated 
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import jax
-
-from funcprop.collectors.split import split_backward
 from funcprop.doors import door
-from funcprop.gradient import partition
-from funcprop.layer import Context, Layer, Params
 
-ScheduleName = Literal["1F1B", "interleaved", "ZB-H1", "ZB-H2"]
+ScheduleName = Literal["GPipe", "1F1B", "interleaved", "ZB-H1", "ZB-H2"]
 
 
 class StageTimes(NamedTuple):
@@ -149,7 +142,8 @@ def simulate_pipeline(
 ) -> Timeline:
     """What each stage does when -> Timeline.
 
-    schedule        "1F1B": one forward, one backward, after a warm-up
+    schedule        "GPipe": all forwards, then all backwards
+                    "1F1B": one forward, one backward, after a warm-up
                     "interleaved": the same, with `chunks` parts of the model on each stage
                     "ZB-H1", "ZB-H2": backward in two halves, the second where a stage would be
                     idle, within the memory of 1F1B and within twice that
@@ -159,7 +153,7 @@ def simulate_pipeline(
 
     With equal stages, p of them and m microbatches, the bubble is
 
-        1F1B          (p − 1)(F + B + W)
+        GPipe, 1F1B   (p − 1)(F + B + W)
         interleaved   (p − 1)(F + B + W) / chunks
         ZB-H1         (p − 1)(F + B − W)
         ZB-H2         (p − 1)(F + B − 2W)
@@ -168,8 +162,9 @@ def simulate_pipeline(
 
     raises  TypeError where times are no StageTimes, ValueError for another schedule, less than one
             stage, microbatch or chunk, or, interleaved, microbatches that p does not divide
-    source  1F1B: Narayanan et al. 2019 (PipeDream); interleaved: Narayanan et al. 2021,
-            arXiv:2104.04473; ZB-H1, ZB-H2: Qi et al. 2023, arXiv:2401.10241
+    source  GPipe: Huang et al. 2018, arXiv:1811.06965; 1F1B: Narayanan et al. 2019 (PipeDream);
+            interleaved: Narayanan et al. 2021, arXiv:2104.04473; ZB-H1, ZB-H2: Qi et al. 2023,
+            arXiv:2401.10241
 
     >>> import funcprop as fp
     >>> times = [fp.pipelines.StageTimes(1.0, 1.0, 1.0)] * 4
@@ -197,6 +192,8 @@ def simulate_pipeline(
                 "the number must be a multiple of the stages"
             )
         queues = [interleaved(stage, p, microbatches, chunks) for stage in range(p)]
+    elif schedule == "GPipe":
+        queues = [one_by_one(microbatches, microbatches) for _ in range(p)]
     elif schedule == "1F1B":
         queues = [one_by_one(p - stage, microbatches) for stage in range(p)]
     elif schedule == "ZB-H1":
@@ -205,7 +202,7 @@ def simulate_pipeline(
         queues = [one_by_one(2 * (p - stage) - 1, microbatches, 2 * stage) for stage in range(p)]
     else:
         raise ValueError(
-            f"schedule is {schedule!r}, wanted '1F1B', 'interleaved', 'ZB-H1' or 'ZB-H2'"
+            f"schedule is {schedule!r}, wanted 'GPipe', '1F1B', 'interleaved', 'ZB-H1' or 'ZB-H2'"
         )
     return Timeline(schedule, run(queues, times, chunks, communication))
 
@@ -294,47 +291,3 @@ def duration(kind: str, times: StageTimes, split: bool) -> float:
     if kind == "W":
         return times.weight_half
     return times.input_half if split else times.input_half + times.weight_half
-
-
-# --- what the stages of a model take --------------------------------------------------------------
-
-
-@door
-def stage_times(
-    layer: Layer, params: Params, x: Any, context: Context = Context(), runs: int = 20
-) -> StageTimes:
-    """Seconds of forward and of both halves of backward, compiled: medians of `runs`, by turns.
-
-    layer                a stage of a model
-    params, x, context   as for the layer's forward
-    runs                 how often each is measured, after one run that compiles
-
-    Returns StageTimes of numbers of Python.
-
-    raises  TypeError where layer is no Layer, and what its forward raises
-
-    >>> import jax, jax.numpy as jnp
-    >>> import funcprop as fp
-    >>> stage, x = fp.Dense(3), jnp.arange(8.0).reshape(4, 2)
-    >>> times = fp.pipelines.stage_times(stage, stage.init(jax.random.key(0), x), x, runs=3)
-    >>> times._fields, min(times) > 0
-    (('forward', 'input_half', 'weight_half'), True)
-    """
-    input_half, weight_half = map(jax.jit, split_backward(layer))
-    forward = jax.jit(layer.forward)
-    y, residuals = forward(params, x, context)
-    dy = partition(y)[0]
-    _, kept = input_half(params, residuals, dy)
-    programs = (
-        (forward, (params, x, context)),
-        (input_half, (params, residuals, dy)),
-        (weight_half, (params, kept)),
-    )
-    seconds: list[list[float]] = [[] for _ in programs]
-    for number in range(runs + 1):
-        for found, (program, arguments) in zip(seconds, programs, strict=True):
-            start = time.perf_counter()
-            jax.block_until_ready(program(*arguments))
-            if number:  # the first run compiles
-                found.append(time.perf_counter() - start)
-    return StageTimes(*map(statistics.median, seconds))

@@ -12,7 +12,7 @@ import funcprop as fp
 from funcprop.pipelines import schedule as schedules
 
 TIMES = (3.0, 3.5, 2.0)
-NAMES = ("1F1B", "interleaved", "ZB-H1", "ZB-H2")
+NAMES = ("GPipe", "1F1B", "interleaved", "ZB-H1", "ZB-H2")
 
 
 def simulated(name: Any, p=4, m=8, times: Sequence[float] = TIMES, **options):
@@ -24,6 +24,7 @@ def simulated(name: Any, p=4, m=8, times: Sequence[float] = TIMES, **options):
 def test_bubbles_are_the_published_ones(p, m, times):
     f, b, w = times
     wanted = {
+        "GPipe": (p - 1) * (f + b + w),
         "1F1B": (p - 1) * (f + b + w),
         "ZB-H1": (p - 1) * (f + b - w),
         "ZB-H2": (p - 1) * (f + b - 2 * w),
@@ -64,6 +65,7 @@ def test_memory_is_the_published_one(p, m):
     residuals, kept = 5.0, 3.0
     stages = range(p)
     peaks = {name: simulated(name, p, m).peak_memory(residuals, kept) for name in NAMES}
+    assert peaks["GPipe"] == (m * residuals,) * p
     assert peaks["1F1B"] == tuple((p - i) * residuals for i in stages)
     assert peaks["ZB-H1"] == tuple((p - i) * residuals + i * kept for i in stages)
     assert peaks["ZB-H2"] == tuple((2 * (p - i) - 1) * residuals + 2 * i * kept for i in stages)
@@ -110,7 +112,7 @@ def test_a_timeline_is_drawn_with_a_row_a_stage():
 def test_what_cannot_be_simulated_is_told():
     with pytest.raises(ValueError, match="multiple of the stages"):
         simulated("interleaved", 4, 6)
-    with pytest.raises(ValueError, match="wanted '1F1B'"):
+    with pytest.raises(ValueError, match="wanted 'GPipe'"):
         simulated("2F2B")
     with pytest.raises(ValueError, match="at least one"):
         fp.pipelines.simulate_pipeline("1F1B", [], 4)
