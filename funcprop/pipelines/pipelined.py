@@ -89,7 +89,8 @@ class Pipelined:
         """The pieces of each place, in words: what the model is cut into, and `cuts` cuts again."""
         x, _, _ = self.unpacked(batch, Context())
         chain = chain_of(self.objective)
-        found = self.cut(chain, chain.opened(params)[0], microbatch(x, self.microbatches))
+        body, _ = chain.opened(params)
+        found = self.cut(chain, shapes(body), microbatch(x, self.microbatches))
         return tuple(tuple(map(str, part)) for part in found)
 
     def unpacked(self, batch: Any, context: Context) -> tuple[Any, Any, Context]:
@@ -222,10 +223,9 @@ def pipeline(
     """value or (value, aux), grads, and what each stage did how often."""
     chain = chain_of(pipe.objective)
     body, loss = chain.opened(params)
-    small = microbatch((batch, context), pipe.microbatches)
-    parts = pipe.cut(chain, body, small[0][0])
-    shapes = jax.eval_shape(lambda tree: tree, ((body, loss), *small))
-    plan = plan_of(chain, parts, pipe.stages, *shapes)
+    small, its_context = microbatch((batch, context), pipe.microbatches)
+    parts = pipe.cut(chain, shapes(body), small[0])
+    plan = plan_of(chain, parts, pipe.stages, shapes((body, loss)), small, its_context)
 
     def cut(leaf: Array) -> Array:
         return in_parts(leaf, pipe.microbatches)
@@ -242,11 +242,15 @@ def pipeline(
 
 
 def microbatch(tree: Any, number: int) -> Any:
-    """The shapes of one of some equal parts of a batch."""
+    """The shapes of one of some equal parts of a batch, of the key as it is."""
 
     def part(leaf: Any) -> Any:
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-        return jax.ShapeDtypeStruct((leaf.shape[0] // number, *leaf.shape[1:]), leaf.dtype)
+        lead = (leaf.shape[0] // number,) if leaf.shape else ()
+        return jax.ShapeDtypeStruct((*lead, *leaf.shape[1:]), leaf.dtype)
 
     return jax.tree.map(part, tree)
+
+
+def shapes(tree: Any) -> Any:
+    """Shapes and dtypes alone, whatever mesh the arrays lie on."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from funcprop.doors import door
 from funcprop.placement.values import Placement, fits
+from funcprop.sharding import names
 
 Specs = dict[tuple[str, ...], tuple[tuple[int, ...], PartitionSpec]]  # path -> shape, spec
 
@@ -56,7 +57,8 @@ def shard_batch(batch: Any, mesh: Mesh, placement: Placement) -> Any:
     placement  as for `shard`
 
     Several processes give each its own part of the batch: their number divides the examples, and
-    the batch is all of them together.
+    the batch is all of them together. Where the placement leaves the examples whole, as
+    `pipeline_parallel` does, each gives the same batch.
 
     raises  TypeError where mesh or placement is none, ValueError where the mesh lacks an axis that
             the placement names, or a size is no multiple of the mesh axes that cut it
@@ -77,6 +79,8 @@ def shard_batch(batch: Any, mesh: Mesh, placement: Placement) -> Any:
 
         if not is_shared(mesh):
             return jax.device_put(leaf, spec(leaf.shape))
+        if not names(*placement.batch[:1]):
+            return across(leaf, spec(leaf.shape))
         whole = (leaf.shape[0] * jax.process_count(), *leaf.shape[1:]) if leaf.ndim else ()
         return jax.make_array_from_process_local_data(spec(whole), leaf, whole)
 

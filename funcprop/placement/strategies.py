@@ -1,4 +1,4 @@
-"""data_parallel, fully_sharded, tensor_parallel, sequence_parallel: the placements one knows."""
+"""data_parallel, fully_sharded, tensor_parallel, …: the placements one knows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from jax.sharding import PartitionSpec
 
 from funcprop import layers as kinds
-from funcprop.composites import Branch, Composite, Parallel, Serial
+from funcprop.composites import Branch, Composite, Parallel, Repeat, Serial
 from funcprop.doors import door
 from funcprop.layer import Layer
 from funcprop.placement.values import Placement, Row
@@ -88,6 +88,36 @@ def tensor_parallel(model: Layer, axis: str = "model") -> Placement:
     [2].w P('model', None)
     """
     return Placement(rows=tuple(rows_of(model, "", (), axis)))
+
+
+@door
+def pipeline_parallel(model: Layer, axis: str = "stage") -> Placement:
+    """Layers apart: of the steps of the model's Repeat each stage has its own.
+
+    model  as it is trained: the model, or the objective whose parameters these are
+    axis   the mesh axis that the stages lie along
+
+    For `fp.pipelines.pipelined`, which gives every stage as many steps of the only Repeat. What is
+    before it and behind it stays whole, and so does all of a model with no Repeat or several; the
+    batch is whole on every stage, which reads it part by part.
+
+    >>> import funcprop as fp
+    >>> model = fp.Serial(fp.Dense(8), fp.Repeat(fp.Skip(fp.Dense(8)), 4), fp.Dense(2))
+    >>> fp.placement.pipeline_parallel(model).rows
+    (('[1][0]*', P('stage',)),)
+    """
+    paths = list(loops(model, ""))
+    rows = ((f"{paths[0]}[0]*", PartitionSpec(axis)),) if len(paths) == 1 else ()
+    return Placement(rows=rows)
+
+
+def loops(layer: Layer, path: str) -> Iterator[str]:
+    """The paths of the outermost Repeats."""
+    if type(layer) is Repeat:
+        yield path
+    elif isinstance(layer, Composite) and not layer.owns:
+        for i, child in enumerate(layer.layers):
+            yield from loops(child, f"{path}[{i}]")
 
 
 # Of these the output is spread as the input is: each feature, or each head, by itself.
