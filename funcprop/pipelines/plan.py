@@ -121,9 +121,7 @@ def kind_for(
             "end in a loss that reduces: reduction='mean' or 'sum'",
         )
     dx, kept = jax.eval_shape(stage.input_half, params, residuals, dy)
-    told, own = jax.eval_shape(
-        lambda p, k: parted(stage, stage.weight_half(p, k)), params, kept
-    )
+    told, own = jax.eval_shape(lambda p, k: parted(stage, stage.weight_half(p, k)), params, kept)
     seen = (statistics, y if last else None)
     return Kind(
         stage,

@@ -227,7 +227,9 @@ class Programs(NamedTuple):
 
     def forward(self, kind: Kind, row: Row, x: Vectors) -> Made:
         number, firsts = row.tick["microbatch"], self.firsts(kind, row)
-        own, target, mask = jax.tree.map(lambda leaf: leaf[number], (*self.batch, self.context.mask))
+        own, target, mask = jax.tree.map(
+            lambda leaf: leaf[number], (*self.batch, self.context.mask)
+        )
         given = own if kind.x is None else kind.x.unpack(x)
         key = self.context.key
         context = Context(None if key is None else jax.random.fold_in(key, number), mask)

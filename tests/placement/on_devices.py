@@ -19,6 +19,8 @@ from funcprop import placement
 COLLECTIVES = r"\b(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
 COUNTS = (1, 2, 4, 8)
 STEPS = 3
+PARTS = 4  # microbatches
+SCHEDULES = {1: "1F1B", 2: "GPipe", 4: "ZB-H1", 8: "ZB-H2"}
 
 
 def mlp():
@@ -42,17 +44,31 @@ def deep():
     return fp.Repeat(layer, 64), fp.MeanSquaredError(), (jnp.ones((64, 64)),) * 2
 
 
+def deep_mlp():
+    model = fp.mlp((64, 32, 32, 16), 8, activation=fp.Tanh(), axes=1)
+    return model, fp.SoftmaxCrossEntropy(), images((16, 16))
+
+
+def deep_gpt():
+    model = fp.gpt(32, 16, width=16, depth=8, heads=2)
+    return fp.models.gpt_objective(model, chunk=64), None, gpt()[2]
+
+
 def images(shape):
     x = np.random.default_rng(0).normal(size=shape)
     return jnp.asarray(x, jnp.float32), jnp.arange(shape[0], dtype=jnp.int32) % 8
 
 
-def start(problem):
+def start(problem, gradient=fp.backprop):
     model, loss, batch = problem()
     optimizer = optax.adam(1e-2)
     x = batch if loss is None else batch[0]
     state = fp.init_state(model, optimizer, jax.random.key(0), x)
-    return state, batch, fp.train_step(fp.backprop(model, loss), optimizer)
+    return state, batch, fp.train_step(gradient(model, loss), optimizer)
+
+
+def in_parts(model, loss):
+    return fp.accumulate(fp.backprop(model, loss), PARTS)
 
 
 def losses(step, state, batch):
@@ -65,11 +81,16 @@ def losses(step, state, batch):
 
 def run(name, problem, where, sizes, kind=AxisType.Explicit, runs=True):
     """Prints what a training on a mesh did."""
-    state, batch, step = start(problem)
     devices = jax.devices()[: int(np.prod(list(sizes.values())))]
     mesh = jax.make_mesh(
         tuple(sizes.values()), tuple(sizes), axis_types=(kind,) * len(sizes), devices=devices
     )
+
+    def pipelined(model, loss):
+        schedule = SCHEDULES[mesh.size]
+        return fp.pipelines.pipelined(model, loss, mesh, PARTS, schedule=schedule)
+
+    state, batch, step = start(problem, pipelined if "stage" in sizes else fp.backprop)
     state, batch = fp.shard(state, mesh, where), fp.shard_batch(batch, mesh, where)
     lies = jax.tree.map(lambda leaf: leaf.sharding, state)
     stays = None if kind == AxisType.Explicit else (lies, None)
@@ -108,6 +129,14 @@ def main():
         if problem is not convnet:
             both = placement.fully_sharded() | tensor
             run(f"{problem.__name__} both", problem, both, {"data": 2, "model": 4})
+    for problem in (deep_mlp, convnet, deep_gpt):
+        state, batch, step = start(problem, in_parts)
+        values, _ = losses(jax.jit(step), state, batch)
+        name = problem.__name__.removeprefix("deep_") + " pipeline"
+        print(json.dumps({"name": f"{name} alone", "losses": values}), flush=True)
+        stages = placement.pipeline_parallel(problem()[0])
+        for count in COUNTS:
+            run(f"{name} {count}", problem, stages, {"stage": count})
     auto = placement.fully_sharded() | placement.tensor_parallel(gpt()[0])
     run("gpt auto", gpt, auto, {"data": 4, "model": 2}, AxisType.Auto)
     sequence = placement.data_parallel() | placement.sequence_parallel()

@@ -9,6 +9,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import on_devices
 import optax
 
 import funcprop as fp
@@ -32,6 +33,23 @@ def losses(step, state, batch):
     return found
 
 
+def pipeline(problem, mesh, number):
+    """Prints the losses of a training in stages, two a process, and of the first process alone."""
+    name = problem.__name__.removeprefix("deep_")
+    model, _, _ = problem()
+
+    def pipelined(model, loss):
+        return fp.pipelines.pipelined(model, loss, mesh, on_devices.PARTS)
+
+    state, batch, step = on_devices.start(problem, pipelined)
+    stages = placement.pipeline_parallel(model)
+    laid = fp.shard(state, mesh, stages), fp.shard_batch(batch, mesh, stages)
+    print(json.dumps({f"{name} pipeline": losses(jax.jit(step), *laid)}), flush=True)
+    if number == 0:
+        state, batch, step = on_devices.start(problem, on_devices.in_parts)
+        print(json.dumps({f"{name} alone": losses(jax.jit(step), state, batch)}), flush=True)
+
+
 def main():
     port, number, processes = map(int, sys.argv[1:])
     jax.config.update("jax_num_cpu_devices", 2)
@@ -48,6 +66,8 @@ def main():
         batch = fp.shard_batch((x[mine], y[mine]), mesh, where)
         assert batch[0].shape == x.shape
         print(json.dumps({word: losses(jax.jit(step), laid, batch)}), flush=True)
+    for each in (on_devices.deep_mlp, on_devices.convnet, on_devices.deep_gpt):
+        pipeline(each, jax.make_mesh((2 * processes,), ("stage",)), number)
     jax.distributed.shutdown()
 
 
