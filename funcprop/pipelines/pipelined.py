@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,8 +25,8 @@ from funcprop.pipelines.cutting import (
     even_cuts,
     pieces_of,
 )
-from funcprop.pipelines.plan import plan_of
 from funcprop.pipelines.gathering import found
+from funcprop.pipelines.plan import plan_of
 from funcprop.pipelines.running import run
 from funcprop.pipelines.schedule import ScheduleName
 from funcprop.pipelines.ticks import Ticks, ticks
@@ -124,13 +125,13 @@ class Pipelined:
         if cuts is None:
             cuts = balanced_cuts(costs_of(pieces, params, x), places)
         ends = (0, *cuts, len(pieces))
-        if len(cuts) != places - 1 or any(a >= b for a, b in zip(ends, ends[1:], strict=False)):
+        if len(cuts) != places - 1 or any(a >= b for a, b in itertools.pairwise(ends)):
             raise ValueError(
                 f"pipelined: cuts is {cuts!r}, wanted {places - 1} growing numbers from 1 to "
                 f"{len(pieces) - 1}, the pieces at which the places after the first begin; "
                 "None chooses them, and gradient.parts(params, batch) shows the pieces"
             )
-        return [pieces[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+        return [pieces[a:b] for a, b in itertools.pairwise(ends)]
 
 
 @door
@@ -208,9 +209,8 @@ def pipelined(
     chain_of(goal)
     given = None if cuts is None else tuple(map(int, cuts))
     chunks = chunks if schedule == "interleaved" else 1
-    made = Pipelined(goal, mesh, microbatches, schedule, chunks, axis, given)
-    made.table  # noqa: B018: raises for a schedule that there is not
-    return made
+    ticks(schedule, mesh.shape[axis], microbatches, chunks)  # raises for one that there is not
+    return Pipelined(goal, mesh, microbatches, schedule, chunks, axis, given)
 
 
 # --- from the arguments to the program, and back from what the stages found -----------------------

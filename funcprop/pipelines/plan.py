@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from funcprop.gradient import partition
-from funcprop.layer import Context, Layer, LayerError, Params, is_float, spell, widen
+from funcprop.layer import Context, LayerError, Params, is_float, spell, widen
 from funcprop.pipelines.cutting import Chain, Piece, Run, are_apart, params_at, runs_of
 from funcprop.pipelines.packing import Layout, Sizes, layout_of, longest
 from funcprop.pipelines.stage import Stage

@@ -28,11 +28,11 @@ Path = tuple[int, ...]
 class Row(NamedTuple):
     """What a stage does in a tick: whole numbers [] each."""
 
-    tick: dict[str, Array]  # a column of Ticks each
-    place: Array
-    program: Array  # the branch: nothing, the forwards, the input halves
-    weights: Array  # 1 for W, else 0: how often the loop around the weight half runs
-    kind: Array  # of the place
+    tick: dict[str, Any]  # a column of Ticks each
+    place: Any
+    program: Any  # the branch: nothing, the forwards, the input halves
+    weights: Any  # 1 for W, else 0: how often the loop around the weight half runs
+    kind: Any  # of the place
 
 
 class Made(NamedTuple):
@@ -60,12 +60,12 @@ class Held(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What the stages found, summed over the microbatches."""
+    """What the stages found, summed over the microbatches; or how it lies."""
 
-    seen: Vectors  # [stages, chunks, size]
-    grads: Vectors
+    seen: Any  # Vectors [stages, chunks, size]
+    grads: Any
     own: Any
-    count: Array  # [stages, 4]
+    count: Any  # int32 [stages, 4]
 
 
 def run(
@@ -181,10 +181,7 @@ def rows_of(plan: Plan, table: Ticks, stages: int, stage: Array) -> Row:
 def start(plan: Plan, table: Ticks, chunks: int) -> Held:
     """Nothing has arrived, nothing is summed."""
     # one slot more than ever waits: for what nobody looks at
-    waits = {
-        name: packing.zeros(plan.sizes(of), table.sizes[name] + 1)
-        for name, of in {"x": "x", "dy": "dy", "residuals": "residuals", "kept": "kept"}.items()
-    }
+    waits = {name: packing.zeros(plan.sizes(name), n + 1) for name, n in table.sizes.items()}
     sums = {name: packing.zeros(plan.sizes(name), chunks) for name in ("seen", "grads")}
     own = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), plan.kinds[0].own)
     return Held(**waits, **sums, own=widened(own), count=jnp.zeros(len(KINDS), jnp.int32))

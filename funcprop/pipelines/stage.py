@@ -1,4 +1,4 @@
-"""A stage: some layers in a row, and of the last one the loss, forward and backward in two halves."""
+"""A stage: layers in a row, and of the last one the loss; forward, and backward in two halves."""
 
 from __future__ import annotations
 

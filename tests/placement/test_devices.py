@@ -40,7 +40,7 @@ RUNS += ["mlp both", "gpt both", "gpt auto", "gpt sequence"]
 PIPELINES = [f"{model} pipeline" for model in ("mlp", "convnet", "gpt")]
 RUNS += [f"{how} {count}" for how in PIPELINES for count in (1, 2, 4, 8)]
 # activations one way, cotangents the other, in the loop; and what is not apart, at the end
-EXPECTED |= dict.fromkeys(PIPELINES, {"collective-permute": 2, "all-gather": 1})
+EXPECTED |= {how: {"collective-permute": 2, "all-gather": 1} for how in PIPELINES}
 
 
 @functools.cache
