@@ -128,16 +128,20 @@ def ticking(
         count = made.count
 
         # a loop that runs once or not at all adds in place, where a branch would copy all sums
-        def weigh(_: Any, sums: tuple[Vectors, Any, Array]) -> tuple[Vectors, Any, Array]:
+        def weigh(i: Array, sums: tuple[Vectors, Any, Array]) -> tuple[Vectors, Any, Array]:
             grads, own, count = sums
-            more, mine = lax.switch(row.kind, programs.weight_halves(row, kept))
+            # i is 0, which XLA does not know: else it would do the work before the loop, always
+            more, mine = lax.switch(row.kind + i, programs.weight_halves(row, kept))
             grads = packing.add(grads, at["chunk"], more)
             return grads, jax.tree.map(jnp.add, own, mine), count.at[KINDS.index("W")].add(1)
 
         count = count.at[0].add(-row.weights)  # the branch was "nothing"
         sums = (held.grads, held.own, held.count + count)
         grads, own, count = lax.fori_loop(0, row.weights, weigh, sums)
-        y, dx = shifted(made.y, axis, stages, chunks, 1), shifted(made.dx, axis, stages, chunks, -1)
+        # counts are never negative, which XLA does not know: so nothing is sent before a weight half
+        # is done, or who waits for it would wait a second time, for what this stage does next
+        y, dx = jax.tree.map(lambda sent: jnp.where(count[0] < 0, 0, sent), (made.y, made.dx))
+        y, dx = shifted(y, axis, stages, chunks, 1), shifted(dx, axis, stages, chunks, -1)
         return Held(
             packing.write(held.x, at["x_arrives"], y),
             packing.write(held.dy, at["dy_arrives"], dx),
