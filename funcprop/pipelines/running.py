@@ -23,6 +23,7 @@ from funcprop.pipelines.plan import Kind, Plan, parted, widened
 from funcprop.pipelines.ticks import KINDS, Ticks
 
 Path = tuple[int, ...]
+F, B, W = map(KINDS.index, "FBW")
 
 
 class Row(NamedTuple):
@@ -30,20 +31,7 @@ class Row(NamedTuple):
 
     tick: dict[str, Any]  # a column of Ticks each
     place: Any
-    program: Any  # the branch: nothing, the forwards, the input halves
-    weights: Any  # 1 for W, else 0: how often the loop around the weight half runs
     kind: Any  # of the place
-
-
-class Made(NamedTuple):
-    """What a forward or an input half leaves, zeros where it is the other."""
-
-    y: Vectors
-    dx: Vectors
-    residuals: Vectors
-    kept: Vectors
-    seen: Vectors
-    count: Array  # int32 [4]: a one at what was done
 
 
 class Held(NamedTuple):
@@ -121,37 +109,43 @@ def ticking(
 
     def tick(held: Held, row: Row) -> tuple[Held, None]:
         at = row.tick
-        x, dy, residuals, kept = (
-            packing.read(getattr(held, name), at[name]) for name in ("x", "dy", "residuals", "kept")
-        )
-        made = lax.switch(row.program, programs.branches(row, x, dy, residuals))
-        count = made.count
+        count = held.count.at[0].add(as_number(at["kind"] == 0))
 
-        # a loop that runs once or not at all adds in place, where a branch would copy all sums
-        def weigh(i: Array, sums: tuple[Vectors, Any, Array]) -> tuple[Vectors, Any, Array]:
-            grads, own, count = sums
-            # i is 0, which XLA does not know: else it would do the work before the loop, always
-            more, mine = lax.switch(row.kind + i, programs.weight_halves(row, kept))
-            grads = packing.add(grads, at["chunk"], more)
-            return grads, jax.tree.map(jnp.add, own, mine), count.at[KINDS.index("W")].add(1)
+        def forward(i: Array, carry: Any) -> Any:
+            _, residuals, seen, count = carry
+            y, kept, told = programs.each(programs.forward, row, i, held.x)
+            residuals = packing.write(residuals, at["residuals"], kept)
+            return y, residuals, packing.add(seen, at["chunk"], told), count.at[F].add(1)
 
-        count = count.at[0].add(-row.weights)  # the branch was "nothing"
-        sums = (held.grads, held.own, held.count + count)
-        grads, own, count = lax.fori_loop(0, row.weights, weigh, sums)
-        # counts are never negative, which XLA does not know: so nothing is sent before a weight half
-        # is done, or who waits for it would wait a second time, for what this stage does next
-        y, dx = jax.tree.map(lambda sent: jnp.where(count[0] < 0, 0, sent), (made.y, made.dx))
+        def input_half(i: Array, carry: Any) -> Any:
+            _, kept, count = carry
+            dx, between = programs.each(programs.input_half, row, i, held.dy, residuals)
+            return dx, packing.write(kept, at["kept"], between), count.at[B].add(1)
+
+        def weight_half(i: Array, carry: Any) -> Any:
+            grads, own, count = carry
+            told, mine = programs.each(programs.weight_half, row, i, kept)
+            grads = packing.add(grads, at["chunk"], told)
+            return grads, jax.tree.map(jnp.add, own, mine), count.at[W].add(1)
+
+        # loops that run once or not at all: they write into buffers where these lie, where the
+        # branches of a condition would copy them
+        nothing = packing.zeros(plan.sizes("y"))
+        carry = nothing, held.residuals, held.seen, count
+        y, residuals, seen, count = lax.fori_loop(0, as_number(at["kind"] == F), forward, carry)
+        nothing = packing.zeros(plan.sizes("dx"))
+        carry = nothing, held.kept, count
+        dx, kept, count = lax.fori_loop(0, as_number(at["kind"] == B), input_half, carry)
+        carry = held.grads, held.own, count
+        grads, own, count = lax.fori_loop(0, as_number(at["kind"] == W), weight_half, carry)
+
+        # counts are never negative, which XLA does not know: so nothing is sent before the work is
+        # done, or who waits for it would wait a second time, for what this stage does next
+        y, dx = jax.tree.map(lambda sent: jnp.where(count[0] < 0, 0, sent), (y, dx))
         y, dx = shifted(y, axis, stages, chunks, 1), shifted(dx, axis, stages, chunks, -1)
-        return Held(
-            packing.write(held.x, at["x_arrives"], y),
-            packing.write(held.dy, at["dy_arrives"], dx),
-            packing.write(held.residuals, at["residuals"], made.residuals),
-            packing.write(held.kept, at["kept"], made.kept),
-            packing.add(held.seen, at["chunk"], made.seen),
-            grads,
-            own,
-            count,
-        ), None
+        x = packing.write(held.x, at["x_arrives"], y)
+        dy = packing.write(held.dy, at["dy_arrives"], dx)
+        return Held(x, dy, residuals, kept, seen, grads, own, count), None
 
     held = lax.scan(tick, start(plan, table, chunks), rows_of(plan, table, stages, stage))[0]
     told = together(held.seen, held.grads)
@@ -160,6 +154,11 @@ def ticking(
     else:
         told = jax.tree.map(lambda vector: vector[None], told)
     return Sums(*apart(told, plan), held.own, held.count[None])
+
+
+def as_number(true: Array) -> Array:
+    """1 for True."""
+    return true.astype(jnp.int32)
 
 
 def shifted(vectors: Vectors, axis: str, stages: int, chunks: int, by: int) -> Vectors:
@@ -174,18 +173,19 @@ def rows_of(plan: Plan, table: Ticks, stages: int, stage: Array) -> Row:
     """The ticks of a device's stage, [ticks] each."""
     places = table.chunk * stages + np.arange(stages, dtype=np.int32)[:, None]
     kinds = np.asarray(plan.kind_of, np.int32)[places]
-    f, b = table.kind == KINDS.index("F"), table.kind == KINDS.index("B")
-    program = np.where(f, 1 + kinds, np.where(b, 1 + len(plan.kinds) + kinds, 0))
-    weights = table.kind == KINDS.index("W")
     ticks = {name: column for name, column in table._asdict().items() if name != "sizes"}
-    rows = Row(ticks, places, program, weights, kinds)
+    rows = Row(ticks, places, kinds)
     return jax.tree.map(lambda column: jnp.asarray(column, jnp.int32)[stage], rows)
 
 
 def start(plan: Plan, table: Ticks, chunks: int) -> Held:
     """Nothing has arrived, nothing is summed."""
-    # one slot more than ever waits: for what nobody looks at
-    waits = {name: packing.zeros(plan.sizes(name), n + 1) for name, n in table.sizes.items()}
+    # something arrives in every tick: where it is nothing, in one slot more than ever waits
+    arrives = dict.fromkeys(("x", "dy"), 1)
+    waits = {
+        name: packing.zeros(plan.sizes(name), n + arrives.get(name, 0))
+        for name, n in table.sizes.items()
+    }
     sums = {name: packing.zeros(plan.sizes(name), chunks) for name in ("seen", "grads")}
     own = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), plan.kinds[0].own)
     return Held(**waits, **sums, own=widened(own), count=jnp.zeros(len(KINDS), jnp.int32))
@@ -214,61 +214,58 @@ class Programs(NamedTuple):
     batch: tuple[Any, Any]
     context: Context
 
-    def branches(
-        self, row: Row, x: Vectors, dy: Vectors, residuals: Vectors
-    ) -> list[Callable[[], Made]]:
-        """Nothing, the forward of every kind of place, the input half of every kind."""
-        forwards = [lambda k=k: self.forward(k, row, x) for k in self.plan.kinds]
-        backwards = [lambda k=k: self.input_half(k, row, dy, residuals) for k in self.plan.kinds]
-        return [lambda: self.made("·"), *forwards, *backwards]
+    def each(self, program: Callable[..., Any], row: Row, i: Array, *buffers: Vectors) -> Any:
+        """What a program makes for the kind of place that it is the turn of.
 
-    def weight_halves(self, row: Row, kept: Vectors) -> list[Callable[[], tuple[Vectors, Any]]]:
-        """The weight half of every kind of place."""
-        return [lambda k=k: self.weight_half(k, row, kept) for k in self.plan.kinds]
+        i   0, the step of a loop that runs once. XLA does not know it: of what does not depend on
+            the step it would do the work before the loop, whether that runs or not
+        """
+        programs = [lambda k=k: program(k, row, *buffers) for k in self.plan.kinds]
+        return lax.switch(row.kind + i, programs)
 
-    def forward(self, kind: Kind, row: Row, x: Vectors) -> Made:
+    def forward(self, kind: Kind, row: Row, x: Vectors) -> tuple[Vectors, Vectors, Vectors]:
+        """-> y, residuals, what is seen."""
         number, firsts = row.tick["microbatch"], self.firsts(kind, row)
-        own, target, mask = jax.tree.map(
-            lambda leaf: leaf[number], (*self.batch, self.context.mask)
-        )
-        given = own if kind.x is None else kind.x.unpack(x)
+        every = (*self.batch, self.context.mask)
+        own, target, mask = jax.tree.map(lambda leaf: leaf[number], every)
+        given = own if kind.x is None else kind.x.unpack(packing.read(x, row.tick["x"]))
         key = self.context.key
         context = Context(None if key is None else jax.random.fold_in(key, number), mask)
         params = kind.stage.params(*self.params, firsts)
         y, residuals, statistics = kind.stage.forward(params, given, target, context, firsts)
         seen = widened((statistics, y if kind.y is None else None))
-        return self.made(
-            "F",
-            y=None if kind.y is None else kind.y.pack(y, self.plan.sizes("y")),
-            residuals=kind.residuals.pack(residuals, self.plan.sizes("residuals")),
-            seen=kind.seen.pack(seen, self.plan.sizes("seen")),
+        return (
+            self.packed("y", kind, y),
+            self.packed("residuals", kind, residuals),
+            self.packed("seen", kind, seen),
         )
 
-    def input_half(self, kind: Kind, row: Row, dy: Vectors, residuals: Vectors) -> Made:
-        given = jnp.ones((), kind.value.dtype) if kind.dy is None else kind.dy.unpack(dy)
+    def input_half(
+        self, kind: Kind, row: Row, dy: Vectors, residuals: Vectors
+    ) -> tuple[Vectors, Vectors]:
+        """-> dx, what is kept for the weight half."""
+        if kind.dy is None:
+            given = jnp.ones((), kind.value.dtype)
+        else:
+            given = kind.dy.unpack(packing.read(dy, row.tick["dy"]))
+        own = kind.residuals.unpack(packing.read(residuals, row.tick["residuals"]))
         params = kind.stage.params(*self.params, self.firsts(kind, row))
-        dx, kept = kind.stage.input_half(params, kind.residuals.unpack(residuals), given)
-        return self.made(
-            "B",
-            dx=None if kind.dx is None else kind.dx.pack(dx, self.plan.sizes("dx")),
-            kept=kind.kept.pack(kept, self.plan.sizes("kept")),
-        )
+        dx, kept = kind.stage.input_half(params, own, given)
+        return self.packed("dx", kind, dx), self.packed("kept", kind, kept)
 
     def weight_half(self, kind: Kind, row: Row, kept: Vectors) -> tuple[Vectors, Any]:
+        """-> gradients that are told to all, and those that stay."""
         params = kind.stage.params(*self.params, self.firsts(kind, row))
-        grads = kind.stage.weight_half(params, kind.kept.unpack(kept))
-        told, own = parted(kind.stage, widened(grads))
-        return kind.grads.pack(told, self.plan.sizes("grads")), own
+        own = kind.kept.unpack(packing.read(kept, row.tick["kept"]))
+        told, mine = parted(kind.stage, widened(kind.stage.weight_half(params, own)))
+        return self.packed("grads", kind, told), mine
 
     def firsts(self, kind: Kind, row: Row) -> list[Array]:
         """The first steps of a place's runs."""
         row_of = jnp.asarray(self.plan.firsts)[row.place]
         return [row_of[number] for number in range(len(kind.stage.runs))]
 
-    def made(self, done: str, **given: Vectors | None) -> Made:
-        """What was made, zeros else, and that it was done."""
-        names = [name for name in Made._fields if name != "count"]
-        nothing = {name: self.plan.sizes(name) for name in names if given.get(name) is None}
-        rest = {name: packing.zeros(size) for name, size in nothing.items()}
-        made = {name: vectors for name, vectors in given.items() if vectors is not None}
-        return Made(**made, **rest, count=jnp.zeros(4, jnp.int32).at[KINDS.index(done)].set(1))
+    def packed(self, name: str, kind: Kind, tree: Any) -> Vectors:
+        """The vectors of what is called so; zeros where a place has none, as the last has no y."""
+        layout, sizes = getattr(kind, name), self.plan.sizes(name)
+        return packing.zeros(sizes) if layout is None else layout.pack(tree, sizes)
