@@ -1,16 +1,17 @@
 """The bubble of pipelines that run, beside the simulated one.
 
-    python tests/benchmarks/pipelines.py            a table in Markdown
+    python tests/benchmarks/pipelines.py            two tables in Markdown
     python tests/benchmarks/pipelines.py --drawn    and what each stage did when
 
 Four devices of a CPU share its cores, so that a stage which waits leaves its core to one that works
 and the clock shows no bubble. It does where work is waiting, too: here every layer sleeps for a
 known time in its forward and in each half of its backward, and notes when. These notes are a
-`Timeline`, as the simulator makes them, with the same definition of the bubble.
+`Timeline`, as the simulator makes them, with the same definition of the bubble. The simulator lets
+every stage begin as soon as what it reads is there; devices in step wait in every tick for the one
+that takes longest, which is the same where F, B and W take as long. Both are in the table.
 
-Then a GPT of four stages is trained for one step, whose devices count what they do. What their idle
-ticks come to is told by what F, B and W of a stage take, measured alone: in a tick that all stages
-share, each waits for the longest.
+Then a step of a GPT in four stages, whose devices count what they do in how many ticks. What the
+idle ones come to is told by what F, B and W of a stage take, measured alone.
 """
 
 import os
@@ -29,7 +30,7 @@ import numpy as np
 import funcprop as fp
 from funcprop.pipelines import StageTimes, Timeline, pipelined, simulate_pipeline
 from funcprop.pipelines.schedule import Span, Step
-from funcprop.pipelines.ticks import KINDS
+from funcprop.pipelines.ticks import KINDS, ticks
 
 STAGES, MICROBATCHES, RUNS = 4, 8, 5
 SCHEDULES = ("GPipe", "1F1B", "ZB-H1", "ZB-H2")
@@ -82,6 +83,19 @@ def timeline(schedule):
     ))  # fmt: skip
 
 
+def in_step(table, schedule, times):
+    """The ticks, each as long as the longest of what is done in it."""
+    each = np.array([0, *times])[table.kind]
+    starts = np.cumsum([0, *each.max(0)])
+    return Timeline(schedule, tuple(
+        tuple(
+            Span(Step(KINDS[kind], 0), starts[t], starts[t] + each[stage, t])
+            for t, kind in enumerate(row) if kind
+        )
+        for stage, row in enumerate(table.kind)
+    ))  # fmt: skip
+
+
 def asleep(schedule, times, mesh):
     """The run with the least cost, and the wall clock of it."""
     # with something to learn before it, the first stage has an input half, too
@@ -104,19 +118,24 @@ def asleep(schedule, times, mesh):
 
 
 def sleeping(mesh, drawn):
-    print("| F, B, W in ms | schedule | bubble, simulated | measured | step, simulated | measured |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| F, B, W in ms | schedule | bubble, simulated | in step | measured | step, in step |",
+        end="",
+    )
+    print(" measured |\n|---|---|---|---|---|---|---|")
     for times in (EVEN, UNEVEN):
         for schedule in SCHEDULES:
             simulated = simulate_pipeline(schedule, [times] * STAGES, MICROBATCHES)
+            table = ticks(schedule, STAGES, MICROBATCHES, 1)
+            waiting = in_step(table, schedule, times)
             found, wall = asleep(schedule, times, mesh)
-            words = ", ".join(f"{1e3 * t:.0f}" for t in times)
-            print(
-                f"| {words} | {schedule} | {simulated.bubble_fraction:.1%} | "
-                f"{found.bubble_fraction:.1%} | {1e3 * simulated.makespan:.0f} ms | "
-                f"{1e3 * wall:.0f} ms |",
-                flush=True,
+            row = (
+                ", ".join(f"{1e3 * t:.0f}" for t in times),
+                schedule,
+                *(f"{abs(each.bubble_fraction):.1%}" for each in (simulated, waiting, found)),
+                *(f"{1e3 * seconds:.0f} ms" for seconds in (waiting.makespan, wall)),
             )
+            print(f"| {' | '.join(row)} |", flush=True)
             if drawn:
                 print(found)
 
@@ -132,12 +151,11 @@ def counting(mesh):
     x = jnp.ones((32 // MICROBATCHES, length, width))
     times = fp.pipelines.stage_times(stage, stage.init(jax.random.key(1), x), x)
     print("\nF {:.2f}, B {:.2f}, W {:.2f} ms\n".format(*(1e3 * t for t in times)))
-    print("| schedule | idle ticks, simulated | counted | of the time | step | one device |")
+    print("| schedule | idle ticks | counted by the devices | of the time | step | one device |")
     print("|---|---|---|---|---|---|")
     alone = jax.jit(fp.accumulate(fp.backprop(model, loss), MICROBATCHES))
     for schedule in SCHEDULES:
         gradient = pipelined(model, loss, mesh, MICROBATCHES, schedule=schedule)
-        even = simulate_pipeline(schedule, [StageTimes(1, 1, 1)] * STAGES, MICROBATCHES)
         seconds = [[], []]
         for run in range(RUNS + 1):
             for found, function in zip(seconds, (gradient.counted, alone), strict=True):
@@ -147,20 +165,23 @@ def counting(mesh):
                     found.append(time.perf_counter() - start)
                 if function is not alone:
                     count = np.asarray(result[2])
-        each = np.array([0, *times])[gradient.table.kind]
-        lost = (each.max(0) - each).sum() / (STAGES * each.max(0).sum())
-        work = sum(span.end - span.start for spans in even.stages for span in spans)
-        walls = [1e3 * statistics.median(own) for own in seconds]
-        print(
-            f"| {schedule} | {1 - work / (STAGES * even.makespan):.1%} | "
-            f"{count[:, KINDS.index('·')].sum() / count.sum():.1%} | {lost:.1%} | "
-            f"{walls[0]:.0f} ms | {walls[1]:.0f} ms |",
-            flush=True,
+        idle, idle_counted = gradient.table.actions()[:, 0], count[:, 0]
+        waiting = in_step(gradient.table, schedule, times)
+        busy = sum(span.end - span.start for spans in waiting.stages for span in spans)
+        shares = (
+            idle.sum() / gradient.table.kind.size,
+            idle_counted.sum() / count.sum(),
+            1 - busy / (STAGES * waiting.makespan),
         )
+        row = (
+            schedule,
+            *(f"{share:.1%}" for share in shares),
+            *(f"{1e3 * statistics.median(own):.0f} ms" for own in seconds),
+        )
+        print(f"| {' | '.join(row)} |", flush=True)
 
 
 def main():
-    if "--counting" in sys.argv: return counting(jax.make_mesh((STAGES,), ("stage",)))
     mesh = jax.make_mesh((STAGES,), ("stage",))
     sleeping(mesh, "--drawn" in sys.argv[1:])
     counting(mesh)

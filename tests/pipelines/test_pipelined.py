@@ -1,5 +1,8 @@
 """Gradients of a pipeline that runs, on two devices, against those of one that knows of none."""
 
+from collections import Counter
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,12 +64,49 @@ def test_statistics_dropout_and_frozen_layers_are_those_of_the_parts():
     assert not jax.tree.leaves(grads[3]) and jax.tree.leaves(aux.statistics)
 
 
-def test_masks_of_a_sum_and_an_objective_that_holds_its_loss():
-    params, (x, y) = problem(MODEL)
-    mask = jnp.arange(8) % 3 > 0
-    found = pipelined(MODEL, SUM, mesh(), 2)(params, (x, y, mask))
-    assert_same(found, jax.jit(fp.backprop(MODEL, SUM))(params, (x, y, mask)), 1e-6)
+CALLS = []
 
+
+@dataclass(frozen=True)
+class Counted(fp.Layer):
+    """y = x w, and a note of every time that a part of it runs."""
+
+    stage: int
+
+    def init(self, key, x):
+        return jnp.eye(x.shape[-1], dtype=x.dtype)
+
+    def noted(self, part, result):
+        def note(result):
+            CALLS.append(f"{part}{self.stage}")
+            return np.asarray(result)
+
+        return jax.pure_callback(note, jax.ShapeDtypeStruct(result.shape, result.dtype), result)
+
+    def forward(self, params, x, context=fp.Context()):
+        return self.noted("F", x @ params), x
+
+    def backward(self, params, x, dy):
+        return self.noted("B", dy @ params.T), self.noted("W", x.T @ dy)
+
+
+def test_nothing_runs_but_what_the_table_says():
+    model = fp.Serial(fp.Bias(), Counted(0), Counted(1))
+    params, (x, _) = problem(model, shape=(6, 4))
+    gradient = pipelined(model, fp.MeanSquaredError(), mesh(), 3, cuts=(2,))
+    jax.block_until_ready(gradient(params, (x, x)))
+    assert Counter(CALLS) == {f"{part}{stage}": 3 for part in "FBW" for stage in (0, 1)}
+
+
+def test_masks_of_a_sum():
+    model = fp.Serial(fp.Dense(6), fp.Tanh(), fp.Dense(4))
+    params, (x, y) = problem(model)
+    mask = jnp.arange(8) % 3 > 0
+    found = pipelined(model, SUM, mesh(), 2)(params, (x, y, mask))
+    assert_same(found, jax.jit(fp.backprop(model, SUM))(params, (x, y, mask)), 1e-6)
+
+
+def test_an_objective_that_holds_its_loss():
     model = fp.gpt(8, 4, width=4, depth=2, heads=1)
     goal = fp.models.gpt_objective(model)
     tokens = jnp.arange(16).reshape(4, 4) % 8
