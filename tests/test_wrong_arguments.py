@@ -99,6 +99,7 @@ FUNCTIONS = {
         "function": fp.as_function(MODEL),
         "gradient": GRADIENT,
         "objective_": fp.objective(MODEL, LOSS),
+        "pipelined": fp.pipelines.pipelined(MODEL, LOSS, jax.make_mesh((1,), ("stage",)), 2),
         "factors": fp.collectors.with_factors(MODEL, LOSS),
     },
 }

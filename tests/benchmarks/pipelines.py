@@ -118,11 +118,8 @@ def asleep(schedule, times, mesh):
 
 
 def sleeping(mesh, drawn):
-    print(
-        "| F, B, W in ms | schedule | bubble, simulated | in step | measured | step, in step |",
-        end="",
-    )
-    print(" measured |\n|---|---|---|---|---|---|---|")
+    print("| F, B, W in ms | schedule | bubble: simulated | in step | measured ", end="")
+    print("| a step: in step | measured |\n|---|---|---|---|---|---|---|")
     for times in (EVEN, UNEVEN):
         for schedule in SCHEDULES:
             simulated = simulate_pipeline(schedule, [times] * STAGES, MICROBATCHES)
@@ -151,7 +148,7 @@ def counting(mesh):
     x = jnp.ones((32 // MICROBATCHES, length, width))
     times = fp.pipelines.stage_times(stage, stage.init(jax.random.key(1), x), x)
     print("\nF {:.2f}, B {:.2f}, W {:.2f} ms\n".format(*(1e3 * t for t in times)))
-    print("| schedule | idle ticks | counted by the devices | of the time | step | one device |")
+    print("| schedule | idle ticks | counted by the devices | of the time | a step | one device |")
     print("|---|---|---|---|---|---|")
     alone = jax.jit(fp.accumulate(fp.backprop(model, loss), MICROBATCHES))
     for schedule in SCHEDULES:

@@ -35,9 +35,16 @@ from funcprop.sharding import in_parts, placed
 
 @dataclass(frozen=True)
 class Pipelined:
-    """(params, batch, context) -> value, grads, on the stages of a pipeline. It prints its ticks.
+    """(params, batch, context) -> value, grads, on the stages of a pipeline: of `pipelined`.
 
     A frozen value, so that compiled functions are reused.
+
+    counted   (params, batch, context) -> value, grads, and int32 [stages, 4]: how often each
+              stage did nothing, F, B and W, as each counts it where it runs
+    parts     (params, batch) -> the pieces of each place, in words: what `cuts` cuts again
+    table     what each stage does in each tick; it prints itself
+
+    raises  what `pipelined` says of its functions
 
     >>> import jax
     >>> import funcprop as fp
@@ -77,17 +84,14 @@ class Pipelined:
 
     @door
     def counted(self, params: Params, batch: Any, context: Context = Context()) -> Any:
-        """value, grads, and int32 [stages, 4]: how often each stage did nothing, F, B and W.
-
-        Each device counts what it runs, so that the idle ticks of a schedule can be measured.
-        """
+        """value, grads, and what each stage did how often."""
         check_finite(self.objective, batch)
         x, target, context = self.unpacked(batch, context)
-        return pipeline(self, params, (x, target), context)
+        return on_stages(self, params, (x, target), context)
 
     @door
     def parts(self, params: Params, batch: Any) -> tuple[tuple[str, ...], ...]:
-        """The pieces of each place, in words: what the model is cut into, and `cuts` cuts again."""
+        """The pieces of each place, in words."""
         x, _, _ = self.unpacked(batch, Context())
         chain = chain_of(self.objective)
         body, _ = chain.opened(params)
@@ -217,7 +221,7 @@ def pipelined(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def pipeline(
+def on_stages(
     pipe: Pipelined, params: Params, batch: tuple[Any, Any], context: Context
 ) -> tuple[Any, Params, Array]:
     """value or (value, aux), grads, and what each stage did how often."""
