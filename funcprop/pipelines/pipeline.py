@@ -30,7 +30,7 @@ from funcprop.pipelines.plan import plan_of
 from funcprop.pipelines.running import run
 from funcprop.pipelines.schedule import ScheduleName
 from funcprop.pipelines.ticks import Ticks, ticks
-from funcprop.sharding import in_parts, placed
+from funcprop.sharding import placed
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,11 @@ class Pipelined:
         return self.mesh.shape[self.axis]
 
     @property
+    def pipelines(self) -> int:
+        """How many there are side by side, each with its part of the examples."""
+        return self.mesh.size // self.stages
+
+    @property
     def table(self) -> Ticks:
         """What each stage does in each tick."""
         return ticks(self.schedule, self.stages, self.microbatches, self.chunks)
@@ -95,7 +100,8 @@ class Pipelined:
         x, _, _ = self.unpacked(batch, Context())
         chain = chain_of(self.objective)
         body, _ = chain.opened(params)
-        found = self.cut(chain, shapes(body), microbatch(x, self.microbatches))
+        small = microbatch(x, self.microbatches * self.pipelines)
+        found = self.cut(chain, shapes(body), small)
         return tuple(tuple(map(str, part)) for part in found)
 
     def unpacked(self, batch: Any, context: Context) -> tuple[Any, Any, Context]:
@@ -108,11 +114,13 @@ class Pipelined:
             )
         for leaf in jax.tree.leaves((x, target, context.mask)):
             shape = jnp.shape(leaf)
-            if not shape or shape[0] == 0 or shape[0] % self.microbatches:
+            parts = self.microbatches * self.pipelines
+            if not shape or shape[0] == 0 or shape[0] % parts:
+                along = f" on {self.pipelines} pipelines" if self.pipelines > 1 else ""
                 raise ValueError(
                     f"a batch of shape {list(shape)} does not divide into {self.microbatches} "
-                    "equal microbatches: give a multiple of them, or another number of them: "
-                    "pipelined(..., microbatches=...)"
+                    f"equal microbatches{along}: give a multiple of {parts}, or another number of "
+                    "them: pipelined(..., microbatches=...)"
                 )
         return x, target, context
 
@@ -155,7 +163,8 @@ def pipelined(
 
     model, loss   as for `backprop`; model alone, with loss=None, where it is an objective that ends
                   in its loss, as that of `gpt_objective`
-    mesh          of `jax.make_mesh`; its devices along `axis` are the stages
+    mesh          of `jax.make_mesh`; its devices along `axis` are the stages. Along any other axis
+                  examples are apart: as many pipelines, each with its part of every microbatch
     microbatches  how many parts the batch is worked through in: they divide its examples
     schedule      "GPipe", "1F1B", "interleaved", "ZB-H1" or "ZB-H2", as for `simulate_pipeline`
     chunks        parts of the model on each stage, where the schedule is interleaved
@@ -168,14 +177,14 @@ def pipelined(
     Returns a function that takes the place of `backprop(model, loss)`, in `train_step` too. It
     gives what `accumulate(backprop(model, loss), microbatches)` gives, dropout included: means over
     the microbatches where the loss is a mean, sums where it is a sum. Batch norm has the statistics
-    of a microbatch.
+    of a microbatch; where examples are apart, of a pipeline's part of one, and dropout another key.
 
     In each tick every stage does a forward, the input half of a backward or the weight half
     (`split_backward`), or is idle, and hands its neighbors what it made. Where a Repeat lies in
     equal parts on all stages, each holds its own steps alone (`fp.placement.pipeline_parallel`
     lays parameters so); all else lies whole on every device, and is used by one.
 
-    raises  ValueError for a mesh that lacks the axis or has others, a model that collects something
+    raises  ValueError for a mesh that lacks the axis, a model that collects something
             else than gradients, an objective that ends in no loss, or what `simulate_pipeline`
             raises. Called, ValueError where the microbatches do not divide the batch, a mask is to
             be averaged, there are more places than pieces or `cuts` are no such cuts
@@ -198,10 +207,10 @@ def pipelined(
             f"pipelined: mesh is {spell(mesh)}, wanted a mesh: "
             'write jax.make_mesh((jax.device_count(),), ("stage",))'
         )
-    if tuple(mesh.shape) != (axis,):
+    if axis not in mesh.shape:
         raise ValueError(
-            f"pipelined: the mesh has the axes {', '.join(map(repr, mesh.shape))}, wanted "
-            f"{axis!r} alone: write jax.make_mesh((stages,), ({axis!r},)), or axis="
+            f"pipelined: the mesh has {', '.join(map(repr, mesh.shape))}, and no axis {axis!r}: "
+            f"write jax.make_mesh((stages,), ({axis!r},)), or axis= with the name of one it has"
         )
     if collects(model):
         raise ValueError(f"pipelined makes gradients, and {model!r} collects something else")
@@ -227,18 +236,14 @@ def on_stages(
     """value or (value, aux), grads, and what each stage did how often."""
     chain = chain_of(pipe.objective)
     body, loss = chain.opened(params)
-    small, its_context = microbatch((batch, context), pipe.microbatches)
+    small, its_context = microbatch((batch, context), pipe.microbatches * pipe.pipelines)
     parts = pipe.cut(chain, shapes(body), small[0])
     plan = plan_of(chain, parts, pipe.stages, shapes((body, loss)), small, its_context)
-
-    def cut(leaf: Array) -> Array:
-        return in_parts(leaf, pipe.microbatches)
-
-    (batch, mask) = jax.tree.map(cut, (batch, context.mask))
-    given = (body, loss), batch, Context(context.key, mask)
-    sums = run(plan, pipe.table, pipe.mesh, pipe.axis, *given)
-    parts = pipe.microbatches if pipe.reduction == "mean" else 1
-    value, grads, statistics = found(plan, sums, pipe.stages, parts, pipe.microbatches)
+    given = (body, loss), batch, context
+    sums = run(plan, pipe.table, pipe.mesh, pipe.axis, pipe.microbatches, *given)
+    each = pipe.microbatches * pipe.pipelines
+    parts = each if pipe.reduction == "mean" else 1
+    value, grads, statistics = found(plan, sums, pipe.stages, parts, each)
     grads = placed(chain.closed(params, *grads), params)
     if pipe.objective.has_aux:
         value = value, Aux((), chain.statistics(statistics))

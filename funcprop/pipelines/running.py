@@ -57,25 +57,35 @@ class Sums(NamedTuple):
 
 
 def run(
-    plan: Plan, table: Ticks, mesh: Mesh, axis: str,
+    plan: Plan, table: Ticks, mesh: Mesh, axis: str, microbatches: int,
     params: tuple[Params, Params], batch: tuple[Any, Any], context: Context,
 ) -> Sums:  # fmt: skip
     """The table's ticks, on the devices of a mesh.
 
     params  of the body, and of the loss; the stacks of layers that are apart are cut by `axis`
-    batch   x and target, [microbatches, ...], and the context's mask alike
+    batch   x and target, [examples, ...], and the context's mask alike
     """
-    stages = mesh.shape[axis]
+    stages, others = mesh.shape[axis], tuple(name for name in mesh.axis_names if name != axis)
     cut, whole = PartitionSpec(axis), PartitionSpec()
-    specs = (spec_tree(params[0], set(plan.apart), cut), whole), whole, whole
+    examples = PartitionSpec(others) if others else whole
+    specs = (spec_tree(params[0], set(plan.apart), cut), whole), examples, whole
+
+    def one(params: tuple[Params, Params], given: Any, key: Array | None) -> Sums:
+        batch, mask = jax.tree.map(
+            lambda leaf: leaf.reshape(microbatches, -1, *leaf.shape[1:]), given
+        )
+        if others and key is not None:
+            key = jax.random.fold_in(key, lax.axis_index(others))
+        return ticking(plan, table, stages, axis, others, params, batch, Context(key, mask))
+
     sums = jax.shard_map(
-        lambda params, batch, context: ticking(plan, table, stages, axis, params, batch, context),
+        one,
         mesh=mesh,
         in_specs=specs,
         out_specs=Sums(whole, whole, cut, cut),
         check_vma=False,  # every device does something else: there is nothing to check
     )
-    return sums(*laid((params, batch, context), specs, mesh))
+    return sums(*laid((params, (batch, context.mask), context.key), specs, mesh))
 
 
 def spec_tree(params: Params, apart: set[Path], cut: PartitionSpec, path: Path = ()) -> Any:
@@ -99,10 +109,10 @@ def laid(tree: Any, specs: Any, mesh: Mesh) -> Any:
 
 
 def ticking(
-    plan: Plan, table: Ticks, stages: int, axis: str,
+    plan: Plan, table: Ticks, stages: int, axis: str, others: tuple[str, ...],
     params: tuple[Params, Params], batch: tuple[Any, Any], context: Context,
 ) -> Sums:  # fmt: skip
-    """One device's part of the program."""
+    """One device's part of the program; `others` are the axes that examples are apart along."""
     stage = lax.axis_index(axis)
     programs = Programs(plan, params, batch, context)
     chunks = len(plan.kind_of) // stages
@@ -148,12 +158,14 @@ def ticking(
         return Held(x, dy, residuals, kept, seen, grads, own, count), None
 
     held = lax.scan(tick, start(plan, table, chunks), rows_of(plan, table, stages, stage))[0]
-    told = together(held.seen, held.grads)
+    told, own = together(held.seen, held.grads), held.own
+    if others:
+        told, own = lax.psum((told, own), others)
     if stages > 1:
         told = lax.all_gather(told, axis)
     else:
         told = jax.tree.map(lambda vector: vector[None], told)
-    return Sums(*apart(told, plan), held.own, held.count[None])
+    return Sums(*apart(told, plan), own, held.count[None])
 
 
 def as_number(true: Array) -> Array:
@@ -181,9 +193,8 @@ def rows_of(plan: Plan, table: Ticks, stages: int, stage: Array) -> Row:
 def start(plan: Plan, table: Ticks, chunks: int) -> Held:
     """Nothing has arrived, nothing is summed."""
     # something arrives in every tick: where it is nothing, in one slot more than ever waits
-    arrives = dict.fromkeys(("x", "dy"), 1)
     waits = {
-        name: packing.zeros(plan.sizes(name), n + arrives.get(name, 0))
+        name: packing.zeros(plan.sizes(name), n + (name in ("x", "dy")))
         for name, n in table.sizes.items()
     }
     sums = {name: packing.zeros(plan.sizes(name), chunks) for name in ("seen", "grads")}

@@ -148,7 +148,7 @@ def test_what_cannot_run_is_told_in_words():
         "does not divide into 3 equal micro": lambda: made(microbatches=3)(params, batch),
         "has 1 pieces .* 2 places: give it at most 1 stages": lambda: made(small)(one, batch),
         r"\(9,\), wanted 1 growing numbers from 1 to 5": lambda: made(cuts=(9,))(params, batch),
-        "the axes 'data', wanted 'stage' alone: write jax.make_mesh": lambda: made(on=other),
+        "has 'data', and no axis 'stage': write jax.make_mesh": lambda: made(on=other),
         "collects something else": lambda: made(collected, SUM),
         "whole objective, of which the last stage": lambda: made(loss=None),
         "cannot average masked microbatches": lambda: made()(params, masked),

@@ -87,7 +87,7 @@ def run(name, problem, where, sizes, kind=AxisType.Explicit, runs=True):
     )
 
     def pipelined(model, loss):
-        schedule = SCHEDULES[mesh.size]
+        schedule = SCHEDULES[mesh.shape["stage"]]
         return fp.pipelines.pipelined(model, loss, mesh, PARTS, schedule=schedule)
 
     state, batch, step = start(problem, pipelined if "stage" in sizes else fp.backprop)
@@ -137,6 +137,9 @@ def main():
         stages = placement.pipeline_parallel(problem()[0])
         for count in COUNTS:
             run(f"{name} {count}", problem, stages, {"stage": count})
+        if problem is deep_mlp:
+            both = placement.data_parallel() | stages
+            run(f"{name} apart", problem, both, {"data": 2, "stage": 4})
     auto = placement.fully_sharded() | placement.tensor_parallel(gpt()[0])
     run("gpt auto", gpt, auto, {"data": 4, "model": 2}, AxisType.Auto)
     sequence = placement.data_parallel() | placement.sequence_parallel()

@@ -39,6 +39,7 @@ RUNS = [f"{model} {how} {count}" for model in ("mlp", "convnet", "gpt")
 RUNS += ["mlp both", "gpt both", "gpt auto", "gpt sequence"]
 PIPELINES = [f"{model} pipeline" for model in ("mlp", "convnet", "gpt")]
 RUNS += [f"{how} {count}" for how in PIPELINES for count in (1, 2, 4, 8)]
+RUNS += ["mlp pipeline apart"]
 # activations one way, cotangents the other, in the loop; and what is not apart, at the end
 EXPECTED |= {how: {"collective-permute": 2, "all-gather": 1} for how in PIPELINES}
 
@@ -66,7 +67,7 @@ def test_losses_are_those_of_one_device_and_the_state_stays_where_it_lies(name):
 def test_collectives_are_those_expected_and_no_more(how):
     for name, found in runs().items():
         if name.startswith(how) and not name.endswith((" 1", " alone")):
-            expected = EXPECTED[how]
+            expected = EXPECTED[how] | ({"all-reduce": 1} if "apart" in name else {})
             told = found["collectives"]
             assert all(told[kind] <= expected.get(kind, 0) for kind in told), (name, told)
             if not how.endswith(("full", "sequence")):
@@ -80,6 +81,11 @@ def test_memory_of_a_device_falls_as_one_over_their_number():
         assert found["bytes"] == pytest.approx(one / count, rel=0.15)
         spread, parameters = map(int, re.findall(r"(\d+) of (\d+)", found["layout"])[0])
         assert spread == parameters
+
+
+def test_stages_hold_their_own_blocks():
+    found = runs()["gpt pipeline 8"]["layout"]
+    assert found.endswith("12 of 16 parameters spread, 49 kB of 324 kB a device")
 
 
 def test_a_tensor_parallel_state_takes_its_share():
