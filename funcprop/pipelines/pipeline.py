@@ -133,7 +133,9 @@ class Pipelined:
                 f"steps of Repeat) and the pipeline {places} places: give it at most {len(pieces)}"
                 " stages, or the model more layers"
             )
-        cuts = self.cuts or even_cuts(pieces, places)
+        cuts = self.cuts
+        if cuts is None:
+            cuts = even_cuts(pieces, places) if places > 1 else ()
         if cuts is None:
             cuts = balanced_cuts(costs_of(pieces, params, x), places)
         ends = (0, *cuts, len(pieces))
@@ -220,7 +222,10 @@ def pipelined(
             f"a {goal.reduction}: give the loss reduction='sum'"
         )
     chain_of(goal)
-    given = None if cuts is None else tuple(map(int, cuts))
+    whole = isinstance(cuts, (tuple, list)) and all(type(cut) is int for cut in cuts)
+    if cuts is not None and not whole:
+        raise TypeError(f"pipelined: cuts is {cuts!r}, wanted whole numbers: write cuts=(2, 4, 6)")
+    given = None if cuts is None else tuple(cuts)
     chunks = chunks if schedule == "interleaved" else 1
     ticks(schedule, mesh.shape[axis], microbatches, chunks)  # raises for one that there is not
     return Pipelined(goal, mesh, microbatches, schedule, chunks, axis, given)

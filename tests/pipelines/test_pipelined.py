@@ -160,3 +160,6 @@ def test_what_cannot_run_is_told_in_words():
             call()
     with pytest.raises(TypeError, match=r"wanted a mesh: write jax\.make_mesh"):
         made(on=jax.devices())
+    for cuts in (3, "12", (1.5,)):
+        with pytest.raises(TypeError, match=r"cuts is .*, wanted whole numbers: write cuts=\("):
+            made(cuts=cuts)
