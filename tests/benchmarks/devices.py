@@ -174,21 +174,26 @@ def as_compiled(way: str, devices: int, parameters: int, activation: int) -> flo
     The table, tied to the output, has two gradients, each summed. No sum is scattered: an
     all-reduce, then a slice. Of queries, keys and values each has its gradient by x summed, six
     sums a block instead of four; so is what the embedding finds, and the table is gathered for the
-    logits. Along positions queries are gathered too, and for the weight gradients of all three
-    their input, each time; these gradients need no sum along that axis.
+    logits; gradients of table and positions are whole. Along positions queries are gathered too,
+    and for the weight gradients of all three their input, each time, and dy for that of the output;
+    these need no sum along that axis. Gradients of blocks are summed along one axis, then along the
+    other.
     """
-    table, weights, outer = 4 * VOCABULARY * WIDTH, 4 * parameters, devices // INNER
+    weights, outer = 4 * parameters, devices // INNER
+    table, positions = 4 * VOCABULARY * WIDTH, 4 * LENGTH * WIDTH
+    blocks = weights - table - positions
     if way == "data":
         return 2 * part(devices) * (weights + table)
     if way == "full":
         return 4 * part(devices) * weights
     if way == "sequence":
-        whole = 3 * 4 * DEPTH * WIDTH * WIDTH
-        sums = 2 * part(devices) * (weights + table - whole) + 2 * part(outer) * whole
-        return sums + 7 * DEPTH * part(INNER) * activation
+        whole = 4 * 4 * DEPTH * WIDTH * WIDTH
+        sums = 2 * part(INNER) * (blocks - whole) + 2 * part(outer) * blocks
+        ends = part(devices) * (2 * 2 * table + positions)
+        return sums + ends + 7 * DEPTH * part(INNER) * activation
     copies = 4 if way == "full, tensor" else 2
     inside = (6 * DEPTH + 1) * 2 * part(INNER) * activation + part(INNER) * table
-    return copies * part(outer) * (weights + table) / INNER + inside
+    return copies * part(outer) * (blocks / INNER + positions + 2 * table) + inside
 
 
 # --- tables ---------------------------------------------------------------------------------------

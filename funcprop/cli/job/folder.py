@@ -105,8 +105,8 @@ def keep_metrics(folder: Path, epochs: int) -> list[Record]:
     Raises RecipeError where they are not there.
     """
     path, records = folder / METRICS, []
-    lines = path.read_text("utf-8").splitlines() if path.exists() else []
     try:
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
         records = [Record(**json.loads(line)) for line in lines[:epochs]]
         if [record.epoch for record in records] != list(range(epochs)):
             raise ValueError(f"it has {len(records)} of {epochs} epochs")
