@@ -31,10 +31,9 @@ def images(tmp_path_factory):
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "abc.txt"
-    path.write_text("abcdefgh" * 300)
-    return ["--data", f"text:{path}", "--width", "8", "--depth", "1", "--heads", "2"] + [
-        "--length", "8"
-    ]  # fmt: skip
+    path.write_text("abcdefgh" * 60)
+    sizes = ["--width", "8", "--depth", "1", "--heads", "2", "--length", "8"]
+    return ["--data", f"text:{path}", *sizes]
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
@@ -42,18 +41,18 @@ def text(tmp_path_factory):
 def test_a_run_to_its_end(model, precision, images, text, tmp_path, capsys):
     out = tmp_path / "run"
     words = ["train", "--model", model, *(text if model == "gpt" else images)]
-    words += ["--precision", precision, "--epochs", "3", "--batch-size", "16"]
+    words += ["--precision", precision, "--epochs", "2", "--batch-size", "16"]
     words += [
         "--learning-rate",
         "0.01",
         "--gradient",
-        "automatic" if model == "resnet" else "manual",
+        "manual" if model == "convnet" else "automatic",
     ]
     assert main([*words, "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert f"computed in {precision}" in said
     losses = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert len(losses) == 3 and losses[-1] < 0.9 * losses[0]
+    assert len(losses) == 2 and losses[1] < losses[0]
     found = re.search(r"Loss scale: (\S+); (\d+) of (\d+) steps skipped", said)
     assert (found is not None) == (precision == "float16")
     if found:

@@ -28,8 +28,9 @@ QUICK = "train --data xor --layers --gradient automatic --init glorot --epochs 1
 REMEDY = re.compile(
     r"; it has --|: --model \w|\b(wanted|wants|give|write|take|add|did you mean|see `|leave out|"
     r"leave it out|train again|restore|pip install|choose|start a new run|start from|make room|"
-    r"required|expected one argument|invalid|(commands|names|kinds|they) are|free it|can only become longer|call|"
-    r"scale that of|use|unrecognized|remove|define|save it again|build the model with)\b"
+    r"required|expected one argument|invalid|(commands|names|kinds|they) are|free it|"
+    r"can only become longer|call|scale that of|use|unrecognized|remove|define|save it again|"
+    r"build the model with)\b"
 )
 
 COMMANDS = """
