@@ -6,7 +6,6 @@ both passes on one device and on two. Parameters are drawn by NumPy.
 """
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +20,13 @@ from funcprop.catalogue.table import ROWS
 from funcprop.layer import Context, is_float
 from funcprop.sharding import summed
 
+from .placement.traffic import kinds
+
 KEY = jax.random.key(11)
 ROW = {row.name: row for row in ROWS}
 # axis 0 is no batch axis of these: of a single example, of a sequence, of what is padded
 ALONE = ("Dense, one example", "Conv, one image", "OverTime, one sequence", "Pad, edge")
 MIXING = {"InfoNCE": "all-gather", "InfoNCE, symmetric, masked": "all-gather"}
-COLLECTIVES = r"\b(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
 every_row = pytest.mark.parametrize("name", [name for name in ROW if name not in ALONE])
 # Where a product lies on a mesh with Explicit axes the function says that is lifted, as it must in
 # `jax.grad`: these name no out_sharding, and two of them JAX itself cannot map.
@@ -119,7 +119,7 @@ def assert_close(given, wanted):
 
 
 def collectives(compiled):
-    return set(re.findall(COLLECTIVES, compiled.as_text()))
+    return set(kinds(compiled.as_text()))
 
 
 @every_row_but(NOT_MAPPED)

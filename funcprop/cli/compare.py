@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,6 +169,12 @@ def check_new(option: str, path: Path | None, otherwise: str = "give another nam
         raise UsageError(f"{option}: {path} exists already: {otherwise}")
     if not path.parent.is_dir():
         raise UsageError(f"{option}: there is no folder {path.parent}: make it first")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise UsageError(
+            f"{option}: {path.parent} cannot be written ({error.strerror}): give another folder"
+        ) from error
 
 
 def named(command: Compare) -> list[Subject]:

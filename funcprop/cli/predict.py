@@ -66,7 +66,8 @@ def run(command: Predict) -> int:
     if (data.test.x.shape[1:], data.classes) != (example, classes):
         raise RecipeError(
             f"--data: {data.name} has examples {list(data.test.x.shape[1:])} of {data.classes} "
-            f"classes, and {command.folder} was trained on {list(example)} of {classes}"
+            f"classes, and {command.folder} was trained on {list(example)} of {classes}: "
+            "give the data of its training"
         )
     model, optimizer = build_model(recipe, example, classes), build_optimizer(recipe)
     x = jax.ShapeDtypeStruct((1, *example), data.test.x.dtype)

@@ -61,6 +61,15 @@ class Train(Recipe):
     """Write a trace of about a second of the training into --out, for a profiler that reads JAX's,
     such as XProf or Perfetto."""
 
+    speed: bool = False
+    """Say in metrics.jsonl, and to TensorBoard, what a terminal shows beside its bar: examples a
+    second, memory in use, and the share of the machine's peak, which a matrix product measures."""
+
+    norms: bool = False
+    """Say there after each epoch, layer by layer, the norm of the gradient of the first mini-batch
+    and by what share its update changes the weights. One more program is compiled, and a step of it
+    taken an epoch."""
+
     checkpoint_every: str | None = None
     """How often everything is saved into the folder of --out: after a number of steps, such as 500,
     or 2epochs, 90s, 10m (without the option 1m), 1h; never is at the end and when stopped alone."""
@@ -77,11 +86,11 @@ class Train(Recipe):
 
     def watched(self) -> Watched:
         """What is written beside the history."""
-        return Watched(self.plots, self.tensorboard, self.profile)
+        return Watched(self.plots, self.tensorboard, self.profile, self.speed, self.norms)
 
     def needs_folder(self) -> str | None:
         """The first option that writes into a folder, if there is one."""
-        given = ("plots", "tensorboard", "profile", "checkpoint_every")
+        given = ("plots", "tensorboard", "profile", "speed", "norms", "checkpoint_every")
         found = (name for name in given if getattr(self, name))
         return next((f"--{name.replace('_', '-')}" for name in found), None)
 
@@ -182,6 +191,6 @@ def stored(command: Train, folder: Path) -> tuple[Recipe, dict[str, Any], bool]:
     saving = read_saving(folder)
     if command.checkpoint_every is not None:
         saving["checkpoint_every"] = command.checkpoint_every
-    for name in ("plots", "tensorboard"):
+    for name in ("plots", "tensorboard", "speed", "norms"):
         saving[name] = bool(getattr(command, name) or saving.get(name))
     return recipe, saving, more

@@ -106,7 +106,8 @@ def update(optimizer: optax.GradientTransformation) -> Update:
 
     if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(f"update wants an optimizer of optax, and was given {optimizer!r}")
-    check_separable(optimizer)
+    with jax.ensure_compile_time_eval():  # also where a state is made under jit
+        check_separable(optimizer)
     return Update(optimizer)
 
 

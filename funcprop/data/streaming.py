@@ -231,6 +231,8 @@ def stream(
         raise DataError(f"{where}: seed is {seed}, wanted a number below 2³²")
     _check_processes(where, process, processes, batch_size, drop_last or n % batch_size == 0)
     whole(where, "prefetch", prefetch, 0)
+    if map is not None and not callable(map):
+        raise DataError(f"{where}: map is {map!r}, wanted a function: give (key, *batch) -> batch")
     if epochs is not None and steps is not None:
         raise DataError(f"{where}: epochs={epochs} and steps={steps}, wanted one of them")
     batches = Batches(

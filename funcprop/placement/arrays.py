@@ -60,8 +60,9 @@ def shard_batch(batch: Any, mesh: Mesh, placement: Placement) -> Any:
     the batch is all of them together. Where the placement leaves the examples whole, as
     `pipeline_parallel` does, each gives the same batch.
 
-    raises  TypeError where mesh or placement is none, ValueError where the mesh lacks an axis that
-            the placement names, or a size is no multiple of the mesh axes that cut it
+    raises  TypeError where mesh or placement is none, or batch holds what is no array, ValueError
+            where the mesh lacks an axis that the placement names, or a size is no multiple of the
+            mesh axes that cut it
 
     >>> import jax, jax.numpy as jnp
     >>> import funcprop as fp
@@ -77,6 +78,11 @@ def shard_batch(batch: Any, mesh: Mesh, placement: Placement) -> Any:
             name = jax.tree_util.keystr(path)
             return NamedSharding(mesh, placement.batch_spec(name, shape, dict(mesh.shape)))
 
+        if not hasattr(leaf, "shape"):
+            name = jax.tree_util.keystr(path)
+            raise TypeError(
+                f"batch{name} is {leaf!r}, wanted an array: give arrays, as (x, target)"
+            )
         if not is_shared(mesh):
             return jax.device_put(leaf, spec(leaf.shape))
         if not names(*placement.batch[:1]):

@@ -57,6 +57,10 @@ class Placement:
             raise TypeError(
                 f'batch is {self.batch!r}, wanted a spec: write batch=PartitionSpec("data")'
             )
+        if any(not isinstance(name, str) for name in names(*self.batch)):
+            raise TypeError(
+                f'batch is {self.batch!r}, wanted names of mesh axes: write PartitionSpec("data")'
+            )
         if not isinstance(self.spread, tuple) or not all(isinstance(n, str) for n in self.spread):
             raise TypeError(
                 f'spread is {self.spread!r}, wanted names of mesh axes: write spread=("data",)'

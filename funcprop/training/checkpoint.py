@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,18 @@ def save_checkpoint(path: str | Path, params: Params, statistics: Any = ()) -> N
             )
     data = save({name: np.asarray(leaf, order="C") for name, leaf in leaves.items()})
     replace_file(Path(path), data)
+
+
+def check_options(folder: Any, seconds: Any, about: Any) -> None:
+    """What `Checkpoints` is given. Raises TypeError, ValueError, and CheckpointError for a file."""
+    if not isinstance(folder, str | os.PathLike):
+        raise TypeError(f"folder is {folder!r}, wanted a path: write Checkpoints('runs/one')")
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise CheckpointError(f"{folder} is a file, wanted a folder: give another name")
+    if about is not None and not isinstance(about, Mapping):
+        raise TypeError(f"about is {about!r}, wanted a dict: write about={{'data': 'mnist'}}")
+    if seconds is not None and not (isinstance(seconds, int | float) and seconds > 0):
+        raise ValueError(f"seconds is {seconds!r}, wanted a positive number")
 
 
 def replace_file(path: Path, data: bytes) -> None:

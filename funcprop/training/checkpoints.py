@@ -20,7 +20,7 @@ import numpy as np
 from funcprop.arguments import is_key
 from funcprop.extras import require
 from funcprop.layer import spell
-from funcprop.training.checkpoint import CheckpointError
+from funcprop.training.checkpoint import CheckpointError, check_options
 from funcprop.training.fingerprint import fingerprint, plain
 from funcprop.training.seal import sealed, unsealed
 
@@ -55,7 +55,8 @@ class Checkpoints:
     Saving is atomic and goes on in the background (orbax); a checkpoint knows a number for each of
     its arrays that any changed bit would change. Loading runs no code of the file.
 
-    raises  ModuleNotFoundError without orbax, ValueError for numbers below 1
+    raises  ModuleNotFoundError without orbax, ValueError for numbers below 1, TypeError for another
+            kind of folder or `about`, CheckpointError where the folder is a file
 
     >>> import jax, jax.numpy as jnp, optax, tempfile
     >>> import funcprop as fp
@@ -77,12 +78,11 @@ class Checkpoints:
         keep: int = 3,
         about: Mapping[str, Any] | None = None,
     ) -> None:
+        check_options(folder, seconds, about)
         for name, value in (("every", every), ("keep", keep)):
             whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
             if not (whole or (value is None and name == "every")):
                 raise ValueError(f"{name} is {value!r}, wanted a whole number of at least 1")
-        if seconds is not None and not seconds > 0:
-            raise ValueError(f"seconds is {seconds!r}, wanted a positive number")
         self._orbax = require("orbax.checkpoint", "train")
         self.folder = Path(folder).absolute()
         self.every, self.seconds, self.keep = every, seconds, keep

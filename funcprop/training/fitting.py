@@ -51,6 +51,14 @@ def fit(
     >>> int(state.step)
     5
     """
+    if not isinstance(batches, Iterable):
+        raise TypeError(
+            f"fit: batches is {batches!r}, wanted an iterable: give fp.data.stream(...)"
+        )
+    if not isinstance(checkpoints, Checkpoints | None):
+        raise TypeError(f"fit: checkpoints is {checkpoints!r}, wanted fp.Checkpoints(folder)")
+    if not isinstance(callbacks, Sequence) or isinstance(callbacks, str):
+        raise TypeError(f"fit: callbacks is {callbacks!r}, wanted functions in a tuple or a list")
     for name, function in (("step", step), *(("a callback", c) for c in callbacks)):
         if not callable(function):
             raise TypeError(f"fit: {name} is {function!r}, wanted a function of two arguments")

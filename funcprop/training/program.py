@@ -87,7 +87,8 @@ def save_program(
     reads the file), and with releases of jax up to six months younger, as `jax.export` promises.
 
     raises  ModuleNotFoundError without flatbuffers, LayerError where the model does not accept x,
-            ValueError where it cannot be written for any number of examples, OSError
+            ValueError where it cannot be written for any number of examples, CheckpointError where
+            the file cannot be
 
     >>> import jax, jax.numpy as jnp, pathlib, tempfile
     >>> import funcprop as fp
@@ -121,7 +122,12 @@ def save_program(
             f"{model!r} cannot be written for any number of examples ({words[:100]}): "
             "write any_batch=False for the number that x has"
         ) from error
-    replace_file(Path(path), data + MARK + hashlib.sha256(data).digest())
+    try:
+        replace_file(Path(path), data + MARK + hashlib.sha256(data).digest())
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be written ({error.strerror}): give a file in a folder that is there"
+        ) from error
 
 
 @door

@@ -181,6 +181,12 @@ def test_a_state_belongs_to_its_step():
         )
 
 
+def test_a_state_is_made_of_shapes_and_under_jit():
+    start = lambda key: init_update_state(fp.Dense(2), optax.adam(0.1), key, jnp.ones((3, 2)))  # noqa: E731
+    found = jax.eval_shape(start, KEY)
+    assert found.params.w.shape == found.opt_state[0][0].mu.w.shape == (2, 2)
+
+
 def by_path(ending, optimizer):
     def mask(params):
         return jax.tree_util.tree_map_with_path(

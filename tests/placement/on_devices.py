@@ -3,20 +3,18 @@
 JAX_NUM_CPU_DEVICES=8 python tests/placement/on_devices.py
 """
 
-import collections
 import json
-import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import AxisType
+from traffic import kinds  # beside this file, which is run by itself
 
 import funcprop as fp
 from funcprop import placement
 
-COLLECTIVES = r"\b(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
 COUNTS = (1, 2, 4, 8)
 STEPS = 3
 PARTS = 4  # microbatches
@@ -104,7 +102,7 @@ def run(name, problem, where, sizes, kind=AxisType.Explicit, runs=True):
     print(json.dumps({
         "name": name,
         "losses": values,
-        "collectives": dict(collections.Counter(re.findall(COLLECTIVES, compiled.as_text()))),
+        "collectives": dict(kinds(compiled.as_text())),
         "bytes": held + memory.output_size_in_bytes - memory.alias_size_in_bytes,
         "stays": jax.tree.all(same),
         "layout": layout,

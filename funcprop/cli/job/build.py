@@ -27,6 +27,7 @@ from funcprop.composites.cast import cast
 from funcprop.data import Dataset
 from funcprop.gradient import GradientFunction, backprop, objective
 from funcprop.layer import Array, Context, Layer, Params
+from funcprop.layers import Pixels
 from funcprop.losses import SoftmaxCrossEntropy
 from funcprop.models import MODELS, from_objective, gpt_objective, to_objective
 from funcprop.training.average import ema_params, with_ema
@@ -157,7 +158,7 @@ def build_gradient(
     if scale is not None:
         gradient = loss_scaled(gradient, scale)
     if low:
-        gradient = of_cast(gradient)
+        gradient = of_cast(gradient, images=recipe.model != "gpt")
     if recipe.model == "gpt":
         gradient = of_model(gradient)
     return gradient if recipe.clip_norm is None else clip_by_norm(gradient, recipe.clip_norm)
@@ -170,11 +171,16 @@ def build_step(recipe: Recipe, model: Layer, optimizer: optax.GradientTransforma
     return train_step(build_gradient(recipe, model), optimizer)
 
 
-def of_cast(gradient: GradientFunction) -> GradientFunction:
+def of_cast(gradient: GradientFunction, images: bool) -> GradientFunction:
     """The gradient of what stands in a `Cast` as one of its own parameters, in their precision."""
 
     def inside(params: Params, batch: Any, context: Context = Context()) -> Any:
-        (value, aux), (grads,) = gradient((params,), batch, context)
+        x, *rest = batch
+        if (
+            images and x.dtype == jnp.uint8
+        ):  # `Cast` casts floats only: bytes have to be some before it
+            x, _ = Pixels().forward((), x)
+        (value, aux), (grads,) = gradient((params,), (x, *rest), context)
         statistics = cast(aux.statistics[0], "float32") if aux.statistics else ()
         return (value, aux._replace(statistics=statistics)), grads
 

@@ -21,7 +21,13 @@ from funcprop.extras import require
 from funcprop.training.checkpoint import replace_file
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
-SAVING = ("checkpoint_every", "plots", "tensorboard")  # what config.json says of how a run is saved
+SAVING = (
+    "checkpoint_every",
+    "plots",
+    "tensorboard",
+    "speed",
+    "norms",
+)  # what config.json says of how a run is saved
 PARAMS, CHECKPOINTS = "params.safetensors", "checkpoints"
 
 
@@ -76,7 +82,7 @@ def write_config(
 
 def append_metrics(folder: Path, record: Record) -> None:
     """One more line of metrics.jsonl, on the disk before the next epoch starts, or none of it."""
-    line = (json.dumps(record._asdict()) + "\n").encode()
+    line = (json.dumps(record.row()) + "\n").encode()
     with (folder / METRICS).open("ab", buffering=0) as file:
         before = file.tell()
         try:
@@ -99,8 +105,8 @@ def keep_metrics(folder: Path, epochs: int) -> list[Record]:
     Raises RecipeError where they are not there.
     """
     path, records = folder / METRICS, []
-    lines = path.read_text("utf-8").splitlines() if path.exists() else []
     try:
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
         records = [Record(**json.loads(line)) for line in lines[:epochs]]
         if [record.epoch for record in records] != list(range(epochs)):
             raise ValueError(f"it has {len(records)} of {epochs} epochs")
@@ -108,7 +114,7 @@ def keep_metrics(folder: Path, epochs: int) -> list[Record]:
         raise RecipeError(
             f"{path} is not what the run wrote ({error}): restore the file, or train again"
         ) from error
-    lines = (json.dumps(record._asdict()) + "\n" for record in records)
+    lines = (json.dumps(record.row()) + "\n" for record in records)
     replace_file(path, "".join(lines).encode())
     return records
 
@@ -167,6 +173,8 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "checkpoint_every": lambda v: isinstance(v, str),
     "plots": lambda v: isinstance(v, bool),
     "tensorboard": lambda v: isinstance(v, bool),
+    "speed": lambda v: isinstance(v, bool),
+    "norms": lambda v: isinstance(v, bool),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from funcprop.cli.job.folder import (
     append_metrics,
 )
 from funcprop.cli.job.job import Job
+from funcprop.cli.job.meters import norms_of, speed_of
 from funcprop.cli.job.names import LOSSES
 from funcprop.cli.job.pictures import (
     COSTS,
@@ -68,6 +70,8 @@ class Watched(NamedTuple):
     plots: bool
     tensorboard: bool
     profile: bool
+    speed: bool
+    norms: bool
 
 
 def follow(job: Job, saved: Saved | None, watched_by: Watched) -> int:
@@ -89,6 +93,7 @@ def follow(job: Job, saved: Saved | None, watched_by: Watched) -> int:
         return held, own
 
     look = look_at_deltas(job) if plots else None
+    measured = measuring(job, watched_by)
     average = functools.partial(averaged, recipe)
     start = beginning(job.state, parts.steps, recipe.early_stopping is not None)
     reached, records, deltas = (start, [], []) if saved is None else saved.restored(start)
@@ -112,6 +117,7 @@ def follow(job: Job, saved: Saved | None, watched_by: Watched) -> int:
                     record = reached.record
                     trace(reached)
                     if record is not None:
+                        record = measured(record, reached.running.state)
                         records.append(record)
                         if look:
                             deltas.append(look(reached.running.state))
@@ -146,6 +152,20 @@ def follow(job: Job, saved: Saved | None, watched_by: Watched) -> int:
     if out is not None:
         kept += f", step {int(state.step)}: go on with funcprop train --resume {out}"
     return complain(f"interrupted after {kept}", 128 + (asked.signal or signal.SIGINT))
+
+
+def measuring(job: Job, watched_by: Watched) -> Callable[[Record, TrainState], Record]:
+    """A record with what is measured beside it: speed for a terminal's bar, the rest if asked."""
+    speed = speed_of(job) if watched_by.speed or sys.stdout.isatty() else None
+    norms = norms_of(job) if watched_by.norms else None
+
+    def measured(record: Record, state: TrainState) -> Record:
+        return record._replace(
+            speed=None if speed is None else speed(record),
+            norms=None if norms is None else norms(state),
+        )
+
+    return measured
 
 
 def skipped(state: TrainState) -> str:

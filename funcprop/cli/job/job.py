@@ -55,7 +55,8 @@ def make_job(recipe: Recipe, data: Dataset) -> Job:
         raise RecipeError(f"--data: {data.name} has one class, wanted at least two to tell apart")
     if recipe.batch_size > examples:
         raise RecipeError(
-            f"--batch-size is {recipe.batch_size}, and {data.name} has {examples} training examples"
+            f"--batch-size is {recipe.batch_size}, and {data.name} has {examples} training "
+            f"examples: give at most {examples}"
         )
     model = build_model(recipe, example, data.classes)
     x = jax.ShapeDtypeStruct((recipe.batch_size, *example), data.train.x.dtype)

@@ -20,6 +20,16 @@ def line(record: Record) -> str:
     )
 
 
+def measured(record: Record) -> list[str]:
+    """Memory, and the share of the machine's peak."""
+    found = record.speed or {}
+    words = {"resident_bytes": "resident", "device_bytes": "on the device"}
+    said = [f"{found[name] / 1e9:.2f} GB {where}" for name, where in words.items() if name in found]
+    if "share_of_peak" in found:
+        said.append(f"{100 * found['share_of_peak']:.1f} % of a matmul's peak")
+    return said
+
+
 @contextlib.contextmanager
 def progress(epochs: int, done: int = 0, terminal: bool | None = None) -> Iterator[Show]:
     """A function that shows a record: its line, and in a terminal the bar moved on.
@@ -46,11 +56,12 @@ def progress(epochs: int, done: int = 0, terminal: bool | None = None) -> Iterat
         def show(record: Record) -> None:
             bar.console.print(line(record), markup=False, highlight=False, soft_wrap=True)
             rate = record.examples / record.seconds
+            beside = "".join(f"   {words}" for words in measured(record))
             bar.update(
                 task,
                 advance=1,
                 description=f"loss {record.loss:.4g}   accuracy {100 * record.accuracy:.2f} %   "
-                f"{rate:,.0f} examples/s",
+                f"{rate:,.0f} examples/s{beside}",
             )
 
         yield show

@@ -154,12 +154,12 @@ class Recipe:
             choose("init", self.init, INITS)
         if self.model == "gpt" and self.loss != "cross-entropy":
             raise RecipeError(
-                f"--loss is {self.loss!r}, and gpt is trained with cross-entropy only"
+                f"--loss is {self.loss!r}, and gpt is trained with cross-entropy only: leave it out"
             )
         if self.label_smoothing and self.loss != "cross-entropy":
             raise RecipeError(
                 f"--label-smoothing is {self.label_smoothing}, and --loss is {self.loss!r}: it is "
-                "for cross-entropy only"
+                "for cross-entropy only, so leave it out"
             )
         for option in OPTIONS:
             if getattr(self, option) is not None and option not in DEFAULTS[self.model]:

@@ -37,6 +37,12 @@ class Record(NamedTuple):
     training_accuracy: float  # after the epoch, of as many training examples
     seconds: float  # the training alone; the first epoch includes compilation
     examples: int  # trained on
+    speed: dict[str, float] | None = None  # of --speed
+    norms: dict[str, list[float]] | None = None  # of --norms: layer -> ‖gradient‖, ‖update‖ / ‖w‖
+
+    def row(self) -> dict[str, Any]:
+        """What metrics.jsonl says of it: what was not asked for is not there."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 class Score(NamedTuple):

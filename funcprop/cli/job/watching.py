@@ -36,6 +36,12 @@ def events(folder: Path | None, done: int) -> Iterator[Callable[[Record], None]]
     def write(record: Record) -> None:
         for name, value in CURVES.items():
             writer.add_scalar(name, value(record), record.epoch)
+        for name, value in (record.speed or {}).items():
+            writer.add_scalar(f"speed/{name}", value, record.epoch)
+        for layer, (norm, share) in (record.norms or {}).items():
+            place = layer.strip("[]").replace("][", ".")  # brackets mean nothing there
+            writer.add_scalar(f"gradient norm/{place}", norm, record.epoch)
+            writer.add_scalar(f"update over weights/{place}", share, record.epoch)
         writer.flush()  # as metrics.jsonl: there when the next epoch begins
 
     try:
