@@ -92,7 +92,7 @@ def compare_subject(
     if isinstance(subject.layer, Gradient):
         rows = [*values[:1], *rows]
     if evidence.rounded is not None and subject.changed:
-        said += overflows(subject, not evidence.numerical, dys, evidence.dys, run)
+        said += overflows(subject, dys, evidence.dys, run)
     # a surrogate speaks of the whole: what inside it is no derivative on purpose is not known
     right = all(row.ok for row in rows)
     if not right and drawn_by_chance(subject):
@@ -222,13 +222,13 @@ def verdict(
 
     Where something is wrong in a target that rounds inside, all is judged by that dtype.
     """
-    values = judge_values(subject, run=run)
+    values = judge_values(subject, evidence.value, run)
     rows, said = judged(subject, evidence, floor, run)
     right = all(row.ok for row in (*values, *rows))
     if not right and (narrow := rounded_to(subject, evidence.dys, run)):
         if evidence.numerical:  # differences of what is rounded
             subject = replace(subject, rtol=max(subject.rtol, differences_of(narrow)))
-        values = judge_values(subject, narrow, run)
+        values = judge_values(subject, evidence.value, run, narrow)
         rows, said = judged(subject, evidence, floor, run, narrow)
     return values, rows, said
 
@@ -249,7 +249,7 @@ def drawn_by_chance(subject: Subject) -> bool:
     """Whether a function accepts or rejects at random what depends on its arguments."""
     if not isinstance(subject.layer, Function) or subject.by_reference:
         return False
-    return is_sampler(subject.layer.function, subject.x)
+    return is_sampler(subject.layer.values, subject.x)
 
 
 def called_by_name(rows: list[Leaf], subject: Subject) -> list[Leaf]:

@@ -78,6 +78,7 @@ class Function(Layer):
 
     function: Callable[..., Any]
     native: bool = False  # whether its users call it in float64
+    known: Known | None = None  # what is traced once; None: Python runs whenever it is called
 
     def __repr__(self) -> str:
         return name_of(self.function)
@@ -85,22 +86,51 @@ class Function(Layer):
     def forward(
         self, params: Params, x: tuple[Any, ...], context: Context = Context()
     ) -> tuple[Any, tuple[Any, ...]]:
-        with PROMOTION():
-            y = jax.tree.map(jnp.asarray, self.function(*x))
-        return _widened(y, x), x
+        return (self.values if self.known is None else self.known.values)(*x), x
 
     def backward(
         self, params: Params, args: tuple[Any, ...], dy: Any
     ) -> tuple[tuple[Any, ...], Params]:
+        return self.passed(args, dy)[1], ()
+
+    def values(self, *args: Any) -> Any:
+        """function(*args), as arrays."""
+        with PROMOTION():
+            y = jax.tree.map(jnp.asarray, self.function(*args))
+        return _widened(y, args)
+
+    def passed(self, args: tuple[Any, ...], dy: Any) -> tuple[Any, tuple[Any, ...]]:
+        """-> the floats of y where it is differentiated, which are those of a rule's forward, and
+        the cotangents."""
+        if self.known is not None:
+            return self.known.passed(args, dy)
         floats, rest = partition(args)
 
         def of_floats(floats: Any) -> Any:
-            return partition(self.forward((), combine(floats, rest))[0])[0]
+            return partition(self.values(*combine(floats, rest)))[0]
 
-        _, pullback = jax.vjp(of_floats, floats)
+        y, pullback = jax.vjp(of_floats, floats)
         with PROMOTION():  # rules are called here
             (dx,) = pullback(dy)
-        return dx if self.native else _in_float64(dx, args), ()
+        return y, dx if self.native else _in_float64(dx, args)
+
+
+class Known(NamedTuple):
+    """A Function's `values` and `passed`, each traced once."""
+
+    values: Callable[..., Any]
+    passed: Callable[..., Any]
+
+
+def remembered(layer: Function) -> Function:
+    """The Function, of which Python runs forward and backward once for arguments of some types.
+
+    To differentiate a function takes several times as long as to run it: contract, gradients and
+    values share what comes out. It is `function` that is differentiated, and no jaxpr of it: the
+    call of a `jax.custom_vjp` function keeps what it met when it was traced, and may not be made
+    from a jaxpr a second time.
+    """
+    return replace(layer, known=Known(traced_once(layer.values), traced_once(layer.passed)))
 
 
 def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -147,7 +177,8 @@ def traced_anew(layer: Layer) -> Layer:
     """A Function that Python runs whenever it is called."""
     if not isinstance(layer, Function):
         return layer
-    return replace(layer, function=getattr(layer.function, "every_time", layer.function))
+    function = getattr(layer.function, "every_time", layer.function)
+    return replace(layer, function=function, known=None)
 
 
 def name_of(function: Callable[..., Any]) -> str:

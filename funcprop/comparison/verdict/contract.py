@@ -47,11 +47,11 @@ def check_contract(
 
 
 def check_trees(subject: Subject, dy: Any) -> tuple[list[Leaf], list[str]]:
-    """-> rows for broken trees, shapes and dtypes, inside and outside, in the dtypes given."""
+    """-> rows for broken trees, shapes and dtypes, outside, and inside where that is looked at
+    whatever the whole is; in the dtypes given."""
     notes: list[str] = []
     try:
-        if subject.inner is not None:
-            inner = subject.inner
+        if (inner := subject.inner) is not None and inner.always:
             given = inner.params, inner.x, inner.context
             traced(model_of(inner), *given, dy if inner.dy is None else inner.dy)
     except Broken as error:
@@ -88,9 +88,9 @@ def traced(model: Layer, params: Params, x: Any, context: Context, dy: Any) -> N
 
 def check_purity(subject: Subject, dy: Any) -> list[Leaf]:
     """Rows where two traces differ, forward keeps parameters, or backward reads what it leaked."""
-    layer, name = traced_anew(subject.layer), subject.contracted
+    layer, name = subject.layer, subject.contracted
     params, x, context = subject.given
-    traced = [jax.make_jaxpr(layer.forward, return_shape=True)(params, x, context) for _ in "12"]
+    traced = twice(layer, "forward", params, x, context)
     (forward, (_, residuals)), (again, (_, others)) = traced
     if differ(forward, again):
         return [broke(name, "forward", "forward is not pure: traced twice, it is two functions")]
@@ -102,18 +102,33 @@ def check_purity(subject: Subject, dy: Any) -> list[Leaf]:
         rule = f"residuals hold {kept}: backward is given params, keep nothing of them"
         return [broke(name, "residuals", rule)]
     try:
-        back = [
-            with_reason(name, lambda: jax.make_jaxpr(layer.backward)(params, residuals, dy))
-            for _ in "12"
-        ]
+        back = with_reason(name, lambda: twice(layer, "backward", params, residuals, dy))
     except Broken as error:
         return error.rows
+    back = [trace for trace, _ in back]
     if any(map(leaked, back[0].consts)):
         rule = "backward reads a value that forward left behind: put it into the residuals"
         return [broke(name, "backward", rule)]
     if differ(*back):
         return [broke(name, "backward", "backward is not pure: traced twice, it is two functions")]
     return []
+
+
+def twice(layer: Layer, method: str, *given: Any) -> list[tuple[Any, Any]]:
+    """Two traces of a method, and the shapes of its results; of the first Python runs anew.
+
+    The second may be the one that a function remembers. A jaxpr that was evaluated need not print
+    as it did, so where they differ it is made anew, too.
+    """
+
+    def trace(layer: Layer) -> tuple[Any, Any]:
+        return jax.make_jaxpr(getattr(layer, method), return_shape=True)(*given)
+
+    anew = traced_anew(layer)
+    traces = [trace(anew), trace(layer)]
+    if anew is not layer and differ(traces[0][0], traces[1][0]):
+        traces[1] = trace(anew)
+    return traces
 
 
 def differ(one: Any, other: Any) -> bool:
