@@ -11,11 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
-from jax.extend.core.primitives import custom_jvp_call_p
 
-from funcprop.comparison.subject.without_rules import jaxprs_in
+from funcprop.comparison.subject.once import Once, name_of
 from funcprop.gradient import Like, combine, partition, without_float0
 from funcprop.layer import Context, Layer, LayerError, Params, Residuals, is_float, spell, two
 
@@ -118,8 +115,8 @@ class Function(Layer):
 class Known(NamedTuple):
     """A Function's `values` and `passed`, each traced once."""
 
-    values: Callable[..., Any]
-    passed: Callable[..., Any]
+    values: Once
+    passed: Once
 
 
 def remembered(layer: Function) -> Function:
@@ -130,46 +127,8 @@ def remembered(layer: Function) -> Function:
     call of a `jax.custom_vjp` function keeps what it met when it was traced, and may not be made
     from a jaxpr a second time.
     """
-    return replace(layer, known=Known(traced_once(layer.values), traced_once(layer.passed)))
-
-
-def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, which Python runs once for arguments of some types: then it is its jaxpr.
-
-    Gradients, values and differences trace a function dozens of times, and its Python may take
-    longer than all of their programs. `every_time` is the function as it was given.
-    """
-    known: dict[Any, Any] = {}
-
-    def once(*args: Any) -> Any:
-        leaves, tree = jax.tree.flatten(args)
-        if not any(isinstance(leaf, Tracer) for leaf in leaves):
-            return function(*args)
-        wide = jax.config.jax_enable_x64  # type: ignore[attr-defined]
-        types = tree, *map(jax.typeof, leaves), wide
-        if types not in known:
-            jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
-            known[types] = None if rule_over_constants(jaxpr) else (jaxpr, shapes)
-        if known[types] is None:
-            return function(*args)
-        jaxpr, shapes = known[types]
-        return jax.tree.unflatten(jax.tree.structure(shapes), jaxpr_as_fun(jaxpr)(*leaves))
-
-    once.__name__ = name_of(function)
-    once.every_time = function  # type: ignore[attr-defined]
-    return once
-
-
-def rule_over_constants(jaxpr: ClosedJaxpr) -> bool:
-    """Whether a custom_jvp rule in it closes over constants, as over its `nondiff_argnums`.
-
-    From the jaxpr, JAX hands them to the rule as arrays that a compiled program then takes for
-    arguments, and nobody gives it those.
-    """
-    return any(
-        (eqn.primitive is custom_jvp_call_p and eqn.params.get("num_consts", 0) > 0)
-        or any(map(rule_over_constants, jaxprs_in(eqn)))
-        for eqn in jaxpr.jaxpr.eqns
+    return replace(
+        layer, known=Known(Once(layer.values, final=True), Once(layer.passed, final=True))
     )
 
 
@@ -179,13 +138,6 @@ def traced_anew(layer: Layer) -> Layer:
         return layer
     function = getattr(layer.function, "every_time", layer.function)
     return replace(layer, function=function, known=None)
-
-
-def name_of(function: Callable[..., Any]) -> str:
-    """`relu`; the name of what a partial is of; the type's name where there is no other."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    return getattr(function, "__name__", type(function).__name__)
 
 
 def _widened(y: Any, x: tuple[Any, ...]) -> Any:

@@ -22,10 +22,9 @@ from funcprop.comparison.subject.arguments import Arguments, arguments_of, named
 from funcprop.comparison.subject.functions import (
     Function,
     Pair,
-    name_of,
     remembered,
-    traced_once,
 )
+from funcprop.comparison.subject.once import Once, name_of
 from funcprop.comparison.subject.without_rules import count_rules, without_rules
 from funcprop.gradient import partition
 from funcprop.layer import Context, Layer, Params, describe, spell, two
@@ -99,13 +98,13 @@ def with_arguments(target: Any, against: Any, arguments: Arguments, x: tuple[Any
     else:
         layer, plain = remembered(Function(arguments.bound(target), native)), target
     reference = arguments.bound(plain if against is None else against)
-    peer = Function(traced_once(without_rules(reference)))
+    peer = Function(Once(without_rules(reference)))
     notes: tuple[str, ...] = ()
     try:
         wanted = _output(peer, x)
     except NotImplementedError as error:
         peer, notes = (
-            Function(traced_once(undifferentiated(reference, error))),
+            Function(Once(undifferentiated(reference, error))),
             (str(error).partition(":")[0],),
         )
         wanted = _output(peer, x)

@@ -8,6 +8,7 @@ what JAX traces.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -16,11 +17,13 @@ import numpy as np
 
 from funcprop.comparison.leaf import Broken, Leaf, broke, broken, with_reason
 from funcprop.comparison.programs import Programs, cast, dtypes
-from funcprop.comparison.subject.functions import traced_anew
+from funcprop.comparison.subject.functions import Function, Known
 from funcprop.comparison.subject.gradients import Gradient
 from funcprop.comparison.subject.subject import Subject
 from funcprop.comparison.witnesses.records import model_of
 from funcprop.layer import Context, Layer, Params, two
+
+LEAKED = "backward reads a value that forward left behind: put it into the residuals"
 
 
 def check_contract(
@@ -90,7 +93,9 @@ def check_purity(subject: Subject, dy: Any) -> list[Leaf]:
     """Rows where two traces differ, forward keeps parameters, or backward reads what it leaked."""
     layer, name = subject.layer, subject.contracted
     params, x, context = subject.given
-    traced = twice(layer, "forward", params, x, context)
+    if isinstance(layer, Function) and layer.known is not None:
+        return traced_otherwise(layer, layer.known, name, x, dy)
+    traced = [jax.make_jaxpr(layer.forward, return_shape=True)(params, x, context) for _ in "12"]
     (forward, (_, residuals)), (again, (_, others)) = traced
     if differ(forward, again):
         return [broke(name, "forward", "forward is not pure: traced twice, it is two functions")]
@@ -102,33 +107,35 @@ def check_purity(subject: Subject, dy: Any) -> list[Leaf]:
         rule = f"residuals hold {kept}: backward is given params, keep nothing of them"
         return [broke(name, "residuals", rule)]
     try:
-        back = with_reason(name, lambda: twice(layer, "backward", params, residuals, dy))
+        back = [
+            with_reason(name, lambda: jax.make_jaxpr(layer.backward)(params, residuals, dy))
+            for _ in "12"
+        ]
     except Broken as error:
         return error.rows
-    back = [trace for trace, _ in back]
     if any(map(leaked, back[0].consts)):
-        rule = "backward reads a value that forward left behind: put it into the residuals"
-        return [broke(name, "backward", rule)]
+        return [broke(name, "backward", LEAKED)]
     if differ(*back):
         return [broke(name, "backward", "backward is not pure: traced twice, it is two functions")]
     return []
 
 
-def twice(layer: Layer, method: str, *given: Any) -> list[tuple[Any, Any]]:
-    """Two traces of a method, and the shapes of its results; of the first Python runs anew.
-
-    The second may be the one that a function remembers. A jaxpr that was evaluated need not print
-    as it did, so where they differ it is made anew, too.
-    """
-
-    def trace(layer: Layer) -> tuple[Any, Any]:
-        return jax.make_jaxpr(getattr(layer, method), return_shape=True)(*given)
-
-    anew = traced_anew(layer)
-    traces = [trace(anew), trace(layer)]
-    if anew is not layer and differ(traces[0][0], traces[1][0]):
-        traces[1] = trace(anew)
-    return traces
+def traced_otherwise(layer: Function, known: Known, name: str, x: Any, dy: Any) -> list[Leaf]:
+    """The same of a function: what was traced of it once, beside what Python makes of it now."""
+    anew = replace(layer, known=None)
+    for path, once, method, given in (
+        ("forward", known.values, anew.values, x),
+        ("backward", known.passed, anew.passed, (x, dy)),
+    ):
+        try:
+            trace = with_reason(name, lambda f=method, given=given: jax.make_jaxpr(f)(*given))
+        except Broken as error:
+            return error.rows
+        if any(map(leaked, trace.consts)):
+            return [broke(name, path, LEAKED)]
+        if differ(once.jaxpr(*given), trace):
+            return [broke(name, path, f"{path} is not pure: traced twice, it is two functions")]
+    return []
 
 
 def differ(one: Any, other: Any) -> bool:
