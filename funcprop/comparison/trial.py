@@ -24,7 +24,7 @@ from funcprop.comparison.subject.gradients import Gradient
 from funcprop.comparison.subject.rules import JAX
 from funcprop.comparison.subject.sampling import is_sampler
 from funcprop.comparison.subject.subject import Subject
-from funcprop.comparison.verdict.contract import check_contract
+from funcprop.comparison.verdict.contract import check_contract, check_inside
 from funcprop.comparison.verdict.eager import judged_eagerly
 from funcprop.comparison.verdict.excuses import excused_inside
 from funcprop.comparison.verdict.inside import judged_inside
@@ -76,8 +76,7 @@ def compare_subject(
         return Comparison(subject.words, tuple(error.rows))
     rows, notes = check_contract(subject, first(dys), run)
     if rows:
-        rows = called_by_name(shapes_explained(rows, subject, dys), subject)
-        return Comparison(subject.words, tuple(rows), tuple(notes))
+        return breaking(subject, rows, dys, notes)
     if not jax.tree.leaves(partition((subject.params, subject.x))[0]) or not jax.tree.leaves(dys):
         return Comparison(subject.words, (), (*notes, NOTHING))
     try:
@@ -98,6 +97,11 @@ def compare_subject(
     if not right and drawn_by_chance(subject):
         rows = [row if row.ok else replace(row, ok=True, judged=False, rule=SAMPLE) for row in rows]
         return Comparison(subject.words, tuple(rows), (*notes, *said, *subject.notes), kept)
+    if not right and subject.inner is not None and not subject.inner.always:
+        broken, told = check_inside(subject, first(dys), run)
+        if broken:
+            return breaking(subject, broken, dys, notes)
+        notes = [*notes, *told]
     inside = subject.inner if not subject.surrogate and not notes else None
     if inside is not None and (inside.always or not right):
         inner, notes = judged_inside(inside, right, first(dys), run)
@@ -118,6 +122,12 @@ def compare_subject(
             further = [*alone(subject, further, [], evidence, floor, order), *further]
         rows, said = rows + further, said + told
     return Comparison(subject.words, tuple(rows), (*notes, *said, *subject.notes), kept, curve)
+
+
+def breaking(subject: Subject, rows: list[Leaf], dys: Any, notes: list[str]) -> Comparison:
+    """The comparison of a target that breaks the contract."""
+    rows = called_by_name(shapes_explained(rows, subject, dys), subject)
+    return Comparison(subject.words, tuple(rows), tuple(notes))
 
 
 def compare_eagerly(subject: Subject, probes: int, floor: float, order: int) -> Comparison:

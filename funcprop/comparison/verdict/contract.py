@@ -8,6 +8,7 @@ what JAX traces.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -35,32 +36,53 @@ def check_contract(
     asked in the first of them.
     """
     run = Programs() if run is None else run
+    rows, notes = in_each_dtype("trees", check_trees, subject, dy, run)
+    return rows or list(run.once("purity", check_purity, subject, dy)), notes
+
+
+def check_inside(subject: Subject, dy: Any, run: Programs) -> tuple[list[Leaf], list[str]]:
+    """The same inside of a target that is looked into where the whole is wrong."""
+    return in_each_dtype("inside", looked_into, subject, dy, run)
+
+
+def in_each_dtype(
+    name: str, check: Callable[..., Any], subject: Subject, dy: Any, run: Programs
+) -> tuple[list[Leaf], list[str]]:
+    """`check(subject, dy)` in the working dtype and in float64, until there are rows."""
     notes: list[str] = []
     for wide in (False, True):
         with jax.enable_x64(wide or jax.config.jax_enable_x64):  # type: ignore[attr-defined]
             here, cotangent = subject, dy
             if wide:
                 here, cotangent = subject.in_float64(), cast(dy, jnp.float64)
-            name = f"trees in {dtypes(here.given)}"
-            rows, said = run.once(name, check_trees, here, cotangent)
+            rows, said = run.once(f"{name} in {dtypes(here.given)}", check, here, cotangent)
         if rows:
             return rows, []
         notes = said or notes
-    return list(run.once("purity", check_purity, subject, dy)), list(notes)
+    return [], list(notes)
+
+
+def looked_into(subject: Subject, dy: Any) -> tuple[list[Leaf], list[str]]:
+    """-> rows for broken trees, shapes and dtypes inside, in the dtypes given."""
+    if (inner := subject.inner) is None:
+        return [], []
+    try:
+        given = inner.params, inner.x, inner.context
+        traced(model_of(inner), *given, dy if inner.dy is None else inner.dy)
+    except Broken as error:
+        return error.rows, []
+    except Exception as error:  # a composite that looks at the second slot, or a bug
+        return [], [f"could not look inside: {type(error).__name__}: {error}"]
+    return [], []
 
 
 def check_trees(subject: Subject, dy: Any) -> tuple[list[Leaf], list[str]]:
     """-> rows for broken trees, shapes and dtypes, outside, and inside where that is looked at
     whatever the whole is; in the dtypes given."""
-    notes: list[str] = []
-    try:
-        if (inner := subject.inner) is not None and inner.always:
-            given = inner.params, inner.x, inner.context
-            traced(model_of(inner), *given, dy if inner.dy is None else inner.dy)
-    except Broken as error:
-        return error.rows, []
-    except Exception as error:  # a composite that looks at the second slot, or a bug
-        notes = [f"could not look inside: {type(error).__name__}: {error}"]
+    always = subject.inner is not None and subject.inner.always
+    rows, notes = looked_into(subject, dy) if always else ([], [])
+    if rows:
+        return rows, []
     name = subject.contracted
 
     def plain(params: Params, x: Any, context: Context, dy: Any) -> None:

@@ -113,8 +113,7 @@ def excused_inside(
 ) -> tuple[list[Leaf], list[str]]:
     """-> rows of inner layers, without the wrong ones that have an excuse; and the excuses."""
     notes: list[str] = []
-    measured = [row for row in rows if not row.ok and not row.rule.startswith("contract")]
-    for place in dict.fromkeys(row.place for row in measured):
+    for place in dict.fromkeys(row.place for row in rows if not row.ok):
         seen = values_at(place, inner, dy)
         if seen is None:
             continue

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from funcprop.comparison.leaf import Broken, Leaf
+from funcprop.comparison.leaf import Leaf
 from funcprop.comparison.programs import Programs
 from funcprop.comparison.subject.subject import Inner
 from funcprop.comparison.verdict.rules import judge_exact
@@ -18,16 +18,13 @@ from funcprop.layer import Layer
 def localize(
     model: Layer, inner: Inner, dy: Any, programs: Programs | None = None
 ) -> tuple[list[Leaf], list[str]]:
-    """Rows for every layer that records in the model, in float64, or those of a contract that one
-    of them breaks; notes where that fails."""
+    """Rows for every layer that records in the model, in float64; notes where that fails."""
 
     def run(records: list[Pass]) -> list[tuple[Name, Grads, Grads, Any]]:
         return [checked(record) for record in records]
 
     try:
         found = recorded(run, model, inner, dy, programs)
-    except Broken as error:
-        return error.rows, []
     except FAILURES as error:
         return [], [f"could not look inside: {type(error).__name__}: {error}"]
     rows = []
