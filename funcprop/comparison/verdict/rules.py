@@ -153,8 +153,7 @@ def judge_rounded(
     pairs = zip(named_leaves(manual), named_leaves(truth), strict=True)
     for i, ((path, given), (_, wanted)) in enumerate(pairs):
         row = judged(path, given, wanted)
-        rounding = row.ok or row.rule == UNKNOWN or not np.isfinite(row.error)
-        if not rounding and automatic is not None:
+        if not row.ok and row.rule != UNKNOWN and automatic is not None:
             row = judged(path, given, wanted, list(named_leaves(automatic()))[i][1])
         rows.append(row)
     return rows
