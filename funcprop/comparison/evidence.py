@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +17,12 @@ from funcprop.comparison.subject.without_rules import narrowest
 from funcprop.comparison.witnesses.gradients import (
     Grads,
     all_finite,
+    automatic_pass,
     differentiable,
     frozen_by,
-    in_working_dtype,
-    pulled,
+    passed,
     truth_of,
+    working_pass,
 )
 from funcprop.comparison.witnesses.points import SCALES, Point, points, spread, times
 from funcprop.comparison.witnesses.slopes import Slope, along
@@ -42,21 +45,24 @@ class Evidence:
 
     exact      in float64, at every point
     scaled     the same at the first point, under cotangents of other sizes (`SCALES`)
-    rounded    in the working dtype, by hand and automatically; None where that is float64
+    value      of a function where it is differentiated, at the first point; None for a layer
+    rounded    in the working dtype by hand; None where that is float64
+    automatic  the same automatically, when it is called: a program that most verdicts never need
     slopes     along directions in float64: ⟨gradient, v⟩ and what finite differences, near and
                far, and `jax.jvp` make of it (None where it cannot differentiate the forward)
     moves      those directions, leaves [directions, ...]
     dys        the cotangents of `exact`, in float64
     numerical  the truth comes from finite differences, since JAX cannot differentiate the forward;
-               `automatic` is then None
+               `automatic` is then None, as it is where `rounded` is
     residuals  what the backward pass reads, as shapes: its size is what a layer keeps
     left_out   changed inputs at which the forward raises, or is not finite
     """
 
     exact: tuple[Found, ...]
     scaled: tuple[Found, ...]
+    value: Any
     rounded: Grads | None
-    automatic: Grads | None
+    automatic: Callable[[], Grads] | None
     slopes: tuple[Slope, ...]
     moves: Any
     dys: Any
@@ -80,8 +86,8 @@ def observe(subject: Subject, dys: Any, programs: Programs | None = None) -> Evi
     def forward(params: Params, x: Any, context: Context) -> Any:
         return layer.forward(params, x, context)
 
-    def backward(params: Params, residuals: Any, dys: Any) -> Grads:
-        return pulled(layer, params, residuals, dys)
+    def backward(params: Params, residuals: Any, dys: Any) -> tuple[Any, Grads]:
+        return passed(layer, params, residuals, dys)
 
     with jax.enable_x64(True):
         more = cast(more, jnp.float64)
@@ -94,18 +100,20 @@ def observe(subject: Subject, dys: Any, programs: Programs | None = None) -> Evi
         exact = subject.rtol if by_jax else max(subject.rtol, rounding_in(peer, *first.given))
         truth = truth_of(peer, by_jax, exact)
 
-        def found_at(place: Point) -> tuple[Found, Any] | None:
-            """None where the input is none that the forward takes: it raises, or it says NaN."""
+        def found_at(place: Point) -> tuple[Found, Any, Any] | None:
+            """-> what is found, the value, and the residuals; None where the input is none that the
+            forward takes: it raises, or it says NaN."""
             there = subject.at(place.x, place.context).in_float64()
             y, kept = run("forward", forward, *there.given)
             if place.name and not all_finite(y):
                 return None
-            by_hand = run("backward", backward, first.params, kept, more)
-            return Found(place, by_hand, run("truth", truth, *there.given, more)), kept
+            value, by_hand = run("backward", backward, first.params, kept, more)
+            return Found(place, by_hand, run("truth", truth, *there.given, more)), value, kept
 
         here = found_at(places[0])
         assert here is not None
-        exact, left_out, kept = [here[0]], [], here[1]
+        (one, value, kept), left_out = here, list[str]()
+        exact = [one]
         for place in places[1:] if by_jax else ():  # finite differences visit every coordinate
             try:
                 found = found_at(place)
@@ -118,7 +126,7 @@ def observe(subject: Subject, dys: Any, programs: Programs | None = None) -> Evi
         scaled = tuple(
             Found(
                 Point(f"{scale:g} dy", subject.x, subject.context),
-                run("backward", backward, first.params, kept, times(scale, more)),
+                run("backward", backward, first.params, kept, times(scale, more))[1],
                 times(scale, exact[0].truth),
             )
             for scale in SCALES
@@ -130,10 +138,12 @@ def observe(subject: Subject, dys: Any, programs: Programs | None = None) -> Evi
     rounded = automatic = None
     floats = jax.tree.leaves(partition((subject.params, subject.x))[0])
     if not all(leaf.dtype == jnp.float64 for leaf in floats):
-        rounded, automatic = in_working_dtype(subject, by_jax, dys, run)
+        rounded = working_pass(subject, dys, run)[1]
+        if by_jax:
+            automatic = functools.cache(lambda: automatic_pass(subject, dys, run))
     return Evidence(
-        tuple(exact), scaled, rounded, automatic, slopes, moves, more, not by_jax, shapes(kept),
-        tuple(left_out),
+        tuple(exact), scaled, value, rounded, automatic, slopes, moves, more, not by_jax,
+        shapes(kept), tuple(left_out),
     )  # fmt: skip
 
 

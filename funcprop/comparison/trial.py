@@ -24,7 +24,7 @@ from funcprop.comparison.subject.gradients import Gradient
 from funcprop.comparison.subject.rules import JAX
 from funcprop.comparison.subject.sampling import is_sampler
 from funcprop.comparison.subject.subject import Subject
-from funcprop.comparison.verdict.contract import check_contract
+from funcprop.comparison.verdict.contract import check_contract, check_inside
 from funcprop.comparison.verdict.eager import judged_eagerly
 from funcprop.comparison.verdict.excuses import excused_inside
 from funcprop.comparison.verdict.inside import judged_inside
@@ -76,8 +76,7 @@ def compare_subject(
         return Comparison(subject.words, tuple(error.rows))
     rows, notes = check_contract(subject, first(dys), run)
     if rows:
-        rows = called_by_name(shapes_explained(rows, subject, dys), subject)
-        return Comparison(subject.words, tuple(rows), tuple(notes))
+        return breaking(subject, rows, dys, notes)
     if not jax.tree.leaves(partition((subject.params, subject.x))[0]) or not jax.tree.leaves(dys):
         return Comparison(subject.words, (), (*notes, NOTHING))
     try:
@@ -92,12 +91,17 @@ def compare_subject(
     if isinstance(subject.layer, Gradient):
         rows = [*values[:1], *rows]
     if evidence.rounded is not None and subject.changed:
-        said += overflows(subject, not evidence.numerical, dys, evidence.dys, run)
+        said += overflows(subject, dys, evidence.dys, run)
     # a surrogate speaks of the whole: what inside it is no derivative on purpose is not known
     right = all(row.ok for row in rows)
     if not right and drawn_by_chance(subject):
         rows = [row if row.ok else replace(row, ok=True, judged=False, rule=SAMPLE) for row in rows]
         return Comparison(subject.words, tuple(rows), (*notes, *said, *subject.notes), kept)
+    if not right and subject.inner is not None and not subject.inner.always:
+        broken, told = check_inside(subject, first(dys), run)
+        if broken:
+            return breaking(subject, broken, dys, notes)
+        notes = [*notes, *told]
     inside = subject.inner if not subject.surrogate and not notes else None
     if inside is not None and (inside.always or not right):
         inner, notes = judged_inside(inside, right, first(dys), run)
@@ -118,6 +122,12 @@ def compare_subject(
             further = [*alone(subject, further, [], evidence, floor, order), *further]
         rows, said = rows + further, said + told
     return Comparison(subject.words, tuple(rows), (*notes, *said, *subject.notes), kept, curve)
+
+
+def breaking(subject: Subject, rows: list[Leaf], dys: Any, notes: list[str]) -> Comparison:
+    """The comparison of a target that breaks the contract."""
+    rows = called_by_name(shapes_explained(rows, subject, dys), subject)
+    return Comparison(subject.words, tuple(rows), tuple(notes))
 
 
 def compare_eagerly(subject: Subject, probes: int, floor: float, order: int) -> Comparison:
@@ -222,13 +232,13 @@ def verdict(
 
     Where something is wrong in a target that rounds inside, all is judged by that dtype.
     """
-    values = judge_values(subject, run=run)
+    values = judge_values(subject, evidence.value, run)
     rows, said = judged(subject, evidence, floor, run)
     right = all(row.ok for row in (*values, *rows))
     if not right and (narrow := rounded_to(subject, evidence.dys, run)):
         if evidence.numerical:  # differences of what is rounded
             subject = replace(subject, rtol=max(subject.rtol, differences_of(narrow)))
-        values = judge_values(subject, narrow, run)
+        values = judge_values(subject, evidence.value, run, narrow)
         rows, said = judged(subject, evidence, floor, run, narrow)
     return values, rows, said
 
@@ -249,7 +259,7 @@ def drawn_by_chance(subject: Subject) -> bool:
     """Whether a function accepts or rejects at random what depends on its arguments."""
     if not isinstance(subject.layer, Function) or subject.by_reference:
         return False
-    return is_sampler(subject.layer.function, subject.x)
+    return is_sampler(subject.layer.values, subject.x)
 
 
 def called_by_name(rows: list[Leaf], subject: Subject) -> list[Leaf]:

@@ -71,7 +71,7 @@ def notes(layer, x=X, dtype="float32"):
     dys = cotangents(subject, 2)
     with jax.enable_x64(True):
         wide = cast(dys, "float64")
-    return overflows(subject, False, dys, wide, Programs())
+    return overflows(subject, dys, wide, Programs())
 
 
 def test_compare_notes_an_overflow_and_does_not_fail_for_it():

@@ -9,6 +9,9 @@ import pytest
 import funcprop as fp
 from funcprop.catalogue.comparisons import compare_row
 from funcprop.catalogue.table import ROWS
+from funcprop.comparison.programs import Programs
+from funcprop.comparison.subject.door import subject_of
+from funcprop.comparison.trial import compare_subject
 from funcprop.comparison.verdict.rules import judge_rounded, judge_slopes
 from funcprop.comparison.witnesses.slopes import Slope
 
@@ -123,7 +126,38 @@ def test_a_slope_is_judged_by_every_witness():
 def test_a_bias_of_five_per_cent_is_no_rounding_of_bfloat16():
     truth = {"dx": jax.random.normal(jax.random.key(3), (2, 40))}
     rounded = {"dx": truth["dx"].astype(jnp.bfloat16)}
-    assert judge_rounded("", rounded, rounded, truth)[0].ok
+    assert judge_rounded("", rounded, lambda: rounded, truth)[0].ok
     biased = {"dx": (1.05 * truth["dx"]).astype(jnp.bfloat16)}
-    (row,) = judge_rounded("", biased, rounded, truth)
+    (row,) = judge_rounded("", biased, lambda: rounded, truth)
     assert not row.ok and "relative norm" in row.rule
+
+
+class Coarse(Square):
+    def backward(self, params, x, dy):
+        return 2 * x * dy * (1 + 1e-5 * (x.dtype == jnp.float32)), ()
+
+
+@pytest.mark.parametrize(("layer", "needed"), [(Square(), False), (Coarse(), True)])
+def test_automatic_differentiation_runs_in_float32_where_roundings_do_not_explain(layer, needed):
+    run = Programs()
+    found = compare_subject(subject_of(layer, ((), X)), 2, programs=run)
+    assert found.ok != needed and ("automatic in float32" in run.made) == needed
+
+
+def test_python_runs_a_function_a_few_times_only():
+    """Forward and backward in both dtypes, once more to see that they are pure, and the reference:
+    to differentiate a function may take longer than all of the programs that are made of it."""
+    runs = []
+
+    @jax.custom_vjp
+    def square(x):
+        runs.append("plain")
+        return x * x
+
+    def forward(x):
+        runs.append("forward")
+        return x * x, x
+
+    square.defvjp(forward, lambda x, dy: (2 * x * dy,))
+    assert fp.compare(square, X).ok
+    assert runs.count("forward") == 3 and runs.count("plain") <= 5

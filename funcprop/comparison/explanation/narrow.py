@@ -21,17 +21,17 @@ def told_in_narrow(rows: Sequence[Leaf], evidence: Evidence) -> list[Leaf]:
     """The rows, those of the working dtype with the factor by which all of a leaf is off."""
     if evidence.rounded is None:
         return list(rows)
-    given, truth, automatic = (
-        dict(named_leaves(each))
-        for each in (evidence.rounded, evidence.exact[0].truth, evidence.automatic or {})
+    given, truth = (
+        dict(named_leaves(each)) for each in (evidence.rounded, evidence.exact[0].truth)
     )
     found = []
     for row in rows:
         told = ""
         if not row.ok and not row.words and row.dtype != "float64" and row.path in given:
-            by_automatic = row.rule.endswith(BY_AUTOMATIC)  # whose draw is the same
-            right = (automatic if by_automatic else truth)[row.path]
-            told = words_of(given[row.path], np.asarray(right, np.float64))
+            right = truth
+            if evidence.automatic is not None and row.rule.endswith(BY_AUTOMATIC):
+                right = dict(named_leaves(evidence.automatic()))  # whose draw is the same
+            told = words_of(given[row.path], np.asarray(right[row.path], np.float64))
         found.append(replace(row, words=f"{told} in {row.dtype} alone") if told else row)
     return found
 

@@ -11,11 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
-from jax.extend.core.primitives import custom_jvp_call_p
 
-from funcprop.comparison.subject.without_rules import jaxprs_in
+from funcprop.comparison.subject.once import Once, name_of
 from funcprop.gradient import Like, combine, partition, without_float0
 from funcprop.layer import Context, Layer, LayerError, Params, Residuals, is_float, spell, two
 
@@ -78,6 +75,7 @@ class Function(Layer):
 
     function: Callable[..., Any]
     native: bool = False  # whether its users call it in float64
+    known: Known | None = None  # what is traced once; None: Python runs whenever it is called
 
     def __repr__(self) -> str:
         return name_of(self.function)
@@ -85,61 +83,52 @@ class Function(Layer):
     def forward(
         self, params: Params, x: tuple[Any, ...], context: Context = Context()
     ) -> tuple[Any, tuple[Any, ...]]:
-        with PROMOTION():
-            y = jax.tree.map(jnp.asarray, self.function(*x))
-        return _widened(y, x), x
+        return (self.values if self.known is None else self.known.values)(*x), x
 
     def backward(
         self, params: Params, args: tuple[Any, ...], dy: Any
     ) -> tuple[tuple[Any, ...], Params]:
+        return self.passed(args, dy)[1], ()
+
+    def values(self, *args: Any) -> Any:
+        """function(*args), as arrays."""
+        with PROMOTION():
+            y = jax.tree.map(jnp.asarray, self.function(*args))
+        return _widened(y, args)
+
+    def passed(self, args: tuple[Any, ...], dy: Any) -> tuple[Any, tuple[Any, ...]]:
+        """-> the floats of y where it is differentiated, which are those of a rule's forward, and
+        the cotangents."""
+        if self.known is not None:
+            return self.known.passed(args, dy)
         floats, rest = partition(args)
 
         def of_floats(floats: Any) -> Any:
-            return partition(self.forward((), combine(floats, rest))[0])[0]
+            return partition(self.values(*combine(floats, rest)))[0]
 
-        _, pullback = jax.vjp(of_floats, floats)
+        y, pullback = jax.vjp(of_floats, floats)
         with PROMOTION():  # rules are called here
             (dx,) = pullback(dy)
-        return dx if self.native else _in_float64(dx, args), ()
+        return y, dx if self.native else _in_float64(dx, args)
 
 
-def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, which Python runs once for arguments of some types: then it is its jaxpr.
+class Known(NamedTuple):
+    """A Function's `values` and `passed`, each traced once."""
 
-    Gradients, values and differences trace a function dozens of times, and its Python may take
-    longer than all of their programs. `every_time` is the function as it was given.
+    values: Once
+    passed: Once
+
+
+def remembered(layer: Function) -> Function:
+    """The Function, of which Python runs forward and backward once for arguments of some types.
+
+    To differentiate a function takes several times as long as to run it: contract, gradients and
+    values share what comes out. It is `function` that is differentiated, and no jaxpr of it: the
+    call of a `jax.custom_vjp` function keeps what it met when it was traced, and may not be made
+    from a jaxpr a second time.
     """
-    known: dict[Any, Any] = {}
-
-    def once(*args: Any) -> Any:
-        leaves, tree = jax.tree.flatten(args)
-        if not any(isinstance(leaf, Tracer) for leaf in leaves):
-            return function(*args)
-        wide = jax.config.jax_enable_x64  # type: ignore[attr-defined]
-        types = tree, *map(jax.typeof, leaves), wide
-        if types not in known:
-            jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
-            known[types] = None if rule_over_constants(jaxpr) else (jaxpr, shapes)
-        if known[types] is None:
-            return function(*args)
-        jaxpr, shapes = known[types]
-        return jax.tree.unflatten(jax.tree.structure(shapes), jaxpr_as_fun(jaxpr)(*leaves))
-
-    once.__name__ = name_of(function)
-    once.every_time = function  # type: ignore[attr-defined]
-    return once
-
-
-def rule_over_constants(jaxpr: ClosedJaxpr) -> bool:
-    """Whether a custom_jvp rule in it closes over constants, as over its `nondiff_argnums`.
-
-    From the jaxpr, JAX hands them to the rule as arrays that a compiled program then takes for
-    arguments, and nobody gives it those.
-    """
-    return any(
-        (eqn.primitive is custom_jvp_call_p and eqn.params.get("num_consts", 0) > 0)
-        or any(map(rule_over_constants, jaxprs_in(eqn)))
-        for eqn in jaxpr.jaxpr.eqns
+    return replace(
+        layer, known=Known(Once(layer.values, final=True), Once(layer.passed, final=True))
     )
 
 
@@ -147,14 +136,8 @@ def traced_anew(layer: Layer) -> Layer:
     """A Function that Python runs whenever it is called."""
     if not isinstance(layer, Function):
         return layer
-    return replace(layer, function=getattr(layer.function, "every_time", layer.function))
-
-
-def name_of(function: Callable[..., Any]) -> str:
-    """`relu`; the name of what a partial is of; the type's name where there is no other."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    return getattr(function, "__name__", type(function).__name__)
+    function = getattr(layer.function, "every_time", layer.function)
+    return replace(layer, function=function, known=None)
 
 
 def _widened(y: Any, x: tuple[Any, ...]) -> Any:

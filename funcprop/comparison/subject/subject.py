@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
@@ -108,4 +109,8 @@ class Subject:
 
     def output(self) -> Any:
         """Shapes and dtypes of the layer's output. Raises what `forward` raises."""
+        return self._output
+
+    @functools.cached_property
+    def _output(self) -> Any:
         return jax.eval_shape(lambda *given: self.layer.forward(*given)[0], *self.given)

@@ -19,7 +19,12 @@ import numpy as np
 
 from funcprop.arguments import native
 from funcprop.comparison.subject.arguments import Arguments, arguments_of, named
-from funcprop.comparison.subject.functions import Function, Pair, name_of, traced_anew, traced_once
+from funcprop.comparison.subject.functions import (
+    Function,
+    Pair,
+    remembered,
+)
+from funcprop.comparison.subject.once import Once, name_of
 from funcprop.comparison.subject.without_rules import count_rules, without_rules
 from funcprop.gradient import partition
 from funcprop.layer import Context, Layer, Params, describe, spell, two
@@ -91,20 +96,19 @@ def with_arguments(target: Any, against: Any, arguments: Arguments, x: tuple[Any
         layer: Layer = Pair(*arguments.bound_pair(*target), native=native)
         plain = _first_of(target[0])
     else:
-        layer, plain = Function(traced_once(arguments.bound(target)), native), target
+        layer, plain = remembered(Function(arguments.bound(target), native)), target
     reference = arguments.bound(plain if against is None else against)
-    peer = Function(traced_once(without_rules(reference)))
+    peer = Function(Once(without_rules(reference)))
     notes: tuple[str, ...] = ()
     try:
         wanted = _output(peer, x)
     except NotImplementedError as error:
         peer, notes = (
-            Function(traced_once(undifferentiated(reference, error))),
+            Function(Once(undifferentiated(reference, error))),
             (str(error).partition(":")[0],),
         )
         wanted = _output(peer, x)
     y = _output(layer, x)
-    layer = repeatable(layer, x)
     check_reverse(layer, x, y)
     for what, tree in (("argument", x), ("output", y)):
         if not jax.tree.leaves(partition(tree)[0]):
@@ -139,14 +143,6 @@ def check_reverse(layer: Layer, x: tuple[Any, ...], y: Any) -> None:
         return
 
 
-def repeatable(layer: Layer, x: tuple[Any, ...]) -> Layer:
-    """The layer, whose Python runs anew every time where it calls a `jax.custom_vjp` function: such
-    a call keeps what it met when it was traced, and may not be made from a jaxpr a second time."""
-    if "custom_vjp_call" in str(jax.make_jaxpr(layer.forward)((), x)):
-        return traced_anew(layer)
-    return layer
-
-
 def fixed_positions(target: Any) -> tuple[int, ...]:
     """The `nondiff_argnums` of a custom rule."""
     fixed = getattr(target, "nondiff_argnums", ())
@@ -169,8 +165,10 @@ def undifferentiated(function: Callable[..., Any], reason: Exception) -> Callabl
 
 def has_no_rule(layer: Layer, x: Any) -> bool:
     """Whether it is a function without a derivative rule in it: JAX would be compared with JAX."""
+    if not isinstance(layer, Function):
+        return False
     try:
-        return isinstance(layer, Function) and not count_rules(layer.function, *x)
+        return not count_rules(lambda *x: layer.forward((), x)[0], *x)
     except NotImplementedError:  # there is one, and it does not show
         return False
 

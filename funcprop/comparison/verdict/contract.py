@@ -8,6 +8,8 @@ what JAX traces.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -16,11 +18,13 @@ import numpy as np
 
 from funcprop.comparison.leaf import Broken, Leaf, broke, broken, with_reason
 from funcprop.comparison.programs import Programs, cast, dtypes
-from funcprop.comparison.subject.functions import traced_anew
+from funcprop.comparison.subject.functions import Function, Known
 from funcprop.comparison.subject.gradients import Gradient
 from funcprop.comparison.subject.subject import Subject
 from funcprop.comparison.witnesses.records import model_of
 from funcprop.layer import Context, Layer, Params, two
+
+LEAKED = "backward reads a value that forward left behind: put it into the residuals"
 
 
 def check_contract(
@@ -32,32 +36,53 @@ def check_contract(
     asked in the first of them.
     """
     run = Programs() if run is None else run
+    rows, notes = in_each_dtype("trees", check_trees, subject, dy, run)
+    return rows or list(run.once("purity", check_purity, subject, dy)), notes
+
+
+def check_inside(subject: Subject, dy: Any, run: Programs) -> tuple[list[Leaf], list[str]]:
+    """The same inside of a target that is looked into where the whole is wrong."""
+    return in_each_dtype("inside", looked_into, subject, dy, run)
+
+
+def in_each_dtype(
+    name: str, check: Callable[..., Any], subject: Subject, dy: Any, run: Programs
+) -> tuple[list[Leaf], list[str]]:
+    """`check(subject, dy)` in the working dtype and in float64, until there are rows."""
     notes: list[str] = []
     for wide in (False, True):
         with jax.enable_x64(wide or jax.config.jax_enable_x64):  # type: ignore[attr-defined]
             here, cotangent = subject, dy
             if wide:
                 here, cotangent = subject.in_float64(), cast(dy, jnp.float64)
-            name = f"trees in {dtypes(here.given)}"
-            rows, said = run.once(name, check_trees, here, cotangent)
+            rows, said = run.once(f"{name} in {dtypes(here.given)}", check, here, cotangent)
         if rows:
             return rows, []
         notes = said or notes
-    return list(run.once("purity", check_purity, subject, dy)), list(notes)
+    return [], list(notes)
 
 
-def check_trees(subject: Subject, dy: Any) -> tuple[list[Leaf], list[str]]:
-    """-> rows for broken trees, shapes and dtypes, inside and outside, in the dtypes given."""
-    notes: list[str] = []
+def looked_into(subject: Subject, dy: Any) -> tuple[list[Leaf], list[str]]:
+    """-> rows for broken trees, shapes and dtypes inside, in the dtypes given."""
+    if (inner := subject.inner) is None:
+        return [], []
     try:
-        if subject.inner is not None:
-            inner = subject.inner
-            given = inner.params, inner.x, inner.context
-            traced(model_of(inner), *given, dy if inner.dy is None else inner.dy)
+        given = inner.params, inner.x, inner.context
+        traced(model_of(inner), *given, dy if inner.dy is None else inner.dy)
     except Broken as error:
         return error.rows, []
     except Exception as error:  # a composite that looks at the second slot, or a bug
-        notes = [f"could not look inside: {type(error).__name__}: {error}"]
+        return [], [f"could not look inside: {type(error).__name__}: {error}"]
+    return [], []
+
+
+def check_trees(subject: Subject, dy: Any) -> tuple[list[Leaf], list[str]]:
+    """-> rows for broken trees, shapes and dtypes, outside, and inside where that is looked at
+    whatever the whole is; in the dtypes given."""
+    always = subject.inner is not None and subject.inner.always
+    rows, notes = looked_into(subject, dy) if always else ([], [])
+    if rows:
+        return rows, []
     name = subject.contracted
 
     def plain(params: Params, x: Any, context: Context, dy: Any) -> None:
@@ -88,8 +113,10 @@ def traced(model: Layer, params: Params, x: Any, context: Context, dy: Any) -> N
 
 def check_purity(subject: Subject, dy: Any) -> list[Leaf]:
     """Rows where two traces differ, forward keeps parameters, or backward reads what it leaked."""
-    layer, name = traced_anew(subject.layer), subject.contracted
+    layer, name = subject.layer, subject.contracted
     params, x, context = subject.given
+    if isinstance(layer, Function) and layer.known is not None:
+        return traced_otherwise(layer, layer.known, name, x, dy)
     traced = [jax.make_jaxpr(layer.forward, return_shape=True)(params, x, context) for _ in "12"]
     (forward, (_, residuals)), (again, (_, others)) = traced
     if differ(forward, again):
@@ -109,10 +136,27 @@ def check_purity(subject: Subject, dy: Any) -> list[Leaf]:
     except Broken as error:
         return error.rows
     if any(map(leaked, back[0].consts)):
-        rule = "backward reads a value that forward left behind: put it into the residuals"
-        return [broke(name, "backward", rule)]
+        return [broke(name, "backward", LEAKED)]
     if differ(*back):
         return [broke(name, "backward", "backward is not pure: traced twice, it is two functions")]
+    return []
+
+
+def traced_otherwise(layer: Function, known: Known, name: str, x: Any, dy: Any) -> list[Leaf]:
+    """The same of a function: what was traced of it once, beside what Python makes of it now."""
+    anew = replace(layer, known=None)
+    for path, once, method, given in (
+        ("forward", known.values, anew.values, x),
+        ("backward", known.passed, anew.passed, (x, dy)),
+    ):
+        try:
+            trace = with_reason(name, lambda f=method, given=given: jax.make_jaxpr(f)(*given))
+        except Broken as error:
+            return error.rows
+        if any(map(leaked, trace.consts)):
+            return [broke(name, path, LEAKED)]
+        if differ(once.jaxpr(*given), trace):
+            return [broke(name, path, f"{path} is not pure: traced twice, it is two functions")]
     return []
 
 

@@ -19,8 +19,15 @@ from funcprop.comparison.evidence import Evidence
 from funcprop.comparison.leaf import Leaf
 from funcprop.comparison.programs import Programs, generator, named_leaves
 from funcprop.comparison.subject.subject import Subject
-from funcprop.comparison.verdict.rules import FACTOR, FLOOR, ZERO, no_yardstick, pooled
-from funcprop.comparison.witnesses.gradients import in_working_dtype, truth_of
+from funcprop.comparison.verdict.rules import (
+    AUTOMATIC,
+    FACTOR,
+    FLOOR,
+    ZERO,
+    no_yardstick,
+    pooled,
+)
+from funcprop.comparison.witnesses.gradients import automatic_pass, truth_of, working_pass
 from funcprop.layer import is_float
 
 INPUTS = 16
@@ -53,23 +60,24 @@ def judged_again(
             continue
         worst = max(found[row.path])  # rtol was granted before
         measured = f"at least {worst:.2g} x over {INPUTS} inputs near by"
-        rule = f"error <= {FACTOR:g} x automatic's own: {measured}"
+        rule = f"error <= {FACTOR:g} x {AUTOMATIC} own: {measured}"
         judged.append(replace(row, ok=bool(worst <= FACTOR), rule=rule))
     return judged
 
 
 def poor_yardsticks(rows: Sequence[Leaf], evidence: Evidence, drawn: bool = False) -> list[str]:
-    """Notes on leaves that are right in a working dtype in which automatic differentiation is far
-    off from float64 itself, by more than its last digits: at an input of bad condition.
+    """Notes on leaves that are right by the error of automatic differentiation, where in a working
+    dtype it is far off from float64 itself, by more than its last digits: at an input of bad
+    condition. What float64 alone grants needs no such yardstick.
 
     Leaves that are zero but for rounding say nothing, nor do other random numbers (`drawn`).
     """
-    if evidence.automatic is None:
+    right = {row.path for row in rows if row.ok and AUTOMATIC in row.rule}
+    if evidence.automatic is None or not right:
         return []
-    right = {row.path for row in rows if row.ok}
     pairs = []
     truths = named_leaves(evidence.exact[0].truth)
-    for (path, peer), (_, truth) in zip(named_leaves(evidence.automatic), truths, strict=True):
+    for (path, peer), (_, truth) in zip(named_leaves(evidence.automatic()), truths, strict=True):
         truth = np.asarray(truth[: len(peer)], np.float64)
         known = np.isfinite(np.asarray(peer, np.float64)) & np.isfinite(truth)
         pairs.append((path, np.where(known, peer, 0), np.where(known, truth, 0)))
@@ -107,7 +115,7 @@ def ratios(
     for _ in range(INPUTS):
         params, x = jax.tree.map(moved, (subject.params, subject.x))
         near = replace(subject, params=params, x=x)
-        ours, automatic = in_working_dtype(near, True, dys, run)
+        ours, automatic = working_pass(near, dys, run)[1], automatic_pass(near, dys, run)
         with jax.enable_x64(True):
             truth = truth_of(subject.peer, True)
             exact = run("truth", truth, *near.in_float64().given, evidence.dys)

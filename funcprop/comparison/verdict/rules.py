@@ -6,7 +6,7 @@ differentiation itself makes in the working dtype. No tolerance grows with the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +27,8 @@ ALONE = 1000.0  # eps, where there is no automatic differentiation to compare wi
 COARSE = 0.25  # the most that those may come to: in bfloat16 they are eight times the gradient
 LOST = 0.5  # relative norm of an automatic gradient in the working dtype that has no right digit
 APART = 0.1  # of the largest gradient: so far apart are elements of different draws, not roundings
-BY_AUTOMATIC = "of automatic's, which differs from float64"
+AUTOMATIC = "automatic's"  # stands in the rules of what is judged by its error
+BY_AUTOMATIC = f"of {AUTOMATIC}, which differs from float64"
 ROUNDED = 64.0  # times that, where the forward itself rounds to a narrow dtype
 DIFFERENCES = 1e-6  # of Σ |g v|: how far finite differences may be off, in float64
 FORWARD = 1e-9  # the same of jax.jvp
@@ -95,26 +96,25 @@ def judge_exact(
 def judge_rounded(
     place: str,
     manual: dict[str, Any],
-    automatic: dict[str, Any] | None,
+    automatic: Callable[[], dict[str, Any]] | None,
     truth: dict[str, Any],
     floor: float = FLOOR,
     at: str = "",
     rtol: float = 0.0,
     drawn: bool = False,
 ) -> list[Leaf]:
-    """Rows in the working dtype, leaves [probes, ...]: automatic differentiation's error decides.
+    """Rows in the working dtype, leaves [probes, ...]: the error may be that of a few roundings, or
+    FACTOR times that of automatic differentiation.
 
     Its largest error limits the largest here, its relative norm the norm here: a bias of all
-    elements is small in each. `automatic=None` says that the forward cannot be differentiated
-    automatically. `drawn` says that the forward draws random numbers: in float64 they are others,
-    so that the difference of two draws would pass for an error of automatic differentiation.
+    elements is small in each. `automatic` makes its gradients, and is called where roundings do not
+    account for an error; None says that the forward cannot be differentiated automatically. `drawn`
+    says that the forward draws random numbers: in float64 they are others, so that the difference
+    of two draws would pass for an error of automatic differentiation.
     """
     largest, rows = _largest(truth), []
-    peers = [None] * len(jax.tree.leaves(truth))
-    if automatic is not None:
-        peers = [leaf for _, leaf in named_leaves(automatic)]
-    triples = zip(named_leaves(manual), peers, named_leaves(truth), strict=True)
-    for (path, given), peer, (_, wanted) in triples:
+
+    def judged(path: str, given: np.ndarray, wanted: np.ndarray, peer: Any = None) -> Leaf:
         row = _measure(place, path, given, wanted)
         eps = float(jnp.finfo(given.dtype).eps)
         scale = float(np.max(np.abs(_finite(wanted)), initial=0.0))
@@ -124,20 +124,20 @@ def judge_rounded(
         ]
         spread = [(SPREAD * floor * eps, f"relative norm <= {SPREAD * floor:g} eps")]
         alone = min(ALONE * eps, COARSE)
-        if peer is None:
+        if automatic is None:
             allowed.append((alone * scale, f"error <= {alone:.2g} of it: no automatic peer"))
             spread.append((alone, f"relative norm <= {alone:.2g}: no automatic peer"))
-        elif no_yardstick(peer, wanted, drawn):
+        elif peer is not None and no_yardstick(peer, wanted, drawn):
             wanted = np.where(np.isfinite(wanted), np.asarray(peer, np.float64), wanted)
             row = _measure(place, path, given, wanted)
             largest_here = float(np.max(np.abs(_finite(wanted)), initial=0.0))
             told = f"error <= {alone:.2g} {BY_AUTOMATIC}"
             allowed = [(alone * largest_here, told)]
             spread = [(alone, f"relative norm <= {alone:.2g} {BY_AUTOMATIC}")]
-        else:
+        elif peer is not None:
             peer = _where_finite(peer, wanted)
             own, usual = _measure(place, path, peer, wanted).error, pooled(peer, wanted)
-            words = f"{FACTOR:g} x automatic's own,"
+            words = f"{FACTOR:g} x {AUTOMATIC} own,"
             allowed.append((FACTOR * own, f"error <= {words} {own:.1e}"))
             spread.append((FACTOR * usual, f"relative norm over probes <= {words} {usual:.1e}"))
         if rtol:
@@ -148,7 +148,14 @@ def judge_rounded(
         ok = row.error <= limit
         if ok and pooled(given, wanted) > widest and row.error > eps * largest:
             ok, rule = False, norm_rule
-        rows.append(_decide(row, ok, rule, wanted, at))
+        return _decide(row, ok, rule, wanted, at)
+
+    pairs = zip(named_leaves(manual), named_leaves(truth), strict=True)
+    for i, ((path, given), (_, wanted)) in enumerate(pairs):
+        row = judged(path, given, wanted)
+        if not row.ok and row.rule != UNKNOWN and automatic is not None:
+            row = judged(path, given, wanted, list(named_leaves(automatic()))[i][1])
+        rows.append(row)
     return rows
 
 

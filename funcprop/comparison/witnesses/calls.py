@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from funcprop.comparison.programs import is_key
-from funcprop.comparison.subject.functions import Function, traced_once
+from funcprop.comparison.subject.functions import Function, remembered
+from funcprop.comparison.subject.once import Once
 from funcprop.comparison.subject.rules import rules_inside
 from funcprop.comparison.subject.subject import Subject
 from funcprop.comparison.subject.without_rules import without_rules
@@ -58,8 +59,8 @@ def as_target(call: Call, operands: Any, key: Array) -> Subject:
         return tuple(call.functions.without_rule(call.number, operands)(*operands))
 
     return Subject(
-        Function(function), (), x, Context(), key,
-        Function(traced_once(without_rules(function))),
+        remembered(Function(function)), (), x, Context(), key,
+        Function(Once(without_rules(function))),
         inner=rules_inside(followed, x) if call.calls else None, changed=False,
     )  # fmt: skip
 

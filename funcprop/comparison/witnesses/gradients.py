@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcprop.comparison.programs import Programs, dtypes, named_leaves
+from funcprop.comparison.subject.functions import Function
 from funcprop.comparison.subject.subject import Subject
 from funcprop.gradient import autodiff, combine, partition, zeros_where_frozen
 from funcprop.layer import Array, Context, Layer, Params, is_float
@@ -29,6 +30,15 @@ def pulled(layer: Layer, params: Params, residuals: Any, dys: Any) -> Grads:
         return {"dx": dx, "dparams": zeros_where_frozen(dparams, params)}
 
     return each(back, dys)
+
+
+def passed(layer: Layer, params: Params, residuals: Any, dys: Any) -> tuple[Any, Grads]:
+    """The same, and before it the value of a function where it is differentiated, by its rules;
+    None for a layer, which has no other than its forward's."""
+    if not isinstance(layer, Function):
+        return None, pulled(layer, params, residuals, dys)
+    y, dx = each(lambda dy: layer.passed(residuals, dy), dys)
+    return jax.tree.map(lambda leaf: leaf[0], y), {"dx": dx, "dparams": params}
 
 
 def each(function: Callable[..., Any], stacked: Any) -> Any:
@@ -50,7 +60,9 @@ def each(function: Callable[..., Any], stacked: Any) -> Any:
 
 
 def frozen_by(layer: Layer, params: Params, residuals: Any, dy: Any) -> frozenset[str]:
-    """The names of the leaves that a layer freezes; by tracing."""
+    """The names of the leaves that a layer freezes; by tracing, where it has any."""
+    if not jax.tree.leaves(params):
+        return frozenset()
     return frozen_leaves(jax.eval_shape(layer.backward, params, residuals, dy)[1], params)
 
 
@@ -145,27 +157,25 @@ def truth_of(peer: Layer, by_jax: bool, rtol: float = 0.0) -> Callable[..., Grad
     )
 
 
-def in_working_dtype(
-    subject: Subject, by_jax: bool, dys: Any, run: Programs
-) -> tuple[Grads, Grads | None]:
-    """Gradients by hand, and automatically where JAX can."""
-    return working_pass(subject, by_jax, dys, run)[1:]
+def working_pass(subject: Subject, dys: Any, run: Programs) -> tuple[Any, Grads]:
+    """-> the floats of the output, and the gradients by hand in the working dtype."""
+    layer = subject.layer
 
-
-def working_pass(
-    subject: Subject, by_jax: bool, dys: Any, run: Programs
-) -> tuple[Any, Grads, Grads | None]:
-    """-> the floats of the output, and those gradients: by one program, as they are."""
-    layer, peer = subject.layer, subject.peer
-
-    def both(params: Params, x: Any, context: Context, dys: Any) -> Any:
+    def by_hand(params: Params, x: Any, context: Context, dys: Any) -> Any:
+        if isinstance(layer, Function):  # its backward makes its value, and keeps x
+            return passed(layer, params, x, dys)
         y, residuals = layer.forward(params, x, context)
-        by_hand = pulled(layer, params, residuals, dys)
-        automatic = truth_of(peer, True)(params, x, context, dys) if by_jax else None
-        return partition(y)[0], by_hand, automatic
+        return partition(y)[0], pulled(layer, params, residuals, dys)
 
-    name = f"both in {dtypes((subject.params, subject.x))}"
-    return run(name, both, *subject.given, dys, quick=not run.thorough)
+    name = f"by hand in {dtypes((subject.params, subject.x))}"
+    return run(name, by_hand, *subject.given, dys, quick=not run.thorough)
+
+
+def automatic_pass(subject: Subject, dys: Any, run: Programs) -> Grads:
+    """What `jax.vjp` makes of the peer in the working dtype, where JAX can."""
+    name = f"automatic in {dtypes((subject.params, subject.x))}"
+    truth = truth_of(subject.peer, True)
+    return run(name, truth, *subject.given, dys, quick=not run.thorough)
 
 
 def all_finite(tree: Any) -> bool:

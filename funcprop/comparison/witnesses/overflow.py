@@ -17,7 +17,7 @@ import numpy as np
 
 from funcprop.comparison.programs import Programs, dtypes, named_leaves
 from funcprop.comparison.subject.subject import Subject
-from funcprop.comparison.witnesses.gradients import all_finite, pulled, working_pass
+from funcprop.comparison.witnesses.gradients import all_finite, passed, working_pass
 from funcprop.gradient import partition
 from funcprop.layer import is_float
 
@@ -25,7 +25,7 @@ LARGE = 100.0  # e¹⁰⁰ is beyond float32 and bfloat16
 LARGER = 1e4  # 10⁴ · 10⁴ is beyond float16, and e¹⁰⁰ has long been
 
 
-def overflows(subject: Subject, by_jax: bool, dys: Any, wide_dys: Any, run: Programs) -> list[str]:
+def overflows(subject: Subject, dys: Any, wide_dys: Any, run: Programs) -> list[str]:
     """A note on what is not finite in the working dtype at a large x, and would be by its value.
 
     dys       cotangents [probes, ...] in the working dtype
@@ -41,7 +41,7 @@ def overflows(subject: Subject, by_jax: bool, dys: Any, wide_dys: Any, run: Prog
         for large in enlarged(subject.x, size):
             here = subject.at(large, subject.context)
             try:
-                y, by_hand, _ = working_pass(here, by_jax, dys, run)
+                y, by_hand = working_pass(here, dys, run)
             except Exception:  # an input that nobody gave, and that the target refuses
                 continue
             found = {"y": y, **by_hand}
@@ -84,8 +84,8 @@ def in_float64(subject: Subject, wide_dys: Any, run: Programs) -> dict[str, Any]
     with jax.enable_x64(True):
         wide = subject.in_float64()
         y, residuals = run("forward", wide.layer.forward, *wide.given)
-        backward = functools.partial(pulled, wide.layer)
-        grads = run("backward", backward, wide.params, residuals, wide_dys)
+        backward = functools.partial(passed, wide.layer)
+        grads = run("backward", backward, wide.params, residuals, wide_dys)[1]
     return {"y": partition(y)[0], **grads}
 
 
