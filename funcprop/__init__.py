@@ -83,6 +83,8 @@ if TYPE_CHECKING:
     from funcprop.layers import LSTM as LSTM
     from funcprop.layers import RNN as RNN
     from funcprop.layers import SELU as SELU
+    from funcprop.layers import AdaptiveAvgPool as AdaptiveAvgPool
+    from funcprop.layers import AdaptiveMaxPool as AdaptiveMaxPool
     from funcprop.layers import AvgPool as AvgPool
     from funcprop.layers import BatchNorm as BatchNorm
     from funcprop.layers import Bias as Bias
@@ -96,6 +98,7 @@ if TYPE_CHECKING:
     from funcprop.layers import Elementwise as Elementwise
     from funcprop.layers import Embedding as Embedding
     from funcprop.layers import Flatten as Flatten
+    from funcprop.layers import FractionalMaxPool as FractionalMaxPool
     from funcprop.layers import GaussianNoise as GaussianNoise
     from funcprop.layers import GlobalAvgPool as GlobalAvgPool
     from funcprop.layers import GlobalMaxPool as GlobalMaxPool
@@ -111,7 +114,9 @@ if TYPE_CHECKING:
     from funcprop.layers import LinearRecurrence as LinearRecurrence
     from funcprop.layers import LogSoftmax as LogSoftmax
     from funcprop.layers import LoRA as LoRA
+    from funcprop.layers import LPPool as LPPool
     from funcprop.layers import MaxPool as MaxPool
+    from funcprop.layers import MaxUnpool as MaxUnpool
     from funcprop.layers import Multiply as Multiply
     from funcprop.layers import Pad as Pad
     from funcprop.layers import Pixels as Pixels

@@ -27,6 +27,7 @@ from funcprop.catalogue.rows.pooling import POOLING
 from funcprop.catalogue.rows.recurrence import RECURRENCE
 from funcprop.catalogue.rows.rewiring import REWIRING
 from funcprop.catalogue.rows.shape import MORE_SHAPES, MORE_STOCHASTIC
+from funcprop.catalogue.rows.uneven_pooling import UNEVEN_POOLING
 from funcprop.layer import Array, Context, Layer, Params
 
 
@@ -315,6 +316,7 @@ ROWS: tuple[Row, ...] = (
     *LINEAR,
     *CONVOLUTION,
     *POOLING,
+    *UNEVEN_POOLING,
     *NORMALIZATION,
     *ACTIVATIONS,
     *SHAPES,

@@ -41,10 +41,15 @@ from funcprop.layers.normalization import InstanceNorm as InstanceNorm
 from funcprop.layers.normalization import LayerNorm as LayerNorm
 from funcprop.layers.normalization import RMSNorm as RMSNorm
 from funcprop.layers.pixels import Pixels as Pixels
+from funcprop.layers.pooling import AdaptiveAvgPool as AdaptiveAvgPool
+from funcprop.layers.pooling import AdaptiveMaxPool as AdaptiveMaxPool
 from funcprop.layers.pooling import AvgPool as AvgPool
+from funcprop.layers.pooling import FractionalMaxPool as FractionalMaxPool
 from funcprop.layers.pooling import GlobalAvgPool as GlobalAvgPool
 from funcprop.layers.pooling import GlobalMaxPool as GlobalMaxPool
+from funcprop.layers.pooling import LPPool as LPPool
 from funcprop.layers.pooling import MaxPool as MaxPool
+from funcprop.layers.pooling import MaxUnpool as MaxUnpool
 from funcprop.layers.quantize import Binarize as Binarize
 from funcprop.layers.quantize import Quantize as Quantize
 from funcprop.layers.recurrence import RecurrentWeights as RecurrentWeights

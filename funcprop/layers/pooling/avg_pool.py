@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
-from funcprop.layer import Array, Context, Shape, widen
+from funcprop.layer import Array, Context, LayerError, Shape, check_count, widen
 from funcprop.layers.pooling.windows import Pool
 
 
@@ -18,14 +16,16 @@ class AvgPool(Pool):
     """y = the mean of each window, for each channel.
 
     `count_include_pad`: the mean is over the whole window, with zeros for the padding (PyTorch's
-    and Flax's default); False: over the elements inside x.
+    and Flax's default), but not for what `ceil_mode` reaches beyond it; False: over the elements
+    inside x. `divisor`: the sum of each window over this number, whatever it holds.
 
     forward   x [..., sizes, channels] -> y [..., windows, channels]
     keeps     the sizes, in the tree structure
-    backward  dx = Σ over taps of dy / count, shifted to the tap
+    backward  dx = Σ over taps of dy / count, shifted to the tap; dy / divisor, where it is given
     dtypes    any float; y and dx have that of x, sums are made in float32 at least
-    raises    LayerError where window, stride or padding cannot be, x is not a float array
-              [..., sizes, channels] with room for a window, or dy has not the shape of y
+    raises    LayerError where window, stride, padding or divisor cannot be, a divisor is given
+              beside count_include_pad=False, x is not a float array [..., sizes, channels] with
+              room for a window, or dy has not the shape of y
 
     >>> import jax.numpy as jnp
     >>> import funcprop as fp
@@ -39,6 +39,20 @@ class AvgPool(Pool):
 
     _: KW_ONLY
     count_include_pad: bool = True
+    divisor: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.divisor is None:
+            return
+        check_count(self, "divisor", self.divisor)
+        if not self.count_include_pad:
+            raise LayerError(
+                self,
+                f"divisor is {self.divisor} and count_include_pad False: nothing is counted where "
+                "a divisor is given",
+                f"write {type(self).__name__}({self.window}, divisor={self.divisor})",
+            )
 
     def forward(self, params: tuple, x: Array, context: Context = Context()) -> tuple[Array, Shape]:
         sizes = self._sizes(x)
@@ -54,12 +68,6 @@ class AvgPool(Pool):
 
     def _divide(self, total: Any, sizes: tuple[int, ...]) -> Array:
         """total / count: the number of elements each window has."""
-        if self.count_include_pad or not any(map(any, self._pads(sizes))):
-            return total / math.prod(self.window)
-        count = np.ones((), int)
-        rows = zip(sizes, self._pads(sizes), self._counts(sizes), strict=True)
-        for axis, (size, (low, _), windows) in enumerate(rows):
-            start = self._strides()[axis] * np.arange(windows) - low
-            inside = np.minimum(start + self.window[axis], size) - np.maximum(start, 0)
-            count = count[..., None] * inside
-        return total / jnp.asarray(count[..., None], total.dtype)
+        if self.divisor is not None:
+            return total / self.divisor
+        return total / self._number(sizes, total.dtype, padding=self.count_include_pad)

@@ -75,10 +75,13 @@ class Pad(Layer):
     def forward(self, params: tuple, x: Array, context: Context = Context()) -> tuple[Array, tuple]:
         check_input(self, x, rank=len(self.widths))
         self._check_widths("x", x, x.shape[x.ndim - len(self.widths) :])
-        widths = ((0, 0),) * (x.ndim - len(self.widths)) + self.widths
+        first = x.ndim - len(self.widths)
         if self.mode == "constant":
+            widths = ((0, 0),) * first + self.widths
             return jnp.pad(x, widths, constant_values=self.value), ()
-        return jnp.pad(x, widths, self.mode), ()
+        for axis, (before, after) in enumerate(self.widths, first):
+            x = copied(x, axis, before, after, self.mode)
+        return x, ()
 
     def backward(self, params: tuple, residuals: tuple, dy: Array) -> tuple[Array, tuple]:
         check_input(self, dy, rank=len(self.widths))
@@ -106,8 +109,29 @@ class Pad(Layer):
                 )
 
 
+def copied(x: Array, axis: int, before: int, after: int, mode: str) -> Array:
+    """x with a frame of what it holds along one axis. `jnp.pad` would cut the other axes too."""
+    if before == after == 0:
+        return x
+    n = x.shape[axis]
+
+    def part(start: int, stop: int) -> Array:
+        return jax.lax.slice_in_dim(x, start, stop, axis=axis)
+
+    if mode == "edge":
+        first, last = jnp.repeat(part(0, 1), before, axis), jnp.repeat(part(n - 1, n), after, axis)
+    elif mode == "reflect":
+        first = jnp.flip(part(1, before + 1), axis)
+        last = jnp.flip(part(n - 1 - after, n - 1), axis)
+    else:
+        first, last = part(n - before, n), part(0, after)
+    return jnp.concatenate([first, x, last], axis)
+
+
 def fold(dy: Array, axis: int, before: int, after: int, mode: str) -> Array:
     """The transpose of padding one axis: the frame is added to where it was copied from."""
+    if before == after == 0:
+        return dy
     stop = dy.shape[axis] - after
     dx = jax.lax.slice_in_dim(dy, before, stop, axis=axis)
     n = stop - before
