@@ -24,6 +24,7 @@ from funcprop.catalogue.rows.lifting import LIFTING
 from funcprop.catalogue.rows.losses import MORE_LOSSES
 from funcprop.catalogue.rows.normalization import NORMALIZATION
 from funcprop.catalogue.rows.pooling import POOLING
+from funcprop.catalogue.rows.rearranging import REARRANGING
 from funcprop.catalogue.rows.recurrence import RECURRENCE
 from funcprop.catalogue.rows.rewiring import REWIRING
 from funcprop.catalogue.rows.shape import MORE_SHAPES, MORE_STOCHASTIC
@@ -321,6 +322,7 @@ ROWS: tuple[Row, ...] = (
     *ACTIVATIONS,
     *SHAPES,
     *MORE_SHAPES,
+    *REARRANGING,
     *STOCHASTIC,
     *MORE_STOCHASTIC,
     *COMPOSITES,

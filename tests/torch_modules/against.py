@@ -16,7 +16,7 @@ def assert_same(
     layer: fp.Layer, adapt: Adapt, module: Any, inputs: Sequence[Any], limit: float = 1e-9
 ) -> None:
     """In float64, under a random cotangent. `inputs` are tensors; those of floats are derived."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     given = [t.detach().requires_grad_(t.is_floating_point()) for t in inputs]
     several = module(*given)
@@ -32,7 +32,7 @@ def assert_same(
     )
 
     def arrays(tensors: Sequence[Any]) -> Any:
-        found = tuple(None if t is None else t.detach().numpy() for t in tensors)
+        found: tuple[Any, ...] = tuple(None if t is None else t.detach().numpy() for t in tensors)
         return found if len(found) > 1 else found[0]
 
     named = dict(module.named_parameters())

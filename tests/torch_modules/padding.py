@@ -8,7 +8,7 @@ import funcprop as fp
 from .adapt import Adapt, arguments, channels_last, per_axis
 
 
-def pad(mode: str, axes: int) -> Callable[..., Any]:
+def pad(mode: Any, axes: int) -> Callable[..., Any]:
     def translate(args, kwargs):
         given = arguments("padding value", args, kwargs)
         flat = per_axis(given["padding"], 2 * axes)  # before and after, the last axis first

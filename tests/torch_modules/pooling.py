@@ -123,14 +123,21 @@ def fractional(axes: int) -> Callable[..., Any]:
 
 def kernel(tensors: dict[str, np.ndarray], turned: bool, groups: int) -> fp.layers.Kernel:
     """[out, in/groups, *taps], or [in, out/groups, *taps] of a transposed one, as ours."""
-    w = tensors["weight"]
+    w: Any = tensors["weight"]
+    b: Any = tensors.get("bias")
     if turned:
         parts = [np.swapaxes(part, 0, 1) for part in np.split(w, groups)]
         w = np.concatenate(parts, 0)  # [out, in/groups, *taps]
-    return fp.layers.Kernel(np.moveaxis(w, (1, 0), (-2, -1)), tensors.get("bias"))
+    w = np.moveaxis(w, (1, 0), (-2, -1))
+    return fp.layers.Kernel(w, b)
 
 
-MODES = {"zeros": "constant", "replicate": "edge", "reflect": "reflect", "circular": "wrap"}
+MODES: dict[str, Any] = {
+    "zeros": "constant",
+    "replicate": "edge",
+    "reflect": "reflect",
+    "circular": "wrap",
+}
 
 
 def conv(axes: int, lazy: bool = False) -> Callable[..., Any]:
@@ -138,12 +145,14 @@ def conv(axes: int, lazy: bool = False) -> Callable[..., Any]:
         names = "in_channels out_channels kernel_size stride padding dilation groups bias"
         names = f"{names} padding_mode".removeprefix("in_channels " if lazy else "")
         given = arguments(names, args, kwargs)
-        padding, groups = given.get("padding", 0), given.get("groups", 1)
+        padding: Any = given.get("padding", 0)
+        padding = padding.upper() if isinstance(padding, str) else pairs(padding, axes)
+        groups = given.get("groups", 1)
         layer = fp.Conv(
             given["out_channels"],
             per_axis(given["kernel_size"], axes),
             stride=per_axis(given.get("stride", 1), axes),
-            padding=padding.upper() if isinstance(padding, str) else pairs(padding, axes),
+            padding=padding,
             dilation=per_axis(given.get("dilation", 1), axes),
             groups=groups,
             bias=given.get("bias", True),

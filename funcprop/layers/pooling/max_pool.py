@@ -198,7 +198,7 @@ class MaxUnpool(Pool):
         for number, offset in enumerate(self._offsets()):
             here = places == self._elements(offset, sizes)
             index = jnp.where(here, jnp.asarray(number, dtype), index)
-        self._check_places(index)
+        self._check_places(index, sizes)
         values = jnp.where(index < 0, jnp.nan, values)
         # made once: XLA would look for the place again at every tap
         index, values = jax.lax.optimization_barrier((jnp.maximum(index, 0), values))
@@ -249,13 +249,14 @@ class MaxUnpool(Pool):
             )
         return self.sizes
 
-    def _check_places(self, index: Array) -> None:
+    def _check_places(self, index: Array, sizes: tuple[int, ...]) -> None:
         found = concrete(index)
         if found is not None and (found < 0).any():
             raise LayerError(
                 self,
                 "a place lies in none of the taps of its own window",
-                "give the places that MaxPool(..., return_places=True) of these options returned",
+                "give those that MaxPool(..., return_places=True) of these options returned, and "
+                f"sizes={sizes} of what was pooled, if they are others",
             )
 
     def _checked(self, x: Any) -> tuple[Array, Array]:

@@ -29,15 +29,18 @@ class Upsample(Layer):
     factor  one whole number for each spatial axis: (2, 2) for images, (2,) for sequences; a
             single number stands for two axes
     method  "nearest": each element is repeated; "linear": between the centers of neighbors, the
-            outermost continued (PyTorch's align_corners=False)
+            outermost continued
+    align_corners
+            of "linear": the outermost elements stay at the edge, and those between are spread
+            evenly, as in PyTorch under that name; False: an element is as wide as all others
 
     forward   x [..., height, width, channels] -> y [..., height · s, width · s, channels]
     keeps     nothing
     backward  dx = the sum of dy over the s · s copies of an element, each with its weight
     dtypes    any float; y and dx have that of x, sums are made in float32 at least
     raises    LayerError where factor is no positive whole number or tuple of them or method
-              unknown, x or dy is not a float array with axes for them, or an axis of dy is no
-              multiple of its factor
+              unknown, align_corners is given for "nearest", x or dy is not a float array with axes
+              for them, or an axis of dy is no multiple of its factor
 
     >>> import jax.numpy as jnp
     >>> import funcprop as fp
@@ -49,9 +52,16 @@ class Upsample(Layer):
     factor: int | tuple[int, ...] = 2
     _: KW_ONLY
     method: Literal["nearest", "linear"] = "nearest"
+    align_corners: bool = False
 
     def __post_init__(self) -> None:
         check_choice(self, "method", self.method, ("nearest", "linear"))
+        if self.align_corners and self.method == "nearest":
+            raise LayerError(
+                self,
+                "align_corners=True, and copies have no corners",
+                f'write Upsample({self.factor}, method="linear", align_corners=True)',
+            )
         for factor in self._factors() or (self.factor,):
             check_count(self, "factor", factor)
 
@@ -86,7 +96,7 @@ class Upsample(Layer):
         operands: list[Any] = [wide, list(range(x.ndim))]
         for axis, factor in self._axes(x):
             n = x.shape[axis] if direction == "forward" else x.shape[axis] // factor
-            matrix = interpolation(n, factor)
+            matrix = interpolation(n, factor, self.align_corners)
             out[axis] = axis + x.ndim
             indices = [out[axis], axis] if direction == "forward" else [axis, out[axis]]
             operands += [jnp.asarray(matrix, wide.dtype), indices]
@@ -101,7 +111,11 @@ class Upsample(Layer):
         return list(enumerate(self._factors(), x.ndim - 1 - len(self._factors())))
 
 
-def interpolation(n: int, factor: int) -> np.ndarray:
-    """[n · factor, n]: the weights of linear interpolation between the centers of neighbors."""
-    places = np.clip((np.arange(n * factor) + 0.5) / factor - 0.5, 0, n - 1)
+def interpolation(n: int, factor: int, align_corners: bool) -> np.ndarray:
+    """[n · factor, n]: the weights of linear interpolation between neighbors."""
+    m = n * factor
+    if align_corners:
+        places = np.arange(m) * ((n - 1) / (m - 1) if m > 1 else 0)
+    else:
+        places = np.clip((np.arange(m) + 0.5) / factor - 0.5, 0, n - 1)
     return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(n)))
