@@ -266,9 +266,7 @@ REARRANGING: tuple[Row, ...] = (
     ),
     Row(
         "Einsum, mixed axes, no bias",
-        layers.Einsum("bij,jki->bk", (4, 2, 3), bias=False),
+        layers.Einsum("...ij,jki->...k", (4, 2, 3), bias=False),
         Normal((5, 3, 4)),
-        batched=False,
-        reason="names its batch axis",
     ),
 )
