@@ -26,6 +26,8 @@ def normal(*shape, seed=0):
         ("Bilinear", (2, 3, 4), {}, [(2, 5, 2), (2, 5, 3)]),
         ("Bilinear", (2, 3, 4, False), {}, [(2,), (3,)]),
         ("Upsample", (None, 2, "bilinear", True), {}, [(2, 3, 4, 5)]),
+        ("Upsample", (None, 2, "bicubic", True), {}, [(2, 3, 4, 5)]),
+        ("Upsample", (None, (3, 2), "bicubic"), {}, [(2, 3, 1, 5)]),
         ("Upsample", (None, (3, 2)), {}, [(2, 3, 4, 5)]),
         ("Upsample", (None, 3, "linear"), {}, [(2, 3, 4)]),
         ("Upsample", (None, 2, "trilinear", True), {}, [(2, 3, 2, 1, 4)]),

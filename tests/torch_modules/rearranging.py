@@ -65,6 +65,7 @@ METHODS: dict[str, Any] = {
     "linear": "linear",
     "bilinear": "linear",
     "trilinear": "linear",
+    "bicubic": "cubic",
 }
 
 
@@ -78,7 +79,7 @@ def upsample(args: tuple, kwargs: dict[str, Any]) -> tuple[fp.Layer, Adapt]:
     if any(n is None or n != int(n) or n < 1 for n in numbers):
         raise Unsupported("Upsample enlarges by whole factors")
     if not isinstance(factor, tuple):
-        axes = {"linear": 1, "bilinear": 2, "trilinear": 3}.get(mode)
+        axes = {"linear": 1, "bilinear": 2, "bicubic": 2, "trilinear": 3}.get(mode)
         if axes is None:
             raise Unsupported("one factor of nearest neighbors is for as many axes as x has")
         numbers = numbers * axes

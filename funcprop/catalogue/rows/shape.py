@@ -182,6 +182,12 @@ MORE_SHAPES: tuple[Row, ...] = (
         mutants=(Mutant("the transpose of nearest", nearest_backward),),
     ),
     Row(
+        "Upsample, cubic",
+        layers.Upsample((2, 3), method="cubic"),
+        Normal((2, 3, 2, 4)),
+        mutants=(Mutant("the transpose of nearest", nearest_backward),),
+    ),
+    Row(
         "Lambda",
         layers.Lambda(layers.Elementwise(jnp.sin, jnp.cos)),
         Normal((5, 7)),
