@@ -83,19 +83,28 @@ if TYPE_CHECKING:
     from funcprop.layers import LSTM as LSTM
     from funcprop.layers import RNN as RNN
     from funcprop.layers import SELU as SELU
+    from funcprop.layers import AdaptiveAvgPool as AdaptiveAvgPool
+    from funcprop.layers import AdaptiveMaxPool as AdaptiveMaxPool
     from funcprop.layers import AvgPool as AvgPool
     from funcprop.layers import BatchNorm as BatchNorm
     from funcprop.layers import Bias as Bias
+    from funcprop.layers import Bilinear as Bilinear
     from funcprop.layers import Binarize as Binarize
+    from funcprop.layers import ChannelShuffle as ChannelShuffle
     from funcprop.layers import Concatenate as Concatenate
     from funcprop.layers import Conv as Conv
+    from funcprop.layers import ConvLocal as ConvLocal
     from funcprop.layers import ConvTranspose as ConvTranspose
     from funcprop.layers import Dense as Dense
+    from funcprop.layers import DenseGeneral as DenseGeneral
     from funcprop.layers import DotProductAttention as DotProductAttention
     from funcprop.layers import Dropout as Dropout
+    from funcprop.layers import Einsum as Einsum
     from funcprop.layers import Elementwise as Elementwise
     from funcprop.layers import Embedding as Embedding
     from funcprop.layers import Flatten as Flatten
+    from funcprop.layers import Fold as Fold
+    from funcprop.layers import FractionalMaxPool as FractionalMaxPool
     from funcprop.layers import GaussianNoise as GaussianNoise
     from funcprop.layers import GlobalAvgPool as GlobalAvgPool
     from funcprop.layers import GlobalMaxPool as GlobalMaxPool
@@ -111,10 +120,14 @@ if TYPE_CHECKING:
     from funcprop.layers import LinearRecurrence as LinearRecurrence
     from funcprop.layers import LogSoftmax as LogSoftmax
     from funcprop.layers import LoRA as LoRA
+    from funcprop.layers import LPPool as LPPool
     from funcprop.layers import MaxPool as MaxPool
+    from funcprop.layers import MaxUnpool as MaxUnpool
     from funcprop.layers import Multiply as Multiply
     from funcprop.layers import Pad as Pad
     from funcprop.layers import Pixels as Pixels
+    from funcprop.layers import PixelShuffle as PixelShuffle
+    from funcprop.layers import PixelUnshuffle as PixelUnshuffle
     from funcprop.layers import Quantize as Quantize
     from funcprop.layers import ReLU as ReLU
     from funcprop.layers import Reshape as Reshape
@@ -130,6 +143,7 @@ if TYPE_CHECKING:
     from funcprop.layers import Split as Split
     from funcprop.layers import Tanh as Tanh
     from funcprop.layers import Transpose as Transpose
+    from funcprop.layers import Unfold as Unfold
     from funcprop.layers import Upsample as Upsample
     from funcprop.lifting import as_equinox as as_equinox
     from funcprop.lifting import as_flax as as_flax

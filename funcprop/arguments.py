@@ -19,13 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 
 # What other libraries' layers of these names want first is read from x here.
-INPUT_SIZE = {"Dense", "Conv", "ConvTranspose", "LSTM", "GRU", "RNN", "LoRA"}
+INPUT_SIZE = {"Dense", "Conv", "ConvLocal", "ConvTranspose", "LSTM", "GRU", "RNN", "LoRA"}
 WHAT_TO_WRITE = {
     "BatchNorm": "the number of features is read from x: write BatchNorm()",
     "LayerNorm": "the number of features is read from x: write LayerNorm()",
     "RMSNorm": "the number of features is read from x: write RMSNorm()",
     "InstanceNorm": "the number of features is read from x: write InstanceNorm()",
     "GroupNorm": "the number of features is read from x: write GroupNorm({0})",
+    "Bilinear": "the sizes of the inputs are read from x: write Bilinear({2})",
     "Normal": "the mean is 0: write Normal({1})",
     "Uniform": "it draws from [-limit, limit]: write Uniform({1})",
     "Rotary": "sizes are read from x: write Rotary()",

@@ -24,9 +24,11 @@ from funcprop.catalogue.rows.lifting import LIFTING
 from funcprop.catalogue.rows.losses import MORE_LOSSES
 from funcprop.catalogue.rows.normalization import NORMALIZATION
 from funcprop.catalogue.rows.pooling import POOLING
+from funcprop.catalogue.rows.rearranging import REARRANGING
 from funcprop.catalogue.rows.recurrence import RECURRENCE
 from funcprop.catalogue.rows.rewiring import REWIRING
 from funcprop.catalogue.rows.shape import MORE_SHAPES, MORE_STOCHASTIC
+from funcprop.catalogue.rows.uneven_pooling import UNEVEN_POOLING
 from funcprop.layer import Array, Context, Layer, Params
 
 
@@ -315,10 +317,12 @@ ROWS: tuple[Row, ...] = (
     *LINEAR,
     *CONVOLUTION,
     *POOLING,
+    *UNEVEN_POOLING,
     *NORMALIZATION,
     *ACTIVATIONS,
     *SHAPES,
     *MORE_SHAPES,
+    *REARRANGING,
     *STOCHASTIC,
     *MORE_STOCHASTIC,
     *COMPOSITES,

@@ -205,7 +205,8 @@ def of_conv(layer: Conv, params: Kernel, x: Array, dz: Array) -> tuple[Array, Ke
     if x.ndim < layer.axes + 2:
         raise LayerError(layer, f"was given {spell(x)}: one image, and no batch")
     dx, _ = layer.backward(params, x, dz)
-    seen = patches(layer.flat(x), layer._geometry(x), layer.kernel_size)
+    around, geometry = layer.framed(x)
+    seen = patches(layer.flat(around), geometry, layer.kernel_size)
     a, d = seen.reshape(x.shape[0], -1, seen.shape[-1]), rows_of(layer, dz)
     return dx, Kernel(Outer(a, d), None if params.b is None else Full(summed(d)))  # type: ignore
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ from funcprop.layer import (
     Context,
     Layer,
     LayerError,
+    check_choice,
     check_cotangent,
     check_count,
     check_input,
@@ -21,6 +22,7 @@ from funcprop.layer import (
     spell,
 )
 from funcprop.layers.correlation import Geometry, correlate, input_gradient, kernel_gradient
+from funcprop.layers.shape.pad import Pad
 from funcprop.sharding import beside, placed
 
 Padding = Literal["SAME", "VALID", "CAUSAL"] | int | tuple[int | tuple[int, int], ...]
@@ -172,15 +174,19 @@ class Conv(Convolution):
     size ⌈n / stride⌉, the odd zero at the end, as in Flax), "VALID" (none), "CAUSAL" (1-D: output t
     sees no input beyond t) or zeros per axis: 1, (1, 2), ((0, 1), (2, 2)). Channels are cut into
     `groups` that do not mix; `groups` equal to the channels of x is a depthwise convolution.
+    `padding_mode` is what stands in the padding, by the names of `fp.Pad`: "constant" zeros,
+    "edge", "reflect" or "wrap" what x holds.
 
     forward   x [..., *sizes, in] -> z [..., *out, features]
     keeps     x: dw is its correlation with dz
-    backward  dx[i] = Σₜ dz[o] w[t]ᵀ where s·o + d·t − p = i
+    backward  dx[i] = Σₜ dz[o] w[t]ᵀ where s·o + d·t − p = i; of what was copied into the padding,
+              added to where it was copied from
               dw[t] = Σ_o x[s·o + d·t − p]ᵀ dz[o]    db = Σ dz
     dtypes    any float, one for x, w and b; z and all gradients have it
     raises    LayerError where a size, a stride or a padding cannot be, groups do not divide the
-              channels, x is not a float array [..., *sizes, in] or smaller than the kernel, params
-              is no Kernel of its channels and dtype, or dz has not the shape and dtype of z
+              channels, x is not a float array [..., *sizes, in] or smaller than the kernel or than
+              what is copied from it, params is no Kernel of its channels and dtype, or dz has not
+              the shape and dtype of z
     source    Nielsen, Neural Networks and Deep Learning, chapter 6; the sizes: Dumoulin and Visin,
               2016, arXiv:1603.07285
 
@@ -194,27 +200,61 @@ class Conv(Convolution):
     ((3, 3, 1, 16), (8, 14, 14, 16))
     """
 
+    _: KW_ONLY
+    padding_mode: Literal["constant", "edge", "reflect", "wrap"] = "constant"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.padding_mode in ("zeros", "replicate", "circular"):
+            word = {"zeros": "constant", "replicate": "edge", "circular": "wrap"}[self.padding_mode]
+            raise LayerError(
+                self,
+                f"padding_mode is {self.padding_mode!r}, PyTorch's word for {word!r}",
+                f"write padding_mode={word!r}",
+            )
+        check_choice(
+            self, "padding_mode", self.padding_mode, ("constant", "edge", "reflect", "wrap")
+        )
+
     def forward(
         self, params: Kernel, x: Array, context: Context = Context()
     ) -> tuple[Array, Array]:
         self.check(params, x)
-        z = correlate(self.flat(x), params.w, self._geometry(x))
+        seen, geometry = self.framed(x)
+        z = correlate(self.flat(seen), params.w, geometry)
         z = z.reshape(x.shape[: x.ndim - self.axes - 1] + z.shape[1:])
         return (z if params.b is None else z + beside(params.b, z)), x
 
     def backward(self, params: Kernel, x: Array, dz: Array) -> tuple[Array, Kernel]:
-        geometry = self._geometry(x)
-        out = geometry.output_sizes(self.sizes(x), self.kernel_size)
+        seen, geometry = self.framed(x)
+        out = geometry.output_sizes(self.sizes(seen), self.kernel_size)
         leading = x.shape[: x.ndim - self.axes - 1]
         check_cotangent(self, dz, (*leading, *out, self.features), x.dtype)
         flat = self.flat(dz)
-        dx = input_gradient(params.w, flat, geometry, self.sizes(x)).reshape(x.shape)
-        dw = kernel_gradient(self.flat(x), flat, geometry, self.kernel_size)
+        dx = input_gradient(params.w, flat, geometry, self.sizes(seen)).reshape(seen.shape)
+        dw = kernel_gradient(self.flat(seen), flat, geometry, self.kernel_size)
         db = None if params.b is None else dz.sum(tuple(range(dz.ndim - 1)))
-        return dx, placed(Kernel(dw, db), params)
+        return self._unframed(dx, x), placed(Kernel(dw, db), params)
 
     def words(self) -> tuple[str, ...]:
         return ("SAME", "VALID", "CAUSAL") if self.axes == 1 else ("SAME", "VALID")
+
+    def framed(self, x: Array) -> tuple[Array, Geometry]:
+        """What the kernel slides over, x with what is copied around it, and where its taps fall."""
+        geometry = self._geometry(x)
+        if self.padding_mode == "constant":
+            return x, geometry
+        seen, _ = self._frame(geometry).forward((), x)
+        return seen, replace(geometry, padding=((0, 0),) * self.axes)
+
+    def _unframed(self, dseen: Array, x: Array) -> Array:
+        """The transpose of `framed`."""
+        if self.padding_mode == "constant":
+            return dseen
+        return self._frame(self._geometry(x)).backward((), (), dseen)[0]
+
+    def _frame(self, geometry: Geometry) -> Pad:
+        return Pad((*geometry.padding, (0, 0)), mode=self.padding_mode)
 
     def _geometry(self, x: Array) -> Geometry:
         """Where the taps fall on x. Raises LayerError where x is too small for one output."""

@@ -110,13 +110,14 @@ CONVOLUTIONS = {
     "dilation": fp.Conv(3, (2, 2), dilation=2),
     "uneven padding": fp.Conv(3, (3, 2), stride=2, padding=((2, 1), (0, 3)), bias=False),
     "1-D, causal": fp.Conv(3, (3,), padding="CAUSAL"),
+    "wrapped around": fp.Conv(3, (3, 2), padding_mode="wrap"),
     "3-D": fp.Conv(2, (2, 1, 2)),
     "1 x 1": fp.Conv(3, (1, 1)),
 }
 
 
 def patch_rows(layer, x, out):
-    """What every output position sees, tap by tap: zeros outside of the image."""
+    """What every output position sees, tap by tap: outside of the image zeros, or its other end."""
     geometry, axes = layer._geometry(x), len(layer.kernel_size)
     rows = np.zeros((len(x), int(np.prod(out)), int(np.prod(layer.kernel_size)), x.shape[-1]))
     for n, o in enumerate(itertools.product(*map(range, out))):
@@ -125,6 +126,8 @@ def patch_rows(layer, x, out):
                 geometry.stride[i] * o[i] + geometry.dilation[i] * tap[i] - geometry.padding[i][0]
                 for i in range(axes)
             ]
+            if layer.padding_mode == "wrap":
+                at = [p % size for p, size in zip(at, x.shape[1:-1], strict=True)]
             if all(0 <= p < size for p, size in zip(at, x.shape[1:-1], strict=True)):
                 rows[:, n, t] = np.asarray(x)[(slice(None), *at)]
     return rows.reshape(len(x), rows.shape[1], -1)

@@ -147,9 +147,81 @@ def test_many_taps_keep_a_wider_index():
     assert float(y[0, 0, 0]) == float(x.max())
 
 
+def test_unpooling_puts_the_maxima_back_and_the_later_of_two_stays():
+    pool = fp.MaxPool((3,), stride=(2,), return_places=True)
+    x = jnp.asarray([1.0, 2.0, 7.0, 3.0, 4.0])[:, None]
+    (maxima, places), _ = pool.forward((), x)
+    assert maxima.ravel().tolist() == [7, 7] and places.ravel().tolist() == [2, 2]
+    unpool = fp.MaxUnpool((3,), stride=(2,))
+    y, residuals = unpool.forward((), (jnp.asarray([[5.0], [6.0]]), places))
+    assert y.ravel().tolist() == [0, 0, 6, 0, 0]
+    (dx, none), _ = unpool.backward((), residuals, jnp.ones((5, 1)))
+    assert dx.ravel().tolist() == [0, 1] and none is None
+
+
+def test_a_place_in_another_window_is_an_error_and_under_jit_nan():
+    unpool, x = fp.MaxUnpool((2,)), (jnp.ones((2, 2)), jnp.asarray([[0, 1], [1, 2]]))
+    with pytest.raises(fp.LayerError, match="none of the taps of its own window"):
+        unpool.forward((), x)
+    y = jax.jit(lambda x: unpool.forward((), x)[0])(x)
+    assert y[:2, 0].tolist() == [1, 0] and bool(jnp.isnan(y[2:, 0]).any())
+    assert y[:, 1].tolist() == [0, 1, 1, 0]
+
+
+def test_adaptive_windows_overlap_where_they_must():
+    x = jnp.asarray([1.0, 2.0, 6.0])[:, None]
+    y, residuals = fp.AdaptiveMaxPool((2,)).forward((), x)
+    assert y.ravel().tolist() == [2, 6]
+    dx, _ = fp.AdaptiveMaxPool((2,)).backward((), residuals, y)
+    assert dx.ravel().tolist() == [0, 2, 6]
+    y, _ = fp.AdaptiveAvgPool((None,)).forward((), x)
+    assert y.ravel().tolist() == [1, 2, 6]
+
+
+def test_nan_wins_in_windows_that_are_not_alike_too():
+    x = jnp.asarray([[jnp.nan, 1.0, 2.0], [3.0, jnp.nan, 4.0], [5.0, 6.0, 9.0]])[..., None]
+    y, residuals = fp.AdaptiveMaxPool((1, 2)).forward((), x)
+    assert bool(jnp.isnan(y).all()) and residuals.place.ravel().tolist() == [4, 4]
+
+
+def test_fractional_windows_are_those_of_the_key():
+    layer, x = fp.FractionalMaxPool((2,), (5,)), jnp.arange(24.0).reshape(2, 12, 1)
+    with pytest.raises(fp.LayerError, match="no key"):
+        layer.forward((), x)
+    keys = jax.random.split(jax.random.key(0), 4)
+    pooled = jax.vmap(lambda key: layer.forward((), x, fp.Context(key))[0])(keys)
+    assert pooled.shape == (4, 2, 5, 1) and pooled[:, :, -1].ravel().tolist() == [11, 23] * 4
+    assert len({tuple(row) for row in pooled[..., 0].reshape(8, 5).tolist()}) > 2
+    steps = jnp.diff(pooled[..., 0], axis=-1)
+    assert set(steps.ravel().tolist()) <= {2, 3}  # α is 2.5
+
+
 @pytest.mark.parametrize(
     "make",
     [
+        lambda: fp.MaxPool((2, 2), padding="SAME", ceil_mode=True),
+        lambda: fp.MaxPool((2, 2), dilation=(1,)),
+        lambda: fp.MaxPool((2,), dilation=(2,), padding=((1, 1),)).forward((), jnp.ones((1, 1))),
+        lambda: fp.MaxPool((2,), return_places=True).backward(
+            (), fp.MaxPool((2,)).forward((), jnp.ones((4, 1)))[1], jnp.ones((2, 1))
+        ),
+        lambda: fp.AvgPool((2,), divisor=0),
+        lambda: fp.AvgPool((2,), divisor=2, count_include_pad=False),
+        lambda: fp.LPPool((2,), 0.0),
+        lambda: fp.LPPool(2, (2,)),
+        lambda: fp.AdaptiveAvgPool(3),
+        lambda: fp.AdaptiveAvgPool((0, 3)),
+        lambda: fp.AdaptiveMaxPool((3, 3)).forward((), jnp.ones((4, 2))),
+        lambda: fp.FractionalMaxPool((2, 2), (3,)),
+        lambda: fp.FractionalMaxPool((2, 2), (0.5, 1.5)),
+        lambda: fp.FractionalMaxPool((2,), (4,)).forward((), jnp.ones((4, 1))),
+        lambda: fp.FractionalMaxPool((2,), (2,)).forward((), (jnp.ones((4, 1)), jnp.ones(1))),
+        lambda: fp.MaxUnpool((2,), padding="SAME"),
+        lambda: fp.MaxUnpool((2,)).forward((), jnp.ones((2, 1))),
+        lambda: fp.MaxUnpool((2,)).forward((), (jnp.ones((2, 1)), jnp.ones((2, 1)))),
+        lambda: fp.MaxUnpool((2,), sizes=(9,)).forward(
+            (), (jnp.ones((2, 1)), jnp.zeros((2, 1), int))
+        ),
         lambda: fp.MaxPool(2),
         lambda: fp.MaxPool((2, 0)),
         lambda: fp.MaxPool((2,) * 4),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -80,6 +81,28 @@ def padding_at_the_other_end(layer: Any, params: layers.Kernel, x: Array, dz: Ar
     """dw against x shifted by one: SAME with the odd zero in front."""
     dx, dparams = layer.backward(params, x, dz)
     return dx, layer.backward(params, jnp.roll(x, 1, -2), dz)[1]._replace(b=dparams.b)
+
+
+def frame_forgotten(layer: Any, params: layers.Kernel, x: Array, dz: Array) -> Any:
+    """dx as if there were zeros in the padding."""
+    plain = replace(layer, padding_mode="constant")
+    return plain.backward(params, x, dz)[0], layer.backward(params, x, dz)[1]
+
+
+def frame_forgotten_in_dw(layer: Any, params: layers.Kernel, x: Array, dz: Array) -> Any:
+    """dw against x with zeros in the padding."""
+    plain = replace(layer, padding_mode="constant")
+    return layer.backward(params, x, dz)[0], plain.backward(params, x, dz)[1]
+
+
+def convolve_framed(mode: Any) -> Any:
+    """jnp.pad, and a convolution of what it returns."""
+
+    def plain(params: layers.Kernel, x: Array, context: Context) -> Array:
+        around = ((0, 0), *((1, 1) for _ in x.shape[1:-1]), (0, 0))
+        return convolve(padding="VALID")(params, jnp.pad(x, around, mode), context)
+
+    return plain
 
 
 CONVOLUTION = (
@@ -182,6 +205,29 @@ CONVOLUTION = (
         "Conv, 3-D, few channels, grouped",
         layers.Conv(4, (2, 3, 2), groups=2),
         Normal((2, 4, 3, 4, 4)),
+    ),
+    Row(
+        "Conv, reflected",
+        layers.Conv(3, (3, 3), padding_mode="reflect"),
+        Normal((2, 5, 4, 5)),
+        plain=convolve_framed("reflect"),
+        large=(layers.Conv(64, (3, 3), padding_mode="reflect"), Normal((16, 28, 28, 32))),
+        mutants=(
+            Mutant("zeros around x in dx", frame_forgotten),
+            Mutant("zeros around x in dw", frame_forgotten_in_dw),
+        ),
+    ),
+    Row(
+        "Conv, 1-D, wrapped around, strided, dilated, grouped",
+        layers.Conv(
+            4, (3,), stride=2, padding=((3, 1),), dilation=2, groups=2, padding_mode="wrap"
+        ),
+        Normal((2, 7, 6)),
+    ),
+    Row(
+        "Conv, 1-D, causal, its first step repeated",
+        layers.Conv(3, (3,), padding="CAUSAL", padding_mode="edge"),
+        Normal((2, 5, 4)),
     ),
     Row(
         "ConvTranspose",

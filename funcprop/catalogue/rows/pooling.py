@@ -144,6 +144,25 @@ POOLING = (
         Normal((3, 5, 2)),
     ),
     Row(
+        "MaxPool, dilated, one window beyond the edge",
+        layers.MaxPool((2, 2), stride=(1, 3), dilation=(2, 1), ceil_mode=True),
+        Normal((3, 5, 6, 2)),
+        mutants=MAX_MUTANTS,
+    ),
+    Row(
+        "MaxPool, with places",
+        layers.MaxPool((3, 2), stride=(2, 1), padding=((1, 0), (0, 1)), return_places=True),
+        Normal((3, 5, 4, 2)),
+        mutants=MAX_MUTANTS,
+    ),
+    Row(
+        "AvgPool, one window beyond the edge",
+        layers.AvgPool((3, 2), stride=(2, 2), padding=((1, 1), (0, 1)), ceil_mode=True),
+        Normal((3, 5, 6, 2)),
+        mutants=MEAN_MUTANTS,
+    ),
+    Row("AvgPool, a divisor", layers.AvgPool((2,), divisor=3), Normal((3, 5, 2))),
+    Row(
         "GlobalAvgPool",
         layers.GlobalAvgPool(),
         Normal((3, 5, 7, 2)),

@@ -176,6 +176,18 @@ MORE_SHAPES: tuple[Row, ...] = (
         mutants=(Mutant("the transpose of nearest", nearest_backward),),
     ),
     Row(
+        "Upsample, linear, corners aligned",
+        layers.Upsample((3,), method="linear", align_corners=True),
+        Normal((2, 4, 3)),
+        mutants=(Mutant("the transpose of nearest", nearest_backward),),
+    ),
+    Row(
+        "Upsample, cubic",
+        layers.Upsample((2, 3), method="cubic"),
+        Normal((2, 3, 2, 4)),
+        mutants=(Mutant("the transpose of nearest", nearest_backward),),
+    ),
+    Row(
         "Lambda",
         layers.Lambda(layers.Elementwise(jnp.sin, jnp.cos)),
         Normal((5, 7)),
