@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from funcprop.layer import Context as Context
     from funcprop.layer import Layer as Layer
     from funcprop.layer import LayerError as LayerError
+    from funcprop.layers import CELU as CELU
     from funcprop.layers import ELU as ELU
     from funcprop.layers import GELU as GELU
     from funcprop.layers import GRU as GRU
@@ -109,6 +110,9 @@ if TYPE_CHECKING:
     from funcprop.layers import GlobalAvgPool as GlobalAvgPool
     from funcprop.layers import GlobalMaxPool as GlobalMaxPool
     from funcprop.layers import GroupNorm as GroupNorm
+    from funcprop.layers import HardShrink as HardShrink
+    from funcprop.layers import HardSigmoid as HardSigmoid
+    from funcprop.layers import HardSwish as HardSwish
     from funcprop.layers import HardTanh as HardTanh
     from funcprop.layers import Identity as Identity
     from funcprop.layers import InstanceNorm as InstanceNorm
@@ -118,30 +122,41 @@ if TYPE_CHECKING:
     from funcprop.layers import LeakyReLU as LeakyReLU
     from funcprop.layers import LearnedPositions as LearnedPositions
     from funcprop.layers import LinearRecurrence as LinearRecurrence
+    from funcprop.layers import LogSigmoid as LogSigmoid
     from funcprop.layers import LogSoftmax as LogSoftmax
     from funcprop.layers import LoRA as LoRA
     from funcprop.layers import LPPool as LPPool
     from funcprop.layers import MaxPool as MaxPool
     from funcprop.layers import MaxUnpool as MaxUnpool
+    from funcprop.layers import Mish as Mish
     from funcprop.layers import Multiply as Multiply
     from funcprop.layers import Pad as Pad
     from funcprop.layers import Pixels as Pixels
     from funcprop.layers import PixelShuffle as PixelShuffle
     from funcprop.layers import PixelUnshuffle as PixelUnshuffle
+    from funcprop.layers import PReLU as PReLU
     from funcprop.layers import Quantize as Quantize
     from funcprop.layers import ReLU as ReLU
+    from funcprop.layers import ReLU6 as ReLU6
     from funcprop.layers import Reshape as Reshape
     from funcprop.layers import RMSNorm as RMSNorm
     from funcprop.layers import Rotary as Rotary
+    from funcprop.layers import RReLU as RReLU
     from funcprop.layers import Scale as Scale
     from funcprop.layers import Sigmoid as Sigmoid
     from funcprop.layers import SiLU as SiLU
     from funcprop.layers import SinusoidalPositions as SinusoidalPositions
     from funcprop.layers import Softmax as Softmax
+    from funcprop.layers import Softmin as Softmin
     from funcprop.layers import Softplus as Softplus
+    from funcprop.layers import Softshrink as Softshrink
+    from funcprop.layers import Softsign as Softsign
     from funcprop.layers import SpatialDropout as SpatialDropout
     from funcprop.layers import Split as Split
+    from funcprop.layers import SquaredReLU as SquaredReLU
     from funcprop.layers import Tanh as Tanh
+    from funcprop.layers import TanhShrink as TanhShrink
+    from funcprop.layers import Threshold as Threshold
     from funcprop.layers import Transpose as Transpose
     from funcprop.layers import Unfold as Unfold
     from funcprop.layers import Upsample as Upsample

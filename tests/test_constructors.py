@@ -65,6 +65,7 @@ RIGHT = {
     "Split": ((1, 2),),
     "StochasticDepth": (DENSE, 0.5),
     "SwiGLU": (3, 4),
+    "Threshold": (0.1, 0.0),
     "Tied": (fp.Serial(DENSE, DENSE), (("[0].w", "[1].w"),)),
     "Unfold": ((2, 2),),
     "WeightStandardized": (DENSE,),
@@ -145,9 +146,9 @@ PYTORCH = [
     ("ELU", (1.0, True), "in place: write ELU(1.0)"),
     ("LeakyReLU", (0.2, True), "in place: write LeakyReLU(0.2)"),
     ("LeakyReLU", (0.2,), None),
-    ("HardTanh", (-1.0, 1.0), "write HardTanh()"),
+    ("HardTanh", (-1.0, 1.0), "write HardTanh(low=-1.0, high=1.0)"),
     ("GELU", ("tanh",), "by name approximate"),
-    ("Softplus", (1, 20), "write Softplus()"),
+    ("Softplus", (1, 20), "by name beta, threshold"),
     ("Softmax", (1,), "last axis: write Softmax()"),
     ("LogSoftmax", (1,), "last axis: write LogSoftmax()"),
     ("Identity", (54, 0.1), "write Identity()"),
@@ -192,7 +193,7 @@ def test_only_what_a_layer_must_have_or_is_about_goes_by_position(title):
     optional = [p.name for p in first if p.default is not p.empty]
     assert set(optional) <= {
         *("alpha", "slope", "margin", "delta", "gamma", "temperature", "blank"),  # what it is about
-        *("factor", "axes", "dtype", "features"),
+        *("factor", "axes", "dtype", "features", "width"),
     }
     assert not [p.name for p in first if p.annotation in ("bool", "Initializer")]
 
@@ -217,8 +218,10 @@ def test_every_argument_is_checked(title):
     named = {} if endless else dict(zip((p.name for p in parameters), args, strict=False))
     for parameter in parameters:
         for value in WRONG.get(parameter.annotation, ()):
-            if (parameter.name, value) in (("value", -float("inf")), ("ignore_index", -2)):
-                continue  # both are right
+            if (parameter.name, value) in (
+                *(("value", -float("inf")), ("ignore_index", -2), ("axis", -2)),
+            ):
+                continue  # these are right
             with pytest.raises((fp.LayerError, TypeError)) as caught:
                 kind(*(args if endless else ()), **{**named, parameter.name: value})
             assert re.match(rf"({title}|DotProductAttention)\(", str(caught.value))

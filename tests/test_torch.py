@@ -1,7 +1,8 @@
 """PyTorch says the same of dense layers, activations and losses, in float64.
 
 The other families are compared in their own files (tests/layers, tests/blocks, tests/losses).
-Dropout and noise draw other numbers there, and PyTorch has no focal loss.
+Dropout and noise draw other numbers there, PyTorch has no focal loss, and its hard sigmoid rounds
+1/6 to float32.
 """
 
 from collections.abc import Callable
@@ -57,6 +58,20 @@ ACTIVATIONS = {
     fp.SiLU(): F.silu,
     fp.Softplus(): F.softplus,
     fp.HardTanh(): F.hardtanh,
+    fp.Softplus(beta=0.7, threshold=1.0): lambda z: F.softplus(z, 0.7, 1.0),
+    fp.HardTanh(low=-0.3, high=1.5): lambda z: F.hardtanh(z, -0.3, 1.5),
+    fp.ReLU6(): F.relu6,
+    fp.CELU(2.0): lambda z: F.celu(z, 2.0),  # it takes 1/α for float32
+    fp.Threshold(0.3, -0.2): lambda z: F.threshold(z, 0.3, -0.2),
+    fp.Softsign(): F.softsign,
+    fp.LogSigmoid(): F.logsigmoid,
+    fp.HardSwish(): F.hardswish,
+    fp.Mish(): F.mish,
+    fp.HardShrink(0.4): lambda z: F.hardshrink(z, 0.4),
+    fp.Softshrink(0.4): lambda z: F.softshrink(z, 0.4),
+    fp.TanhShrink(): F.tanhshrink,
+    fp.Softmax(axis=-2): lambda z: F.softmax(z, -2),
+    fp.Softmin(): lambda z: F.softmin(z, -1),
     fp.Softmax(): lambda z: F.softmax(z, -1),
     fp.LogSoftmax(): lambda z: F.log_softmax(z, -1),
 }

@@ -7,7 +7,6 @@ in `catalogue/rows/`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,8 +14,9 @@ import jax.numpy as jnp
 import optax
 
 from funcprop import composites, layers, losses
-from funcprop.catalogue.inputs import Classes, Fixed, Mask, Normal, Probabilities, Uniform
+from funcprop.catalogue.inputs import Classes, Mask, Normal, Probabilities, Uniform
 from funcprop.catalogue.row import Mutant, Row, key_of
+from funcprop.catalogue.rows.activations import ACTIVATIONS
 from funcprop.catalogue.rows.attention import ATTENTION
 from funcprop.catalogue.rows.composites import MORE_COMPOSITES
 from funcprop.catalogue.rows.convolution import CONVOLUTION
@@ -32,12 +32,6 @@ from funcprop.catalogue.rows.uneven_pooling import UNEVEN_POOLING
 from funcprop.layer import Array, Context, Layer, Params
 
 
-def sigma_prime_of_activation(layer: Layer, params: Params, a: Array, da: Array) -> Any:
-    """σ′ applied to the activation, as if a were z: a slip of many tutorials."""
-    s = jax.nn.sigmoid(a)
-    return da * s * (1 - s), ()
-
-
 def bias_not_summed(layer: Layer, params: Params, x: Array, dz: Array) -> Any:
     """db = δ, one bias gradient a row: a slip of many tutorials."""
     dx, dparams = layer.backward(params, x, dz)
@@ -50,19 +44,9 @@ def w_not_transposed(layer: Layer, params: Params, x: Array, dz: Array) -> Any:
     return dz @ params.w, dparams
 
 
-def diagonal_softmax(layer: Layer, params: Params, a: Array, da: Array) -> Any:
-    """The Jacobian's diagonal alone."""
-    return da * a * (1 - a), ()
-
-
 def matmul(params: layers.Affine, x: Array, context: Context) -> Array:
     z = x @ params.w
     return z if params.b is None else z + params.b
-
-
-def elementwise(f: Callable[[Array], Array]) -> Callable[..., Array]:
-    """A parameterless function as the plain form of its layer."""
-    return lambda params, z, context: f(z)
 
 
 def plain_dropout(params: Params, x: Array, context: Context) -> Array:
@@ -82,7 +66,6 @@ def plain_branch(params: Params, x: Array, context: Context) -> Array:
     return matmul(params[0], x, context) + matmul(params[1], x, context)
 
 
-ACTIVATION = Normal((5, 7), scale=2.0)
 IMAGE = Normal((128, 4096))
 LINEAR = (
     Row(
@@ -104,85 +87,6 @@ LINEAR = (
 )
 
 
-def activation(name: str, layer: Layer, function: Callable[[Array], Array], **options: Any) -> Row:
-    """An activation, and the function that a JAX user calls for it."""
-    sizes = {"plain": elementwise(function), "large": (layer, IMAGE)}
-    return Row(name, layer, ACTIVATION, **sizes, **options)
-
-
-ACTIVATIONS = (
-    activation(
-        "Sigmoid",
-        layers.Sigmoid(),
-        jax.nn.sigmoid,
-        mutants=(Mutant("σ′ applied to the activation", sigma_prime_of_activation),),
-    ),
-    Row("Sigmoid, saturated", layers.Sigmoid(), Fixed.of([[-800.0, -30, 0, 1e-8, 30, 800]])),
-    activation(
-        "Tanh",
-        layers.Tanh(),
-        jnp.tanh,
-    ),
-    activation(
-        "ReLU",
-        layers.ReLU(),
-        jax.nn.relu,
-    ),
-    activation(
-        "LeakyReLU",
-        layers.LeakyReLU(0.1),
-        lambda z: jax.nn.leaky_relu(z, 0.1),
-    ),
-    activation(
-        "ELU",
-        layers.ELU(1.3),
-        lambda z: jax.nn.elu(z, 1.3),
-    ),
-    activation(
-        "SELU",
-        layers.SELU(),
-        jax.nn.selu,
-    ),
-    activation(
-        "GELU",
-        layers.GELU(),
-        lambda z: jax.nn.gelu(z, approximate=False),
-        promise=("time", "memory"),
-    ),
-    activation(
-        "GELU, approximate",
-        layers.GELU(approximate=True),
-        jax.nn.gelu,
-    ),
-    activation(
-        "SiLU",
-        layers.SiLU(),
-        jax.nn.silu,
-    ),
-    activation(
-        "Softplus",
-        layers.Softplus(),
-        jax.nn.softplus,
-        promise=("time",),
-    ),
-    activation(
-        "HardTanh",
-        layers.HardTanh(),
-        jax.nn.hard_tanh,
-    ),
-    activation(
-        "Softmax",
-        layers.Softmax(),
-        jax.nn.softmax,
-        mutants=(Mutant("the Jacobian's diagonal alone", diagonal_softmax),),
-    ),
-    activation(
-        "LogSoftmax",
-        layers.LogSoftmax(),
-        jax.nn.log_softmax,
-    ),
-    Row("LogSoftmax, large logits", layers.LogSoftmax(), Normal((3, 5), scale=30.0)),
-)
 SHAPES = (
     Row("Identity", layers.Identity(), Normal((3, 4))),
     Row("Pixels, bytes", layers.Pixels(), Classes((3, 4), 256, dtype="uint8")),

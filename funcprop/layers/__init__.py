@@ -2,18 +2,35 @@
 
 from typing import TYPE_CHECKING
 
+from funcprop.layers.activations import CELU as CELU
 from funcprop.layers.activations import ELU as ELU
 from funcprop.layers.activations import GELU as GELU
 from funcprop.layers.activations import SELU as SELU
+from funcprop.layers.activations import Activation as Activation
+from funcprop.layers.activations import HardShrink as HardShrink
+from funcprop.layers.activations import HardSigmoid as HardSigmoid
+from funcprop.layers.activations import HardSwish as HardSwish
 from funcprop.layers.activations import HardTanh as HardTanh
 from funcprop.layers.activations import LeakyReLU as LeakyReLU
+from funcprop.layers.activations import LogSigmoid as LogSigmoid
 from funcprop.layers.activations import LogSoftmax as LogSoftmax
+from funcprop.layers.activations import Mish as Mish
+from funcprop.layers.activations import PReLU as PReLU
 from funcprop.layers.activations import ReLU as ReLU
+from funcprop.layers.activations import ReLU6 as ReLU6
+from funcprop.layers.activations import RReLU as RReLU
 from funcprop.layers.activations import Sigmoid as Sigmoid
 from funcprop.layers.activations import SiLU as SiLU
+from funcprop.layers.activations import Slope as Slope
 from funcprop.layers.activations import Softmax as Softmax
+from funcprop.layers.activations import Softmin as Softmin
 from funcprop.layers.activations import Softplus as Softplus
+from funcprop.layers.activations import Softshrink as Softshrink
+from funcprop.layers.activations import Softsign as Softsign
+from funcprop.layers.activations import SquaredReLU as SquaredReLU
 from funcprop.layers.activations import Tanh as Tanh
+from funcprop.layers.activations import TanhShrink as TanhShrink
+from funcprop.layers.activations import Threshold as Threshold
 from funcprop.layers.attention import DotProductAttention as DotProductAttention
 from funcprop.layers.batch_norm import BatchNorm as BatchNorm
 from funcprop.layers.batch_norm import Statistics as Statistics

@@ -121,12 +121,11 @@ def loops(layer: Layer, path: str) -> Iterator[str]:
 
 
 # Of these the output is spread as the input is: each feature, or each head, by itself.
-APART = frozenset({
-    kinds.Sigmoid, kinds.Tanh, kinds.ReLU, kinds.LeakyReLU, kinds.ELU, kinds.SELU, kinds.GELU,
-    kinds.SiLU, kinds.Softplus, kinds.HardTanh, kinds.Lambda, kinds.Binarize, kinds.Quantize,
-    kinds.Dropout, kinds.GaussianNoise, kinds.Identity, kinds.Multiply, kinds.Reshape,
-    kinds.Flatten, kinds.Rotary, kinds.DotProductAttention,
-})  # fmt: skip
+APART = (
+    *(kinds.Activation, kinds.Lambda, kinds.Binarize, kinds.Quantize),
+    *(kinds.Dropout, kinds.GaussianNoise, kinds.Identity, kinds.Multiply, kinds.Reshape),
+    *(kinds.Flatten, kinds.Rotary, kinds.DotProductAttention),
+)
 
 
 def rows_of(layer: Layer, path: str, lead: tuple[None, ...], axis: str) -> Iterator[Row]:
@@ -159,7 +158,7 @@ def rows_of_series(layer: Serial, path: str, lead: tuple[None, ...], axis: str) 
                     yield f"{column}.b", PartitionSpec(*lead, axis)
             yield f"{place}.w", PartitionSpec(*lead, axis, None)
             opened = []
-        elif not (opened and type(child) in APART):
+        elif not (opened and isinstance(child, APART)):
             opened = columns(child, place)
             if not opened:
                 yield from rows_of(child, place, lead, axis)
@@ -176,6 +175,6 @@ def columns(layer: Layer, path: str) -> list[tuple[str, kinds.Dense]]:
             if type(child) is not kinds.Identity
         ]
         return [dense for found in each for dense in found] if all(each) else []
-    if isinstance(layer, Serial) and all(type(child) in APART for child in layer.layers[1:]):
+    if isinstance(layer, Serial) and all(isinstance(child, APART) for child in layer.layers[1:]):
         return columns(layer.layers[0], f"{path}[0]")
     return []

@@ -36,6 +36,10 @@ ACTIVATIONS: dict[str, Layer] = {
     "silu": layers.SiLU(),
     "softplus": layers.Softplus(),
     "hard-tanh": layers.HardTanh(),
+    "hard-swish": layers.HardSwish(),
+    "mish": layers.Mish(),
+    "relu6": layers.ReLU6(),
+    "squared-relu": layers.SquaredReLU(),
     "identity": layers.Identity(),
 }
 

@@ -67,7 +67,7 @@ class Recipe:
 
     activation: str | None = None
     """Of mlp and convnet: sigmoid, tanh, relu (without the option), leaky-relu, elu, selu, gelu,
-    gelu-tanh, silu, softplus, hard-tanh or identity."""
+    gelu-tanh, silu, softplus, hard-tanh, hard-swish, mish, relu6, squared-relu or identity."""
 
     loss: str = "cross-entropy"
     """The loss: cross-entropy (softmax), binary-cross-entropy (a sigmoid for each class),
