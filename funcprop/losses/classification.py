@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from funcprop.layer import Array, Context, check_number, is_integer, widen
+from funcprop.layer import Array, Context, LayerError, check_number, is_integer, spell, widen
 from funcprop.losses.loss import (
     Loss,
     check_classes,
@@ -40,16 +41,21 @@ class SoftmaxCrossEntropy(Loss):
     `ignore_index` do not count. A target that is neither a class nor a distribution is an error,
     or NaN where its value is not known yet.
 
+    `weight`, one number a class, multiplies the terms of the sum, those of label smoothing too. A
+    mean over integer classes is then divided by the sum of their weights, and one over
+    distributions by their number.
+
     forward   (z, y): z [..., classes], y as above -> the loss
     keeps     e^(z − max z) and its sum (z itself where that is narrower, or the target a
               distribution), and the target
-    backward  dz = (p Σy − y) dC    dy = −(1 − α) log p dC (None for integer classes)
+    backward  dz = (p Σy − y) dC    dy = −(1 − α) log p dC (None for integer classes); with weights
+              w y stands for y, and w log p for log p
     dtypes    z of any float, which the loss and dz have; classes of any integer dtype,
               probabilities of the dtype of z; sums are made in float32 at least
-    raises    LayerError where reduction is unknown or label_smoothing not in [0, 1), x is no pair
-              or empty, the target fits neither form, one that counts is known and neither a class
-              nor a distribution, a mask is not bool [...], a mean is over no example, or dC has not
-              the shape of the loss
+    raises    LayerError where reduction is unknown, label_smoothing not in [0, 1), weight no tuple
+              of one finite number a class, x is no pair or empty, the target fits neither
+              form, one that counts is known and neither a class nor a distribution, a mask is not
+              bool [...], a mean is over no example, or dC has not the shape of the loss
     source    Nielsen, Neural Networks and Deep Learning, chapter 3; label smoothing: Szegedy et
               al., 2015, arXiv:1512.00567
 
@@ -65,18 +71,23 @@ class SoftmaxCrossEntropy(Loss):
     _: KW_ONLY
     label_smoothing: float = 0.0
     ignore_index: int | None = None
+    weight: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number(self, "label_smoothing", self.label_smoothing, 0, 1)
         if self.ignore_index is not None:
             check_index(self, self.ignore_index)
+        if self.weight is not None:
+            self._check_weight(self.weight)
 
     def forward(
         self, params: tuple, x: tuple[Array, Array], context: Context = Context()
     ) -> tuple[Array, CrossEntropyResiduals]:
         z, target = self.pair(x)
         wide = widen(z)
+        weight = self._weights(z)
+        over = None
         peak = jax.lax.stop_gradient(wide.max(-1, keepdims=True))
         e = jnp.exp(wide - peak)
         if is_integer(target):
@@ -88,8 +99,12 @@ class SoftmaxCrossEntropy(Loss):
             log_total = jnp.log1p(rest)
             behind = peak - jnp.take_along_axis(wide, safe[..., None], -1)
             values = (1 - self.label_smoothing) * (behind + log_total)[..., 0]
+            if weight is not None:
+                over = jnp.sum(jnp.where(one_hot(safe, z.shape[-1]), weight, 0), -1)
+                values = over * values
             if self.label_smoothing:
-                mean = jnp.mean(peak - wide, -1) + log_total[..., 0]
+                terms = (peak - wide) + log_total
+                mean = jnp.mean(terms if weight is None else weight * terms, -1)
                 values = values + self.label_smoothing * mean
         else:
             _, target = self.same_shape(x)
@@ -104,12 +119,12 @@ class SoftmaxCrossEntropy(Loss):
             more = jnp.sum(largest, -1, keepdims=True, dtype=e.dtype) - 1
             rest = jnp.where(fits[..., None], jnp.sum(less, -1, keepdims=True) + more, jnp.nan)
             log_total = jnp.log1p(rest)
-            y = self._smooth(widen(target))
+            y = self._smooth(widen(target), weight)
             values = jnp.sum(jnp.where(y == 0, 0, y * ((peak - wide) + log_total)), -1)
             values = jnp.where(fits, values, jnp.nan)
         z, less = (None, less) if is_integer(target) and e.dtype == z.dtype else (z, None)
         kept = CrossEntropyResiduals(z, less, target, peak, rest, counted)
-        return self.reduce(values, counted, x[0].dtype), kept
+        return self.reduce(values, counted, x[0].dtype, over), kept
 
     def backward(
         self, params: tuple, residuals: CrossEntropyResiduals, dy: Array
@@ -123,19 +138,50 @@ class SoftmaxCrossEntropy(Loss):
             own, alpha = one_hot(target, less.shape[-1]), self.label_smoothing
             # (p − y) total, and no difference of almost equal numbers
             slope = less - jnp.where(own, rest, 0)
-            if alpha:
+            weight = self._weights(less)
+            if weight is not None:
+                each = jnp.sum(jnp.where(own, weight, 0), -1)
+                slope = (1 - alpha) * each[..., None] * slope
+                if alpha:
+                    e = less + own.astype(less.dtype)
+                    slope = slope + alpha * (weight.mean() * e - weight / less.shape[-1] * total)
+                dy = self.reweighted(dy, each, counted)
+            elif alpha:
                 slope = slope + total * (jnp.where(own, alpha, 0) - alpha / less.shape[-1])
             return (self.spread(dy, slope, counted, total), None), ()
         assert z is not None
         log_p = widen(z) - peak - jnp.log(total)
-        p, y = jnp.exp(log_p), self._smooth(widen(target))
+        weight = self._weights(z)
+        p, y = jnp.exp(log_p), self._smooth(widen(target), weight)
         dz = self.spread(dy, p * y.sum(-1, keepdims=True) - y, counted)
-        return (dz, self.spread(dy, -(1 - self.label_smoothing) * log_p, counted)), ()
+        dtarget = -(1 - self.label_smoothing) * (log_p if weight is None else weight * log_p)
+        return (dz, self.spread(dy, dtarget, counted)), ()
 
-    def _smooth(self, y: Array) -> Array:
-        if not self.label_smoothing:
-            return y
-        return (1 - self.label_smoothing) * y + self.label_smoothing / y.shape[-1]
+    def _smooth(self, y: Array, weight: Array | None) -> Array:
+        if self.label_smoothing:
+            y = (1 - self.label_smoothing) * y + self.label_smoothing / y.shape[-1]
+        return y if weight is None else weight * y
+
+    def _check_weight(self, weight: tuple[float, ...]) -> None:
+        if not isinstance(weight, tuple) or not weight:
+            raise LayerError(
+                self,
+                f"weight is {spell(weight)}, wanted a tuple of one number a class",
+                "write weight=tuple(weight.tolist()) for an array",
+            )
+        for place, value in enumerate(weight):
+            check_number(self, f"weight[{place}]", value, -sys.float_info.max)
+
+    def _weights(self, z: Array) -> Array | None:
+        """[classes], in float32 at least."""
+        if self.weight is None:
+            return None
+        if len(self.weight) != z.shape[-1]:
+            raise LayerError(
+                self,
+                f"weight has {len(self.weight)} numbers, and the prediction {z.shape[-1]} classes",
+            )
+        return jnp.asarray(self.weight, widen(z).dtype)
 
     def _counted_classes(self, z: Array, target: Array, mask: Array | None) -> Array | None:
         check_classes(self, z, target)

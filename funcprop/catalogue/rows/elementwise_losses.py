@@ -1,4 +1,4 @@
-"""Rows of the catalogue: losses that are sums over features."""
+"""Rows of the catalogue: losses that are sums over features, and weights of classes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from funcprop import losses
-from funcprop.catalogue.inputs import Mask, Normal, Uniform
-from funcprop.catalogue.row import Mutant
-from funcprop.catalogue.rows.losses import VECTORS, row
+from funcprop.catalogue.inputs import Classes, Mask, Normal, Probabilities, Uniform
+from funcprop.catalogue.row import Mutant, Row
+from funcprop.catalogue.rows.losses import VECTORS, reduced, row
 from funcprop.layer import Array
 
 
@@ -37,6 +37,48 @@ def factor_forgotten(layer: Any, params: Any, residuals: Any, dy: Array) -> Any:
     """dlog y = (log y + 1 − log p) dC, without the y of the chain rule."""
     (dlog_p, _), _ = layer.backward(params, residuals, dy)
     return (dlog_p, layer.spread(dy, residuals.ratio + 1, residuals.counted)), ()
+
+
+def plain_weighted(layer: Any) -> Any:
+    """−Σ w y log p, y with label smoothing; a mean over classes divided by their weights."""
+
+    def loss(params: Any, x: tuple[Array, Array], context: Any) -> Array:
+        z, target = x
+        weight, log_p = jnp.asarray(layer.weight, z.dtype), jax.nn.log_softmax(z)
+        classes = jnp.issubdtype(target.dtype, jnp.integer)
+        y = jax.nn.one_hot(target, z.shape[-1], dtype=z.dtype) if classes else target
+        y = (1 - layer.label_smoothing) * y + layer.label_smoothing / z.shape[-1]
+        values = -(weight * y * log_p).sum(-1)
+        if layer.reduction != "mean" or not classes:
+            return reduced(layer, values, context.mask)
+        counted = target != layer.ignore_index
+        each = jnp.where(counted, weight[jnp.maximum(target, 0)], 0)
+        return jnp.where(counted, values, 0).sum() / each.sum()
+
+    return loss
+
+
+def weight_of_the_mean_forgotten(layer: Any, params: Any, residuals: Any, dy: Array) -> Any:
+    """A mean divided by the number of examples, not their weights."""
+    (dz, dtarget), _ = layer.backward(params, residuals, dy)
+    each = jnp.asarray(layer.weight, dz.dtype)[jnp.maximum(residuals.target, 0)]
+    counted = residuals.counted
+    scale = jnp.where(counted, each, 0).sum() / counted.sum().astype(each.dtype)
+    return (dz * scale.astype(dz.dtype), dtarget), ()
+
+
+def weighted_row(name: str, x: Any, mutants: tuple[Mutant, ...] = (), **options: Any) -> Row:
+    """SoftmaxCrossEntropy of seven classes, with weights."""
+    small = losses.SoftmaxCrossEntropy(weight=(0.5, 1.0, 2.0, 0.25, 3.0, 1.5, 0.75), **options)
+    return Row(
+        name,
+        small,
+        x,
+        plain=plain_weighted(small),
+        mutants=mutants,
+        batched=small.reduction != "mean" or len(mutants) == 0,
+        reason="a mean is divided by the weights of the batch" if mutants else "",
+    )
 
 
 LARGE = (Normal((1024, 1024)), Normal((1024, 1024)))
@@ -88,5 +130,22 @@ ELEMENTWISE_LOSSES = (
         lambda log_p, log_y: optax.kl_divergence(log_p, jnp.exp(log_y)),
         LARGE,
         mutants=(Mutant("the probability forgotten", factor_forgotten),),
+    ),
+    weighted_row(
+        "SoftmaxCrossEntropy, weights of classes, smoothed, ignored targets",
+        (Normal((5, 7)), Classes((5,), 7, ignored=-1)),
+        (Mutant("the weights of the mean forgotten", weight_of_the_mean_forgotten),),
+        ignore_index=-1,
+        label_smoothing=0.1,
+    ),
+    weighted_row(
+        "SoftmaxCrossEntropy, weights of classes, unreduced",
+        (Normal((2, 3, 7)), Classes((2, 3), 7)),
+        reduction="none",
+    ),
+    weighted_row(
+        "SoftmaxCrossEntropy, weights of classes, probabilities",
+        (Normal((5, 7)), Probabilities((5, 7))),
+        label_smoothing=0.1,
     ),
 )
