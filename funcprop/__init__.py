@@ -174,8 +174,11 @@ if TYPE_CHECKING:
     from funcprop.losses import InfoNCE as InfoNCE
     from funcprop.losses import KLDivergence as KLDivergence
     from funcprop.losses import LinearCrossEntropy as LinearCrossEntropy
+    from funcprop.losses import MeanAbsoluteError as MeanAbsoluteError
     from funcprop.losses import MeanSquaredError as MeanSquaredError
+    from funcprop.losses import PoissonNLL as PoissonNLL
     from funcprop.losses import QuadraticCost as QuadraticCost
+    from funcprop.losses import SoftMargin as SoftMargin
     from funcprop.losses import SoftmaxCrossEntropy as SoftmaxCrossEntropy
     from funcprop.losses import TripletMargin as TripletMargin
     from funcprop.models import convnet as convnet

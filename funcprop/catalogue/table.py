@@ -20,6 +20,7 @@ from funcprop.catalogue.rows.activations import ACTIVATIONS
 from funcprop.catalogue.rows.attention import ATTENTION
 from funcprop.catalogue.rows.composites import MORE_COMPOSITES
 from funcprop.catalogue.rows.convolution import CONVOLUTION
+from funcprop.catalogue.rows.elementwise_losses import ELEMENTWISE_LOSSES
 from funcprop.catalogue.rows.lifting import LIFTING
 from funcprop.catalogue.rows.losses import MORE_LOSSES
 from funcprop.catalogue.rows.normalization import NORMALIZATION
@@ -235,6 +236,7 @@ ROWS: tuple[Row, ...] = (
     *RECURRENCE,
     *LOSSES,
     *MORE_LOSSES,
+    *ELEMENTWISE_LOSSES,
     *REWIRING,
     *LIFTING,
 )

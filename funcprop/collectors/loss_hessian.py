@@ -91,6 +91,8 @@ def of_softmax(loss: SoftmaxCrossEntropy, z: Array, target: Array) -> Root:
 
     Times Σ y where the target is a distribution; label smoothing changes no second derivative.
     """
+    if loss.weight is not None:
+        raise LayerError(loss, "has no known square root of its Hessian where classes have weights")
     p = jax.nn.softmax(z)
     mass = jnp.sqrt(widen(target).sum(-1, keepdims=True)) if is_float(target) else 1
 

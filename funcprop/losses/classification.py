@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from funcprop.layer import Array, Context, check_number, is_integer, widen
+from funcprop.layer import Array, Context, LayerError, check_number, is_integer, spell, widen
 from funcprop.losses.loss import (
     Loss,
     check_classes,
@@ -19,66 +19,6 @@ from funcprop.losses.loss import (
     one_hot,
     valid_classes,
 )
-
-
-class BinaryResiduals(NamedTuple):
-    """What BinaryCrossEntropy keeps."""
-
-    z: Array  # logits [..., features]: σ(z) is cheap, and dy needs z itself
-    y: Array  # targets [..., features]
-    counted: Array | None  # bool [...]: the examples that count, where a mask was given
-
-
-@dataclass(frozen=True)
-class BinaryCrossEntropy(Loss):
-    """−Σ (y log σ(z) + (1 − y) log(1 − σ(z))) per example, from logits, summed over the features.
-
-    This is Nielsen's cross-entropy cost of sigmoid outputs; a mean over D features is 1/D of it.
-    Targets lie in [0, 1]: outside, an error, or NaN where their values are not known yet.
-
-    forward   (z, y), both [..., features] -> the loss
-    keeps     z, y
-    backward  dz = (σ(z) − y) dC    dy = −z dC
-    dtypes    any float, one for z and y; the loss and the gradients have it, sums are made in
-              float32 at least
-    raises    LayerError where reduction is unknown, z and y are not of one shape and dtype or
-              empty, a target that counts is known and not in [0, 1], a mask is not bool [...], a
-              mean is over no example, or dC has not the shape of the loss
-    source    Nielsen, Neural Networks and Deep Learning, chapter 3
-
-    >>> import jax.numpy as jnp
-    >>> import funcprop as fp
-    >>> z, y = jnp.array([[0.0, 0.0]]), jnp.array([[1.0, 0.0]])
-    >>> C, residuals = fp.BinaryCrossEntropy().forward((), (z, y))
-    >>> (dz, dy), _ = fp.BinaryCrossEntropy().backward((), residuals, jnp.ones(()))
-    >>> print(f"{C:.3f}", dz)
-    1.386 [[-0.5  0.5]]
-    """
-
-    def forward(
-        self, params: tuple, x: tuple[Array, Array], context: Context = Context()
-    ) -> tuple[Array, BinaryResiduals]:
-        z, y = self.same_shape(x)
-        counted = self.counted(z.shape[:-1], context.mask)
-        check_range(self, y, counted, "targets in [0, 1]", lambda v: (v >= 0) & (v <= 1))
-        wide, target = widen(z), widen(jnp.where((y >= 0) & (y <= 1), y, jnp.nan))
-        size, wrong = jnp.abs(wide), jnp.where(wide >= 0, 1 - target, target)
-        # no term is negative, and a right answer that is infinitely sure costs 0, not ∞ · 0
-        size = jnp.where((wrong == 0) & (size == jnp.inf), 0, size) * wrong
-        values = size + jnp.log1p(jnp.exp(-jnp.abs(wide)))
-        return self.reduce(values.sum(-1), counted, z.dtype), BinaryResiduals(z, y, counted)
-
-    def backward(
-        self, params: tuple, residuals: BinaryResiduals, dy: Array
-    ) -> tuple[tuple[Array, Array], tuple]:
-        z, y, counted = residuals
-        inside = (y >= 0) & (y <= 1)
-        wide, target = widen(z), widen(y)
-        # σ(z) − y from the smaller of σ(z) and 1 − σ(z), which may be far smaller than 1
-        slope = jax.nn.sigmoid(-jnp.abs(wide))
-        slope = jnp.where(wide >= 0, (1 - target) - slope, slope - target)
-        dz = self.spread(dy, jnp.where(inside, slope, jnp.nan), counted)
-        return (dz, self.spread(dy, -z, counted)), ()
 
 
 class CrossEntropyResiduals(NamedTuple):
@@ -101,16 +41,21 @@ class SoftmaxCrossEntropy(Loss):
     `ignore_index` do not count. A target that is neither a class nor a distribution is an error,
     or NaN where its value is not known yet.
 
+    `weight`, one number a class, multiplies the terms of the sum, those of label smoothing too. A
+    mean over integer classes is then divided by the sum of their weights, and one over
+    distributions by their number.
+
     forward   (z, y): z [..., classes], y as above -> the loss
     keeps     e^(z − max z) and its sum (z itself where that is narrower, or the target a
               distribution), and the target
-    backward  dz = (p Σy − y) dC    dy = −(1 − α) log p dC (None for integer classes)
+    backward  dz = (p Σy − y) dC    dy = −(1 − α) log p dC (None for integer classes); with weights
+              w y stands for y, and w log p for log p
     dtypes    z of any float, which the loss and dz have; classes of any integer dtype,
               probabilities of the dtype of z; sums are made in float32 at least
-    raises    LayerError where reduction is unknown or label_smoothing not in [0, 1), x is no pair
-              or empty, the target fits neither form, one that counts is known and neither a class
-              nor a distribution, a mask is not bool [...], a mean is over no example, or dC has not
-              the shape of the loss
+    raises    LayerError where reduction is unknown, label_smoothing not in [0, 1), weight no tuple
+              of one finite number a class, x is no pair or empty, the target fits neither
+              form, one that counts is known and neither a class nor a distribution, a mask is not
+              bool [...], a mean is over no example, or dC has not the shape of the loss
     source    Nielsen, Neural Networks and Deep Learning, chapter 3; label smoothing: Szegedy et
               al., 2015, arXiv:1512.00567
 
@@ -126,18 +71,23 @@ class SoftmaxCrossEntropy(Loss):
     _: KW_ONLY
     label_smoothing: float = 0.0
     ignore_index: int | None = None
+    weight: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number(self, "label_smoothing", self.label_smoothing, 0, 1)
         if self.ignore_index is not None:
             check_index(self, self.ignore_index)
+        if self.weight is not None:
+            self._check_weight(self.weight)
 
     def forward(
         self, params: tuple, x: tuple[Array, Array], context: Context = Context()
     ) -> tuple[Array, CrossEntropyResiduals]:
         z, target = self.pair(x)
         wide = widen(z)
+        weight = self._weights(z)
+        over = None
         peak = jax.lax.stop_gradient(wide.max(-1, keepdims=True))
         e = jnp.exp(wide - peak)
         if is_integer(target):
@@ -149,8 +99,12 @@ class SoftmaxCrossEntropy(Loss):
             log_total = jnp.log1p(rest)
             behind = peak - jnp.take_along_axis(wide, safe[..., None], -1)
             values = (1 - self.label_smoothing) * (behind + log_total)[..., 0]
+            if weight is not None:
+                over = jnp.sum(jnp.where(one_hot(safe, z.shape[-1]), weight, 0), -1)
+                values = over * values
             if self.label_smoothing:
-                mean = jnp.mean(peak - wide, -1) + log_total[..., 0]
+                terms = (peak - wide) + log_total
+                mean = jnp.mean(terms if weight is None else weight * terms, -1)
                 values = values + self.label_smoothing * mean
         else:
             _, target = self.same_shape(x)
@@ -165,12 +119,12 @@ class SoftmaxCrossEntropy(Loss):
             more = jnp.sum(largest, -1, keepdims=True, dtype=e.dtype) - 1
             rest = jnp.where(fits[..., None], jnp.sum(less, -1, keepdims=True) + more, jnp.nan)
             log_total = jnp.log1p(rest)
-            y = self._smooth(widen(target))
+            y = self._smooth(widen(target), weight)
             values = jnp.sum(jnp.where(y == 0, 0, y * ((peak - wide) + log_total)), -1)
             values = jnp.where(fits, values, jnp.nan)
         z, less = (None, less) if is_integer(target) and e.dtype == z.dtype else (z, None)
         kept = CrossEntropyResiduals(z, less, target, peak, rest, counted)
-        return self.reduce(values, counted, x[0].dtype), kept
+        return self.reduce(values, counted, x[0].dtype, over), kept
 
     def backward(
         self, params: tuple, residuals: CrossEntropyResiduals, dy: Array
@@ -184,144 +138,55 @@ class SoftmaxCrossEntropy(Loss):
             own, alpha = one_hot(target, less.shape[-1]), self.label_smoothing
             # (p − y) total, and no difference of almost equal numbers
             slope = less - jnp.where(own, rest, 0)
-            if alpha:
+            weight = self._weights(less)
+            if weight is not None:
+                each = jnp.sum(jnp.where(own, weight, 0), -1)
+                slope = (1 - alpha) * each[..., None] * slope
+                if alpha:
+                    e = less + own.astype(less.dtype)
+                    slope = slope + alpha * (weight.mean() * e - weight / less.shape[-1] * total)
+                dy = self.reweighted(dy, each, counted)
+            elif alpha:
                 slope = slope + total * (jnp.where(own, alpha, 0) - alpha / less.shape[-1])
             return (self.spread(dy, slope, counted, total), None), ()
         assert z is not None
         log_p = widen(z) - peak - jnp.log(total)
-        p, y = jnp.exp(log_p), self._smooth(widen(target))
+        weight = self._weights(z)
+        p, y = jnp.exp(log_p), self._smooth(widen(target), weight)
         dz = self.spread(dy, p * y.sum(-1, keepdims=True) - y, counted)
-        return (dz, self.spread(dy, -(1 - self.label_smoothing) * log_p, counted)), ()
+        dtarget = -(1 - self.label_smoothing) * (log_p if weight is None else weight * log_p)
+        return (dz, self.spread(dy, dtarget, counted)), ()
 
-    def _smooth(self, y: Array) -> Array:
-        if not self.label_smoothing:
-            return y
-        return (1 - self.label_smoothing) * y + self.label_smoothing / y.shape[-1]
+    def _smooth(self, y: Array, weight: Array | None) -> Array:
+        if self.label_smoothing:
+            y = (1 - self.label_smoothing) * y + self.label_smoothing / y.shape[-1]
+        return y if weight is None else weight * y
+
+    def _check_weight(self, weight: tuple[float, ...]) -> None:
+        if not isinstance(weight, tuple) or not weight:
+            raise LayerError(
+                self,
+                f"weight is {spell(weight)}, wanted a tuple of one number a class",
+                "write weight=tuple(weight.tolist()) for an array",
+            )
+        for place, value in enumerate(weight):
+            check_number(self, f"weight[{place}]", value, -sys.float_info.max)
+
+    def _weights(self, z: Array) -> Array | None:
+        """[classes], in float32 at least."""
+        if self.weight is None:
+            return None
+        if len(self.weight) != z.shape[-1]:
+            raise LayerError(
+                self,
+                f"weight has {len(self.weight)} numbers, and the prediction {z.shape[-1]} classes",
+            )
+        return jnp.asarray(self.weight, widen(z).dtype)
 
     def _counted_classes(self, z: Array, target: Array, mask: Array | None) -> Array | None:
         check_classes(self, z, target)
         ignored = None if self.ignore_index is None else target != self.ignore_index
         return self.counted(target.shape, mask, ignored)
-
-
-class HingeResiduals(NamedTuple):
-    """What Hinge keeps."""
-
-    active: Array  # bool [..., classes]: the wrong classes inside the margin
-    target: Array  # int [...]
-    counted: Array | None  # bool [...]: the examples that count, where a mask was given
-
-
-@dataclass(frozen=True)
-class Hinge(Loss):
-    """Σ_{j ≠ t} max(0, zⱼ − z_t + margin) per example (Weston and Watkins, 1999).
-
-    forward   (z, t): scores [..., classes], integer classes [...] -> the loss
-    keeps     which wrong classes lie inside the margin
-    backward  dzⱼ = [active] dC    dz_t = −(number active) dC; 0 exactly at the margin
-    dtypes    z of any float, which the loss and dz have; classes of any integer dtype; sums are
-              made in float32 at least
-    raises    LayerError where margin is negative or reduction unknown, x is no pair or empty, t is
-              not int [...], a class that counts is known and out of range, a mask is not bool
-              [...], a mean is over no example, or dC has not the shape of the loss
-    source    Weston and Watkins, Support vector machines for multi-class pattern recognition, 1999
-
-    >>> import jax.numpy as jnp
-    >>> import funcprop as fp
-    >>> scores, labels = jnp.array([[1.0, 0.5, -1.0]]), jnp.array([0])
-    >>> C, residuals = fp.Hinge().forward((), (scores, labels))
-    >>> (dz, _), _ = fp.Hinge().backward((), residuals, jnp.ones(()))
-    >>> float(C), dz
-    (0.5, Array([[-1.,  1.,  0.]], dtype=float32))
-    """
-
-    margin: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number(self, "margin", self.margin, 0)
-
-    def forward(
-        self, params: tuple, x: tuple[Array, Array], context: Context = Context()
-    ) -> tuple[Array, HingeResiduals]:
-        z, target = self.pair(x)
-        check_classes(self, z, target)
-        counted = self.counted(target.shape, context.mask)
-        valid = valid_classes(self, target, z.shape[-1], counted)
-        wide, classes = widen(z), jnp.arange(z.shape[-1], dtype=target.dtype)
-        safe = jnp.clip(target, 0, z.shape[-1] - 1)[..., None]
-        excess = wide - jnp.take_along_axis(wide, safe, -1) + self.margin
-        active = (excess > 0) & (classes != target[..., None])
-        values = jnp.where(valid, jnp.sum(jnp.where(active, excess, 0), -1), jnp.nan)
-        return self.reduce(values, counted, z.dtype), HingeResiduals(active, target, counted)
-
-    def backward(
-        self, params: tuple, residuals: HingeResiduals, dy: Array
-    ) -> tuple[tuple[Array, None], tuple]:
-        active, target, counted = residuals
-        wrong = active.astype(widen(dy).dtype)  # 16 bits cannot count many classes
-        right = jax.nn.one_hot(target, active.shape[-1], dtype=wrong.dtype)
-        slope = wrong - right * wrong.sum(-1, keepdims=True)
-        valid = (target >= 0) & (target < active.shape[-1])
-        return (self.spread(dy, jnp.where(valid[..., None], slope, jnp.nan), counted), None), ()
-
-
-class DivergenceResiduals(NamedTuple):
-    """What KLDivergence keeps."""
-
-    log_p: Array  # log-probabilities [..., classes]
-    y: Array  # probabilities [..., classes]
-    ratio: Array  # log y − log p [..., classes], 0 where y is: becomes dy where it lies
-    counted: Array | None  # bool [...]: the examples that count, where a mask was given
-
-
-@dataclass(frozen=True)
-class KLDivergence(Loss):
-    """Σᵢ yᵢ (log yᵢ − log pᵢ) per example: KL(y ‖ p), from log-probabilities, with 0 log 0 = 0.
-
-    The prediction is what `LogSoftmax` gives; the target, probabilities.
-
-    forward   (log p, y), both [..., classes] -> the loss
-    keeps     both, and log y − log p
-    backward  dlog p = −y dC    dy = (log y + 1 − log p) dC; at y = 0, −log p dC
-    dtypes    any float, one for both; the loss and the gradients have it, sums are made in float32
-              at least
-    raises    LayerError where reduction is unknown, log p and y are not of one shape and dtype or
-              empty, a probability that counts is known and negative, a mask is not bool [...], a
-              mean is over no example, or dC has not the shape of the loss
-    source    Kullback and Leibler, On information and sufficiency, 1951
-
-    >>> import jax.numpy as jnp
-    >>> import funcprop as fp
-    >>> log_p, y = jnp.log(jnp.array([[0.5, 0.5]])), jnp.array([[1.0, 0.0]])
-    >>> C, residuals = fp.KLDivergence().forward((), (log_p, y))
-    >>> print(f"{C:.3f}")
-    0.693
-    """
-
-    def forward(
-        self, params: tuple, x: tuple[Array, Array], context: Context = Context()
-    ) -> tuple[Array, DivergenceResiduals]:
-        log_p, y = self.same_shape(x)
-        counted = self.counted(y.shape[:-1], context.mask)
-        check_range(self, y, counted, "probabilities, not negative", lambda v: v >= 0)
-        wide = widen(y)
-        # y = 0 says nothing of p, also where log p is −∞; a negative y has no logarithm: NaN
-        ratio = jnp.where(wide == 0, 0, jnp.log(wide) - widen(log_p))
-        values = jnp.sum(wide * ratio, -1)
-        # of two distributions it is not negative: what falls below 0 is their rounding
-        rounding = 4 * float(jnp.finfo(y.dtype).eps) * (2 + math.log(y.shape[-1]))
-        below = jax.lax.stop_gradient(jnp.where(jnp.abs(values) < rounding, values, 0))
-        values = values - jnp.minimum(below, 0)
-        loss = self.reduce(values, counted, y.dtype)
-        return loss, DivergenceResiduals(log_p, y, ratio, counted)
-
-    def backward(
-        self, params: tuple, residuals: DivergenceResiduals, dy: Array
-    ) -> tuple[tuple[Array, Array], tuple]:
-        log_p, y, ratio, counted = residuals
-        slope = jnp.where(y == 0, -widen(log_p), ratio + 1)
-        return (self.spread(dy, -widen(y), counted), self.spread(dy, slope, counted)), ()
 
 
 class FocalResiduals(NamedTuple):

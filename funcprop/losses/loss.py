@@ -127,12 +127,19 @@ class Loss(Layer):
             raise LayerError(self, "every example is masked or ignored: a mean over none of them")
         return counted
 
-    def reduce(self, values: Array, counted: Array | None, dtype: Any) -> Array:
-        """values [...] -> the loss in `dtype`: [] or, unreduced, [...]."""
-        number = values.size
+    def reduce(
+        self, values: Array, counted: Array | None, dtype: Any, over: Array | None = None
+    ) -> Array:
+        """values [...] -> the loss in `dtype`: [] or, unreduced, [...].
+
+        A mean is divided by the number of values, or by the sum of `over` [...], their weights.
+        """
+        number: Any = values.size
         if counted is not None:
             # what does not count may be infinite or NaN: it is replaced, not multiplied by zero
             values, number = jnp.where(counted, values, 0), counted.sum().astype(values.dtype)
+        if over is not None:
+            number = self._total(over, counted)
         if self.reduction != "none":
             values = values.sum() / number if self.reduction == "mean" else values.sum()
         return values.astype(dtype)
@@ -160,6 +167,17 @@ class Loss(Layer):
             return dvalues
         size = math.prod(shape)
         return dvalues / (size if counted is None else counted.sum().astype(dvalues.dtype))
+
+    def reweighted(self, dy: Array, over: Array, counted: Array | None) -> Array:
+        """dy, so that `spread` divides that of a mean by the sum of `over`, not the number."""
+        if self.reduction != "mean":
+            return dy
+        number: Any = over.size if counted is None else counted.sum().astype(over.dtype)
+        return dy * (number / self._total(over, counted)).astype(dy.dtype)
+
+    def _total(self, over: Array, counted: Array | None) -> Array:
+        """The sum of the weights that count."""
+        return (over if counted is None else jnp.where(counted, over, 0)).sum()
 
 
 def less_one(e: Array, own: Array) -> Array:

@@ -97,6 +97,45 @@ class MeanSquaredError(Loss):
 
 
 @dataclass(frozen=True)
+class MeanAbsoluteError(Loss):
+    """(1/D) Σ |a − y| per example: the mean over the D features.
+
+    forward   (a, y), both [..., features] -> the mean absolute error
+    keeps     a − y
+    backward  da = sign(a − y) dC / D, 0 at a = y    dy = −da
+    dtypes    any float, one for a and y; the loss and the gradients have it, sums are made in
+              float32 at least
+    raises    LayerError where reduction is unknown, a and y are not of one shape and dtype or
+              empty, a mask is not bool [...], a mean is over no example, or dC has not the shape of
+              the loss
+
+    >>> import jax.numpy as jnp
+    >>> import funcprop as fp
+    >>> a, y = jnp.array([[1.0, 3.0]]), jnp.array([[0.0, 1.0]])
+    >>> C, residuals = fp.MeanAbsoluteError().forward((), (a, y))
+    >>> float(C)
+    1.5
+    """
+
+    def forward(
+        self, params: tuple, x: tuple[Array, Array], context: Context = Context()
+    ) -> tuple[Array, DifferenceResiduals]:
+        a, y = self.same_shape(x)
+        difference = a - y
+        counted = self.counted(a.shape[:-1], context.mask)
+        values = jnp.mean(jnp.abs(widen(difference)), -1)
+        return self.reduce(values, counted, a.dtype), DifferenceResiduals(difference, counted)
+
+    def backward(
+        self, params: tuple, residuals: DifferenceResiduals, dy: Array
+    ) -> tuple[tuple[Array, Array], tuple]:
+        difference, counted = residuals
+        slope = jnp.sign(widen(difference)) * (1 / difference.shape[-1])
+        da = self.spread(dy, slope, counted)
+        return (da, -da), ()
+
+
+@dataclass(frozen=True)
 class Huber(Loss):
     """Σ h(a − y) per example, h(d) = ½d² where |d| ≤ δ, δ(|d| − ½δ) beyond (Huber, 1964).
 
