@@ -171,8 +171,11 @@ def reductions(layer: Layer) -> set[str]:
     found: set[str] = set()
     kind = getattr(layer, "reduction", None)
     if isinstance(kind, str):
-        ignores = kind == "mean" and getattr(layer, "ignore_index", None) is not None
-        found.add("mean over the targets that are not ignored" if ignores else kind)
+        if kind == "mean" and getattr(layer, "weight", None) is not None:
+            kind = "mean over the weights of the targets' classes"
+        elif kind == "mean" and getattr(layer, "ignore_index", None) is not None:
+            kind = "mean over the targets that are not ignored"
+        found.add(kind)
     inner = getattr(layer, "layer", None)
     for child in (*getattr(layer, "layers", ()), *((inner,) if isinstance(inner, Layer) else ())):
         found |= reductions(child)

@@ -172,6 +172,15 @@ class SoftmaxCrossEntropy(Loss):
         for place, value in enumerate(weight):
             check_number(self, f"weight[{place}]", value, -sys.float_info.max)
 
+    def number(self, values: Array, target: Any) -> Any:
+        if self.weight is None or not is_integer(target):
+            return super().number(values, target)
+        weight = jnp.asarray(self.weight, widen(values).dtype)
+        counts = jnp.ones(target.shape, bool)
+        if self.ignore_index is not None:
+            counts = target != self.ignore_index
+        return jnp.where(counts, weight[jnp.where(counts, target, 0)], 0).sum()
+
     def _weights(self, z: Array) -> Array | None:
         """[classes], in float32 at least."""
         if self.weight is None:

@@ -144,6 +144,11 @@ class Loss(Layer):
             values = values.sum() / number if self.reduction == "mean" else values.sum()
         return values.astype(dtype)
 
+    def number(self, values: Array, target: Any) -> Any:
+        """What a mean of these values [...] divides by: how many they are, or of what weight."""
+        ignored = getattr(self, "ignore_index", None)
+        return values.size if ignored is None else (target != ignored).sum()
+
     def spread(
         self, dy: Array, slope: Array, counted: Array | None, over: Array | None = None
     ) -> Array:

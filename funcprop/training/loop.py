@@ -104,8 +104,8 @@ def evaluate(
     model, params  those that `inference` returns
     data           (x [n, ...], target): integer classes [n], or one-hot [n, classes]; anything
                    else, or a prediction that is not [n, classes], has no accuracy
-    loss           a Loss, summed and divided by n, or by the targets that are not ignored; any
-                   other scalar layer counts as a mean over the examples; None: no loss
+    loss           a Loss, summed and divided by n, or by the targets that are not ignored, or their
+                   weights; any other scalar layer counts as a mean over the examples; None: no loss
     batch_size     examples at a time
 
     raises  ValueError for a batch_size below 1, empty data or arrays of different length
@@ -149,8 +149,7 @@ def _evaluate(model: Layer, loss: Layer | None, params: Params, part: Any) -> tu
     if isinstance(loss, Loss):
         each = dataclasses.replace(loss, reduction="none")
         values = each.forward((), (prediction, target))[0]
-        ignored = getattr(loss, "ignore_index", None)
-        value, count = values.sum(), values.size if ignored is None else (target != ignored).sum()
+        value, count = values.sum(), loss.number(values, target)
     elif loss is not None:  # some other scalar: taken for a mean over the examples
         count = length(part)
         value = loss.forward((), (prediction, target))[0] * count

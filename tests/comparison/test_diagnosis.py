@@ -12,7 +12,8 @@ import funcprop as fp
 from funcprop.catalogue.inputs import Classes, Fixed, Normal
 from funcprop.catalogue.mutants import Mutated, noisy, one_wrong_element
 from funcprop.catalogue.row import Mutant, Row
-from funcprop.catalogue.table import ROWS, diagonal_softmax, sigma_prime_of_activation
+from funcprop.catalogue.rows.activations import diagonal_softmax, sigma_prime_of_activation
+from funcprop.catalogue.table import ROWS
 from funcprop.comparison.explanation.diagnosis import diagnose, diagnose_shape
 from funcprop.comparison.leaf import NO_PATTERN
 from funcprop.comparison.programs import cast, computed, named_leaves

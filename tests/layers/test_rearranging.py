@@ -151,5 +151,5 @@ def test_parameters_of_other_sizes_are_errors():
         (fp.Einsum("...i,ij->...j", (2, 2)), jnp.ones((5, 2)), jnp.ones((5, 3))),
     ):
         params = jax.eval_shape(layer.init, key, x)
-        with pytest.raises(fp.LayerError, match="wanted w|sizes of one letter"):
+        with pytest.raises(fp.LayerError, match=r"wanted w|sizes of one letter"):
             jax.eval_shape(layer.forward, params, other)

@@ -213,6 +213,17 @@ def test_predictions_that_are_not_numbers_are_not_right():
     assert lost.accuracy == 0
 
 
+def test_a_loss_over_batches_is_the_loss_of_all_with_weights_of_classes():
+    loss = fp.SoftmaxCrossEntropy(weight=(0.5, 2.0, 1.0), ignore_index=2)
+    target = jnp.array([0, 1, 2, 1, 0, 1, 0, 0, 1, 2], jnp.int32)
+    prediction = jax.random.normal(jax.random.key(5), (10, 3))
+    found = fp.evaluate(fp.Identity(), (), (prediction, target), loss, batch_size=3)
+    assert abs(found.loss - float(loss.forward((), (prediction, target))[0])) < 1e-6
+    weighted = fp.backprop(MODEL, fp.SoftmaxCrossEntropy(weight=(0.5, 2.0, 1.0)))
+    with pytest.raises(ValueError, match=r"classes: give the loss reduction='sum'"):
+        fp.accumulate(weighted, 2)
+
+
 def test_accumulation_refuses_what_is_neither_mean_nor_sum():
     ignoring = fp.SoftmaxCrossEntropy(ignore_index=0)
     for gradient in (
