@@ -17,6 +17,7 @@ from funcprop.training.step import Step
 class Portions(NamedTuple):
     """The parts of an epoch of `steps` steps, each one compiled program whatever is asked of it.
 
+    examples  that an epoch has
     draw     (key, first, data) -> batches: the data in the order of the epoch that begins at step
              `first`, as `epoch` draws it
     run      (state, losses, batches, start, until) -> state, losses: the steps from `start` on,
@@ -24,6 +25,7 @@ class Portions(NamedTuple):
     """
 
     steps: int
+    examples: int
     draw: Callable[[Array, Any, Any], Any]
     run: Callable[[TrainState, Array, Any, int, int], tuple[TrainState, Array]]
 
@@ -69,4 +71,4 @@ def portions(step: Step, batch_size: int, data: Any) -> Portions:
             losses = losses.at[whole].set(metrics.loss.astype(losses.dtype))
         return state, losses
 
-    return Portions(whole + bool(rest), draw, run)
+    return Portions(whole + bool(rest), n, draw, run)

@@ -18,6 +18,7 @@ from funcprop.cli.job.build import (
     build_objective,
     build_step,
 )
+from funcprop.cli.job.disk import OnDisk
 from funcprop.cli.job.folder import (
     PARAMS,
     append_metrics,
@@ -50,16 +51,19 @@ from funcprop.cli.job.run import (
     score,
 )
 from funcprop.cli.job.saving import Saved
+from funcprop.cli.job.streamed import streamed
 from funcprop.cli.job.watching import events, traced
 from funcprop.data import Dataset, Examples
+from funcprop.data.text import VOCABULARY
 from funcprop.layer import Context
 from funcprop.losses.loss import Loss
 from funcprop.models import to_objective
 from funcprop.training.checkpoint import CheckpointError, save_checkpoint
 from funcprop.training.loss_scaling import loss_scale
-from funcprop.training.portions import portions
+from funcprop.training.portions import Portions, portions
 from funcprop.training.signals import Asked, asked_to_stop
 from funcprop.training.state import TrainState
+from funcprop.training.step import Step
 
 
 class Watched(NamedTuple):
@@ -75,8 +79,7 @@ def follow(job: Job, saved: Saved | None, watched_by: Watched) -> int:
     plots = watched_by.plots
     recipe, data, out = job.recipe, job.data, None if saved is None else saved.out
     step = build_step(recipe, job.model, job.optimizer)
-    train = job.part(data.train)
-    parts = portions(step, recipe.batch_size, train)
+    parts, train = portions_of(job, step)
     watched = job.part(data.test if data.validation is None else data.validation)
     name = "test" if data.validation is None else "validation"
     few = len(watched[1])
@@ -138,7 +141,7 @@ def follow(job: Job, saved: Saved | None, watched_by: Watched) -> int:
         if reached.running.best:
             print(kept_epoch(reached.running.best, reached.epoch, recipe.epochs), flush=True)
         found = score(job.model, state, job.part(data.test), LOSSES[recipe.loss])
-        print(accuracy(found, data.text), flush=True)
+        print(accuracy(found, data), flush=True)
         return 0
     kept = f"{len(records)} of {recipe.epochs} epochs" + ("" if out is None else f" kept in {out}")
     if isinstance(failure, NonFiniteError):
@@ -146,6 +149,19 @@ def follow(job: Job, saved: Saved | None, watched_by: Watched) -> int:
     if out is not None:
         kept += f", step {int(state.step)}: go on with funcprop train --resume {out}"
     return complain(f"interrupted after {kept}", 128 + (asked.signal or signal.SIGINT))
+
+
+def portions_of(job: Job, step: Step) -> tuple[Portions, Any]:
+    """The portions of an epoch, and what they are drawn from: arrays, or None of data on disk."""
+    recipe, data = job.recipe, job.data
+    if isinstance(data, OnDisk) and data.source is not None:
+
+        def prepared(x: np.ndarray, y: np.ndarray) -> Any:
+            return job.part(Examples(x, y))
+
+        return streamed(step, data.source, prepared, recipe.batch_size, recipe.seed), None
+    train = job.part(data.train)
+    return portions(step, recipe.batch_size, train), train
 
 
 def skipped(state: TrainState) -> str:
@@ -227,7 +243,8 @@ def draw(job: Job, state: TrainState, deltas: Sequence[Any], out: Path) -> None:
     draw_examples(out, model, loss, params, few, context, recipe.batch_size)
 
 
-def accuracy(found: Score, text: bool = False) -> str:
-    """`Test accuracy: 97.78 % (352 / 360)`, and of text how many bits a byte takes."""
+def accuracy(found: Score, data: Dataset) -> str:
+    """`Test accuracy: 97.78 % (352 / 360)`, and of text how many bits a byte or token takes."""
     words = f"Test accuracy: {100 * found.accuracy:.2f} % ({found.right} / {found.of})"
-    return f"{words}, {found.bits:.3f} bits per byte" if text else words
+    unit = "byte" if data.classes == VOCABULARY else "token"
+    return f"{words}, {found.bits:.3f} bits per {unit}" if data.text else words

@@ -15,7 +15,7 @@ import numpy as np
 from funcprop.layer import Array, Layer, Params, is_float, is_integer
 from funcprop.losses import SoftmaxCrossEntropy
 from funcprop.prediction import inference
-from funcprop.training.loop import evaluate, length
+from funcprop.training.loop import evaluate
 from funcprop.training.portions import Portions
 from funcprop.training.state import TrainState
 
@@ -158,7 +158,8 @@ def history(
 ) -> Iterator[Reached]:
     """What is reached, portion after portion, each of about half a second: a place to stop at.
 
-    parts     of `portions(step, batch_size, data)`
+    parts     of `portions(step, batch_size, data)`, or `streamed`
+    data      what `parts.draw` takes
     judge     state -> Score on held-out examples, and on training examples
     every     steps after whose multiples a portion ends
     average   state -> the state to predict with
@@ -167,7 +168,7 @@ def history(
     Raises NonFiniteError instead of yielding a state that is not finite: the last one is still
     with the caller.
     """
-    examples, steps = length(data), parts.steps
+    examples, steps = parts.examples, parts.steps
     (state, losses, best), first, done, seconds, _ = start
     most = 1  # steps in a portion; the first one shows how long they take
     for number in range(first, epochs):

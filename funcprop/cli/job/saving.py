@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from funcprop.cli.job.checks import RecipeError
+from funcprop.cli.job.disk import OnDisk
 from funcprop.cli.job.folder import CHECKPOINTS, keep_metrics, settle_metrics
 from funcprop.cli.job.recipe import LATER, Recipe, settled
 from funcprop.cli.job.run import Reached, Record
@@ -75,6 +76,8 @@ def open_checkpoints(
 
 def contents(data: Dataset) -> str:
     """A digest of the training examples."""
+    if isinstance(data, OnDisk) and data.source is not None:
+        return f"{len(data.source)} examples {data.source.fingerprint}"
     found = 0
     for array in (data.train.x, data.train.y):
         found = zlib.crc32(np.ascontiguousarray(array).data, found)
