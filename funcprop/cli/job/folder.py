@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from funcprop.cli.job.checks import RecipeError
+from funcprop.cli.job.devices import SHARDINGS
 from funcprop.cli.job.pictures import PICTURES
 from funcprop.cli.job.recipe import LATER, Recipe, settled
 from funcprop.cli.job.run import Record
@@ -21,7 +22,8 @@ from funcprop.extras import require
 from funcprop.training.checkpoint import replace_file
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
-SAVING = ("checkpoint_every", "plots", "tensorboard")  # what config.json says of how a run is saved
+# what config.json says of how a run is saved, and lies
+SAVING = ("checkpoint_every", "plots", "tensorboard", "sharding")
 PARAMS, CHECKPOINTS = "params.safetensors", "checkpoints"
 
 
@@ -93,7 +95,7 @@ def settle_metrics(folder: Path) -> None:
         os.fsync(file.fileno())
 
 
-def keep_metrics(folder: Path, epochs: int) -> list[Record]:
+def keep_metrics(folder: Path, epochs: int, write: bool = True) -> list[Record]:
     """metrics.jsonl cut back to the first epochs: what comes after them is to come again.
 
     Raises RecipeError where they are not there.
@@ -109,7 +111,8 @@ def keep_metrics(folder: Path, epochs: int) -> list[Record]:
             f"{path} is not what the run wrote ({error}): restore the file, or train again"
         ) from error
     lines = (json.dumps(record._asdict()) + "\n" for record in records)
-    replace_file(path, "".join(lines).encode())
+    if write:
+        replace_file(path, "".join(lines).encode())
     return records
 
 
@@ -167,6 +170,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "checkpoint_every": lambda v: isinstance(v, str),
     "plots": lambda v: isinstance(v, bool),
     "tensorboard": lambda v: isinstance(v, bool),
+    "sharding": lambda v: v is None or v in SHARDINGS,
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from funcprop.cli.job.build import (
     build_objective,
     build_step,
 )
+from funcprop.cli.job.devices import Devices
 from funcprop.cli.job.disk import OnDisk
 from funcprop.cli.job.folder import (
     PARAMS,
@@ -44,7 +44,9 @@ from funcprop.cli.job.recipe import Recipe, settled
 from funcprop.cli.job.run import (
     Best,
     NonFiniteError,
+    Reached,
     Record,
+    Running,
     Score,
     beginning,
     history,
@@ -58,6 +60,7 @@ from funcprop.data.text import VOCABULARY
 from funcprop.layer import Context
 from funcprop.losses.loss import Loss
 from funcprop.models import to_objective
+from funcprop.training.agreement import agreed, is_first
 from funcprop.training.checkpoint import CheckpointError, save_checkpoint
 from funcprop.training.loss_scaling import loss_scale
 from funcprop.training.portions import Portions, portions
@@ -77,12 +80,12 @@ class Watched(NamedTuple):
 def follow(job: Job, saved: Saved | None, watched_by: Watched) -> int:
     """Train to the end, to a signal or to a loss that is no number; keep what was reached."""
     plots = watched_by.plots
-    recipe, data, out = job.recipe, job.data, None if saved is None else saved.out
+    recipe, data, out = job.recipe, job.data, None if saved is None or not is_first() else saved.out
     step = build_step(recipe, job.model, job.optimizer)
     parts, train = portions_of(job, step)
     watched = job.part(data.test if data.validation is None else data.validation)
     name = "test" if data.validation is None else "validation"
-    few = len(watched[1])
+    few, devices = len(watched[1]), job.devices
     training = job.part(Examples(data.train.x[:few], data.train.y[:few]))
 
     def judge(state: TrainState) -> tuple[Score, Score]:
@@ -92,11 +95,14 @@ def follow(job: Job, saved: Saved | None, watched_by: Watched) -> int:
         return held, own
 
     look = look_at_deltas(job) if plots else None
-    average = functools.partial(averaged, recipe)
-    start = beginning(job.state, parts.steps, recipe.early_stopping is not None)
+
+    def average(state: TrainState) -> TrainState:
+        return averaged(recipe, devices.local(state))
+
+    start = laid(beginning(job.state, parts.steps, recipe.early_stopping is not None), devices)
     reached, records, deltas = (start, [], []) if saved is None else saved.restored(start)
     if look and not deltas:
-        deltas.append(look(reached.running.state))
+        deltas.append(look(devices.local(reached.running.state)))
     failure: BaseException | None = None
     stops = None if saved is None else saved.every.steps
     epochs = history(
@@ -104,6 +110,8 @@ def follow(job: Job, saved: Saved | None, watched_by: Watched) -> int:
         every=stops,
         average=average,
         patience=recipe.early_stopping,
+        lay=devices.everywhere,
+        agreed=agreed,
     )
     hearing = contextlib.nullcontext(Asked()) if saved is None else asked_to_stop()
     shown = events(out if watched_by.tensorboard else None, len(records))
@@ -117,24 +125,26 @@ def follow(job: Job, saved: Saved | None, watched_by: Watched) -> int:
                     if record is not None:
                         records.append(record)
                         if look:
-                            deltas.append(look(reached.running.state))
+                            deltas.append(look(devices.local(reached.running.state)))
                         if out is not None:
                             append_metrics(out, record)
                         curve(record)
                         show(record)
                     if saved is not None:
                         saved.after(reached, deltas)
-                    if asked:
+                    # one that was asked to stop stops all of them, here
+                    if saved is not None and (number := int(agreed(asked.signal or 0))):
+                        asked.signal = number
                         raise KeyboardInterrupt
         except (KeyboardInterrupt, NonFiniteError) as error:
             failure = error
-        state = reached.shown(average)
-        if saved is not None:
-            if not isinstance(failure, NonFiniteError):
-                saved.end(reached, deltas)
-            keep(saved.out, state, records, name, title(recipe, data))
+        state = reached.shown(average, devices.local)
+        if saved is not None and not isinstance(failure, NonFiniteError):
+            saved.end(reached, deltas)
+        if out is not None:
+            keep(out, state, records, name, title(recipe, data))
             if plots:
-                draw(job, state, deltas, saved.out)
+                draw(job, state, deltas, out)
     if recipe.precision == "float16":
         print(skipped(state), flush=True)
     if failure is None:
@@ -153,15 +163,23 @@ def follow(job: Job, saved: Saved | None, watched_by: Watched) -> int:
 
 def portions_of(job: Job, step: Step) -> tuple[Portions, Any]:
     """The portions of an epoch, and what they are drawn from: arrays, or None of data on disk."""
-    recipe, data = job.recipe, job.data
+    recipe, data, devices = job.recipe, job.data, job.devices
     if isinstance(data, OnDisk) and data.source is not None:
 
         def prepared(x: np.ndarray, y: np.ndarray) -> Any:
-            return job.part(Examples(x, y))
+            return devices.batch(job.part(Examples(x, y)))
 
-        return streamed(step, data.source, prepared, recipe.batch_size, recipe.seed), None
-    train = job.part(data.train)
-    return portions(step, recipe.batch_size, train), train
+        mine = devices.share()
+        return streamed(step, data.source, prepared, recipe.batch_size, recipe.seed, *mine), None
+    train = devices.everywhere(job.part(data.train))
+    return portions(step, recipe.batch_size, train, devices.batches), train
+
+
+def laid(start: Reached, devices: Devices) -> Reached:
+    """The beginning of a run, as it lies on the devices."""
+    state, losses, best = start.running
+    others = devices.everywhere((losses, best))
+    return start._replace(running=Running(devices.state(state), *others))
 
 
 def skipped(state: TrainState) -> str:

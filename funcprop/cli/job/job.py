@@ -17,6 +17,7 @@ from funcprop.cli.job.build import (
     prepare,
 )
 from funcprop.cli.job.checks import RecipeError
+from funcprop.cli.job.devices import Devices, all_devices
 from funcprop.cli.job.disk import OnDisk, is_on_disk, open_data
 from funcprop.cli.job.recipe import Recipe, settled
 from funcprop.cli.job.saving import Every, open_checkpoints
@@ -38,7 +39,8 @@ class Job(NamedTuple):
     data: Dataset
     model: Layer
     optimizer: optax.GradientTransformation
-    state: TrainState
+    state: TrainState  # on one device
+    devices: Devices = Devices()
 
     def open_checkpoints(self, out: Path, rate: Every) -> Checkpoints:
         """Where the run is saved."""
@@ -49,7 +51,7 @@ class Job(NamedTuple):
         return prepare(self.recipe, *examples, self.data.classes)
 
 
-def make_job(recipe: Recipe, data: Dataset) -> Job:
+def make_job(recipe: Recipe, data: Dataset, sharding: str | None = None) -> Job:
     """Model and first state for the data. Raises RecipeError where the two do not fit."""
     examples, example = count(data), data.train.x.shape[1:]
     check_data(recipe, data)
@@ -64,7 +66,9 @@ def make_job(recipe: Recipe, data: Dataset) -> Job:
     optimizer = build_optimizer(recipe, recipe.epochs * -(-examples // recipe.batch_size))
     # one compilation instead of one for every operation of every initializer
     state = jax.jit(lambda key: init_state(model, optimizer, key, x))(jax.random.key(recipe.seed))
-    return Job(recipe, data, model, optimizer, state)
+    return Job(
+        recipe, data, model, optimizer, state, all_devices(sharding, model, recipe.batch_size)
+    )
 
 
 def count(data: Dataset) -> int:
