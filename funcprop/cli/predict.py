@@ -20,6 +20,7 @@ from funcprop.cli.job.names import LOSSES
 from funcprop.cli.job.pictures import draw_predictions
 from funcprop.cli.job.run import score
 from funcprop.cli.markers import Positional
+from funcprop.data.text import VOCABULARY
 from funcprop.layer import Array, Layer
 from funcprop.models import generate
 from funcprop.prediction import inference
@@ -75,8 +76,8 @@ def run(command: Predict) -> int:
     params, statistics = load_checkpoint(command.folder / PARAMS, wanted.params, wanted.statistics)
     state = wanted._replace(params=params, statistics=statistics)
     test = prepare(recipe, *data.test, classes)
-    print(accuracy(score(model, state, test, LOSSES[recipe.loss]), data.text), flush=True)
-    if data.text:
+    print(accuracy(score(model, state, test, LOSSES[recipe.loss]), data), flush=True)
+    if data.text and classes == VOCABULARY:  # bytes: other tokens are not ours to spell
         print(continuation(model, state, test[0][0]))
     if command.plots:
         other = command.data not in (None, recipe.data)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from funcprop.cli.job.checks import RecipeError
+import jax
+
+from funcprop.cli.job.checks import RecipeError, choose
+from funcprop.cli.job.devices import SHARDINGS
 from funcprop.cli.job.folder import (
     SAVING,
     check_folder,
@@ -18,8 +22,10 @@ from funcprop.cli.job.folder import (
 )
 from funcprop.cli.job.follow import Watched, follow
 from funcprop.cli.job.job import Job, gradient_check, introduction, make_job, read
+from funcprop.cli.job.processes import joined
 from funcprop.cli.job.recipe import Recipe
 from funcprop.cli.job.saving import Saved, alone, every, one_voice
+from funcprop.training.agreement import is_first, together
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,23 @@ class Train(Recipe):
     """Go on with the run in this folder, from what it saved last, as if it had not stopped. With
     --epochs it becomes longer."""
 
+    sharding: str | None = None
+    """How the run lies on all devices: data-parallel (each device has a part of every batch),
+    fully-sharded (and a part of the parameters and of the optimizer's state) or tensor-parallel
+    (a part of the features). Without it one device computes; of several processes all, the first
+    way."""
+
+    coordinator: str | None = None
+    """Of several processes that train together: HOST:PORT at which process 0 is found, with
+    --processes and --process; or auto, where Slurm or Kubernetes has started them. Process 0 prints
+    and writes the folder, which all of them have to see."""
+
+    processes: int | None = None
+    """How many processes train together."""
+
+    process: int | None = None
+    """Which of them this one is, from 0."""
+
     debug: bool = False
     """Show the traceback of an error."""
 
@@ -104,25 +127,42 @@ EVERY = "1m"  # how often a run is saved
 
 def run(command: Train) -> int:
     """`funcprop train`: 0, 1 where the gradient is wrong or the run fails, 130 after Ctrl-C."""
+    if command.sharding is not None:
+        choose("sharding", command.sharding, SHARDINGS)
+    code = 1
+    with joined(command.coordinator, command.processes, command.process):
+        code = start(command)
+    return code
+
+
+def start(command: Train) -> int:
+    """A run from its beginning, or gone on with; in each of its processes."""
     if command.resume is not None:
         return resume(command, command.resume)
     recipe, out = command.recipe(), command.out
     rate = every(command.checkpoint_every or EVERY)
     if out is not None:
-        check_folder(out, command.overwrite)
+        if is_first():
+            check_folder(out, command.overwrite)
     elif (option := command.needs_folder()) is not None:
         raise RecipeError(f"{option} writes into the folder of --out: give one, as --out runs/one")
-    job = make_job(recipe, read(recipe, recipe.data, recipe.data_dir, recipe.validation))
+    sharding = command.sharding or several()
+    data = read(recipe, recipe.data, recipe.data_dir, recipe.validation)
+    job = make_job(recipe, data, sharding)
     print(introduction(job), flush=True)
     print(gradient_check(job), flush=True)
+    if job.devices.mesh is not None:
+        print(job.devices.told(recipe.batch_size, job.devices.state(job.state)), flush=True)
     if out is None:
         return follow(job, None, command.watched())
     out.mkdir(parents=True, exist_ok=True)
-    with alone(out), one_voice():
-        check_folder(out, command.overwrite)  # another run may have come first
-        clear(out)
-        command = dataclasses.replace(command, checkpoint_every=command.checkpoint_every or EVERY)
-        write_run(out, job, command)
+    with alone(out) if is_first() else nullcontext(), one_voice():
+        if is_first():
+            check_folder(out, command.overwrite)  # another run may have come first
+            clear(out)
+            kept = command.checkpoint_every or EVERY
+            write_run(out, job, dataclasses.replace(command, checkpoint_every=kept))
+        together("the folder is there")
         saved = Saved(out, job.open_checkpoints(out, rate), rate)
         return follow(job, saved, command.watched())
 
@@ -130,8 +170,11 @@ def run(command: Train) -> int:
 def resume(command: Train, folder: Path) -> int:
     """`funcprop train --resume FOLDER`: on from what was saved, to the same bits."""
     recipe, saving, more = stored(command, folder)
-    job = make_job(recipe, read(recipe, recipe.data, recipe.data_dir, recipe.validation))
     command = dataclasses.replace(command, **saving)
+    data = read(recipe, recipe.data, recipe.data_dir, recipe.validation)
+    job = make_job(recipe, data, command.sharding or several())
+    if job.devices.mesh is not None:
+        print(job.devices.told(recipe.batch_size, job.devices.state(job.state)), flush=True)
     rate = every(command.checkpoint_every or EVERY)
     example, classes = read_config(folder)[1:]
     if (example, classes) != (job.data.train.x.shape[1:], job.data.classes):
@@ -139,11 +182,17 @@ def resume(command: Train, folder: Path) -> int:
             f"{folder} was trained on examples {list(example)} of {classes} classes, and "
             f"{job.data.name} has others: give the folder of its run"
         )
-    with alone(folder), one_voice():
-        if more:
+    with alone(folder) if is_first() else nullcontext(), one_voice():
+        if more and is_first():
             write_run(folder, job, command)
+        together("the folder is there")
         saved = Saved(folder, job.open_checkpoints(folder, rate), rate)
         return follow(job, saved, command.watched())
+
+
+def several() -> str | None:
+    """How a run lies where nobody says: on one device, or on those of several processes."""
+    return "data-parallel" if jax.process_count() > 1 else None
 
 
 def write_run(out: Path, job: Job, command: Train) -> None:
@@ -191,6 +240,12 @@ def stored(command: Train, folder: Path) -> tuple[Recipe, dict[str, Any], bool]:
     saving = read_saving(folder)
     if command.checkpoint_every is not None:
         saving["checkpoint_every"] = command.checkpoint_every
+<<<<<<< HEAD
     for name in ("plots", "tensorboard", "speed", "norms"):
+=======
+    if command.sharding is not None:
+        saving["sharding"] = command.sharding
+    for name in ("plots", "tensorboard"):
+>>>>>>> clusters
         saving[name] = bool(getattr(command, name) or saving.get(name))
     return recipe, saving, more

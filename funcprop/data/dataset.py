@@ -25,8 +25,8 @@ class Examples(NamedTuple):
     """One part of a data set.
 
     x [n, ...] float32, or uint8 for images stored as bytes; y [n] int32: example i has the label
-    y[i] in 0..classes-1. Text is x [n, T] uint8, windows of tokens, and y [n, T] int32: the token
-    that follows each of them.
+    y[i] in 0..classes-1. Text is x [n, T] uint8 or int32, windows of tokens, and y [n, T] int32:
+    the token that follows each of them.
 
     >>> import numpy as np
     >>> import funcprop as fp
@@ -114,18 +114,18 @@ class Dataset:
 
 def _checked(where: str, examples: Examples, classes: int) -> Examples:
     x, y = (np.asarray(array) for array in examples)
-    if x.dtype not in (np.float32, np.uint8):
+    text = x.dtype in (np.uint8, np.int32) and x.ndim == 2 and x.shape == y.shape
+    if x.dtype not in (np.float32, np.uint8) and not text:
         raise DataError(
             f"{where}: x is {x.dtype}, wanted float32, or uint8 for images: "
             "pass x.astype(np.float32)"
         )
     if y.dtype != np.int32:
         raise DataError(f"{where}: y is {y.dtype}, wanted int32: pass y.astype(np.int32)")
-    text = x.dtype == np.uint8 and x.ndim == 2 and x.shape == y.shape
     if x.ndim < 2 or not (y.ndim == 1 or text):
         raise DataError(
             f"{where}: x has shape {list(x.shape)} and y {list(y.shape)}, wanted x [n, ...] and "
-            "y [n]: one row and one label for each example; or text, both [n, T], x of bytes"
+            "y [n]: one row and one label for each example; or text, both [n, T], x of tokens"
         )
     if len(x) != len(y):
         raise DataError(

@@ -20,6 +20,7 @@ import numpy as np
 from funcprop.arguments import is_key
 from funcprop.extras import require
 from funcprop.layer import spell
+from funcprop.training.agreement import TURNS, agreed, is_first, together
 from funcprop.training.checkpoint import CheckpointError, check_options
 from funcprop.training.fingerprint import fingerprint, plain
 from funcprop.training.seal import sealed, unsealed
@@ -111,6 +112,8 @@ class Checkpoints:
         """Whether it is time for the next: asked once in a turn of the loop."""
         self._turns += 1
         late = self.seconds is not None and time.monotonic() - self._last >= self.seconds
+        if self.seconds is not None and jax.process_count() > 1:  # whose clocks differ
+            late = self._turns % TURNS == 0 and bool(agreed(late))
         return late or (self.every is not None and self._turns % self.every == 0)
 
     def save(self, state: Any, position: Any = None, loss: float | None = None) -> None:
@@ -253,7 +256,9 @@ class Checkpoints:
             )
         for step in newer:  # damaged, or restore would have taken it
             path = self.folder / str(step)
-            path.rename(path.with_name(f"{step}.damaged-{time.time_ns()}"))
+            if is_first():
+                path.rename(path.with_name(f"{step}.damaged-{time.time_ns()}"))
+        together("damaged checkpoints are out of the way")
         ocp = self._orbax
         policies = require("orbax.checkpoint.checkpoint_managers", "train")
         best = policies.BestN(

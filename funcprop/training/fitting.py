@@ -6,7 +6,10 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import jax
+
 from funcprop.doors import door
+from funcprop.training.agreement import TURNS, agreed
 from funcprop.training.checkpoints import Checkpoints
 from funcprop.training.signals import Asked, Stopped, asked_to_stop
 from funcprop.training.state import TrainState
@@ -79,14 +82,23 @@ def _fit(
         if checkpoints and position is not NOTHING:
             checkpoints.save(state, position)
 
+    turn = 0
     with hearing as asked:
         try:
             for batch in batches:
                 state, metrics = step(state, batch)
                 position = getattr(batches, "position", None)
-                if checkpoints and checkpoints.due():
+                due = checkpoints is not None and checkpoints.due()
+                if due:
                     keep()
-                if checkpoints and asked:
+                turn += 1
+                # several processes stop after the same step: all ask, where all can
+                if checkpoints and jax.process_count() > 1 and (due or turn % TURNS == 0):
+                    asked.signal = int(agreed(asked.signal or 0)) or None
+                    stop = asked.signal
+                else:
+                    stop = asked.signal if jax.process_count() == 1 else None
+                if checkpoints and stop is not None:
                     keep()
                     checkpoints.wait()
                     raise Stopped(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from funcprop.cli.job.checks import RecipeError
+from funcprop.cli.job.devices import SHARDINGS
 from funcprop.cli.job.pictures import PICTURES
 from funcprop.cli.job.recipe import LATER, Recipe, settled
 from funcprop.cli.job.run import Record
@@ -21,6 +22,7 @@ from funcprop.extras import require
 from funcprop.training.checkpoint import replace_file
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
+<<<<<<< HEAD
 SAVING = (
     "checkpoint_every",
     "plots",
@@ -28,6 +30,10 @@ SAVING = (
     "speed",
     "norms",
 )  # what config.json says of how a run is saved
+=======
+# what config.json says of how a run is saved, and lies
+SAVING = ("checkpoint_every", "plots", "tensorboard", "sharding")
+>>>>>>> clusters
 PARAMS, CHECKPOINTS = "params.safetensors", "checkpoints"
 
 
@@ -99,7 +105,7 @@ def settle_metrics(folder: Path) -> None:
         os.fsync(file.fileno())
 
 
-def keep_metrics(folder: Path, epochs: int) -> list[Record]:
+def keep_metrics(folder: Path, epochs: int, write: bool = True) -> list[Record]:
     """metrics.jsonl cut back to the first epochs: what comes after them is to come again.
 
     Raises RecipeError where they are not there.
@@ -114,8 +120,14 @@ def keep_metrics(folder: Path, epochs: int) -> list[Record]:
         raise RecipeError(
             f"{path} is not what the run wrote ({error}): restore the file, or train again"
         ) from error
+<<<<<<< HEAD
     lines = (json.dumps(record.row()) + "\n" for record in records)
     replace_file(path, "".join(lines).encode())
+=======
+    lines = (json.dumps(record._asdict()) + "\n" for record in records)
+    if write:
+        replace_file(path, "".join(lines).encode())
+>>>>>>> clusters
     return records
 
 
@@ -173,8 +185,12 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "checkpoint_every": lambda v: isinstance(v, str),
     "plots": lambda v: isinstance(v, bool),
     "tensorboard": lambda v: isinstance(v, bool),
+<<<<<<< HEAD
     "speed": lambda v: isinstance(v, bool),
     "norms": lambda v: isinstance(v, bool),
+=======
+    "sharding": lambda v: v is None or v in SHARDINGS,
+>>>>>>> clusters
 }
 
 

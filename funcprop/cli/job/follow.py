@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,8 @@ from funcprop.cli.job.build import (
     build_objective,
     build_step,
 )
+from funcprop.cli.job.devices import Devices
+from funcprop.cli.job.disk import OnDisk
 from funcprop.cli.job.folder import (
     PARAMS,
     append_metrics,
@@ -45,23 +46,29 @@ from funcprop.cli.job.recipe import Recipe, settled
 from funcprop.cli.job.run import (
     Best,
     NonFiniteError,
+    Reached,
     Record,
+    Running,
     Score,
     beginning,
     history,
     score,
 )
 from funcprop.cli.job.saving import Saved
+from funcprop.cli.job.streamed import streamed
 from funcprop.cli.job.watching import events, traced
 from funcprop.data import Dataset, Examples
+from funcprop.data.text import VOCABULARY
 from funcprop.layer import Context
 from funcprop.losses.loss import Loss
 from funcprop.models import to_objective
+from funcprop.training.agreement import agreed, is_first
 from funcprop.training.checkpoint import CheckpointError, save_checkpoint
 from funcprop.training.loss_scaling import loss_scale
-from funcprop.training.portions import portions
+from funcprop.training.portions import Portions, portions
 from funcprop.training.signals import Asked, asked_to_stop
 from funcprop.training.state import TrainState
+from funcprop.training.step import Step
 
 
 class Watched(NamedTuple):
@@ -77,13 +84,12 @@ class Watched(NamedTuple):
 def follow(job: Job, saved: Saved | None, watched_by: Watched) -> int:
     """Train to the end, to a signal or to a loss that is no number; keep what was reached."""
     plots = watched_by.plots
-    recipe, data, out = job.recipe, job.data, None if saved is None else saved.out
+    recipe, data, out = job.recipe, job.data, None if saved is None or not is_first() else saved.out
     step = build_step(recipe, job.model, job.optimizer)
-    train = job.part(data.train)
-    parts = portions(step, recipe.batch_size, train)
+    parts, train = portions_of(job, step)
     watched = job.part(data.test if data.validation is None else data.validation)
     name = "test" if data.validation is None else "validation"
-    few = len(watched[1])
+    few, devices = len(watched[1]), job.devices
     training = job.part(Examples(data.train.x[:few], data.train.y[:few]))
 
     def judge(state: TrainState) -> tuple[Score, Score]:
@@ -93,12 +99,20 @@ def follow(job: Job, saved: Saved | None, watched_by: Watched) -> int:
         return held, own
 
     look = look_at_deltas(job) if plots else None
+<<<<<<< HEAD
     measured = measuring(job, watched_by)
     average = functools.partial(averaged, recipe)
     start = beginning(job.state, parts.steps, recipe.early_stopping is not None)
+=======
+
+    def average(state: TrainState) -> TrainState:
+        return averaged(recipe, devices.local(state))
+
+    start = laid(beginning(job.state, parts.steps, recipe.early_stopping is not None), devices)
+>>>>>>> clusters
     reached, records, deltas = (start, [], []) if saved is None else saved.restored(start)
     if look and not deltas:
-        deltas.append(look(reached.running.state))
+        deltas.append(look(devices.local(reached.running.state)))
     failure: BaseException | None = None
     stops = None if saved is None else saved.every.steps
     epochs = history(
@@ -106,6 +120,8 @@ def follow(job: Job, saved: Saved | None, watched_by: Watched) -> int:
         every=stops,
         average=average,
         patience=recipe.early_stopping,
+        lay=devices.everywhere,
+        agreed=agreed,
     )
     hearing = contextlib.nullcontext(Asked()) if saved is None else asked_to_stop()
     shown = events(out if watched_by.tensorboard else None, len(records))
@@ -120,31 +136,33 @@ def follow(job: Job, saved: Saved | None, watched_by: Watched) -> int:
                         record = measured(record, reached.running.state)
                         records.append(record)
                         if look:
-                            deltas.append(look(reached.running.state))
+                            deltas.append(look(devices.local(reached.running.state)))
                         if out is not None:
                             append_metrics(out, record)
                         curve(record)
                         show(record)
                     if saved is not None:
                         saved.after(reached, deltas)
-                    if asked:
+                    # one that was asked to stop stops all of them, here
+                    if saved is not None and (number := int(agreed(asked.signal or 0))):
+                        asked.signal = number
                         raise KeyboardInterrupt
         except (KeyboardInterrupt, NonFiniteError) as error:
             failure = error
-        state = reached.shown(average)
-        if saved is not None:
-            if not isinstance(failure, NonFiniteError):
-                saved.end(reached, deltas)
-            keep(saved.out, state, records, name, title(recipe, data))
+        state = reached.shown(average, devices.local)
+        if saved is not None and not isinstance(failure, NonFiniteError):
+            saved.end(reached, deltas)
+        if out is not None:
+            keep(out, state, records, name, title(recipe, data))
             if plots:
-                draw(job, state, deltas, saved.out)
+                draw(job, state, deltas, out)
     if recipe.precision == "float16":
         print(skipped(state), flush=True)
     if failure is None:
         if reached.running.best:
             print(kept_epoch(reached.running.best, reached.epoch, recipe.epochs), flush=True)
         found = score(job.model, state, job.part(data.test), LOSSES[recipe.loss])
-        print(accuracy(found, data.text), flush=True)
+        print(accuracy(found, data), flush=True)
         return 0
     kept = f"{len(records)} of {recipe.epochs} epochs" + ("" if out is None else f" kept in {out}")
     if isinstance(failure, NonFiniteError):
@@ -154,6 +172,7 @@ def follow(job: Job, saved: Saved | None, watched_by: Watched) -> int:
     return complain(f"interrupted after {kept}", 128 + (asked.signal or signal.SIGINT))
 
 
+<<<<<<< HEAD
 def measuring(job: Job, watched_by: Watched) -> Callable[[Record, TrainState], Record]:
     """A record with what is measured beside it: speed for a terminal's bar, the rest if asked."""
     speed = speed_of(job) if watched_by.speed or sys.stdout.isatty() else None
@@ -166,6 +185,27 @@ def measuring(job: Job, watched_by: Watched) -> Callable[[Record, TrainState], R
         )
 
     return measured
+=======
+def portions_of(job: Job, step: Step) -> tuple[Portions, Any]:
+    """The portions of an epoch, and what they are drawn from: arrays, or None of data on disk."""
+    recipe, data, devices = job.recipe, job.data, job.devices
+    if isinstance(data, OnDisk) and data.source is not None:
+
+        def prepared(x: np.ndarray, y: np.ndarray) -> Any:
+            return devices.batch(job.part(Examples(x, y)))
+
+        mine = devices.share()
+        return streamed(step, data.source, prepared, recipe.batch_size, recipe.seed, *mine), None
+    train = devices.everywhere(job.part(data.train))
+    return portions(step, recipe.batch_size, train, devices.batches), train
+
+
+def laid(start: Reached, devices: Devices) -> Reached:
+    """The beginning of a run, as it lies on the devices."""
+    state, losses, best = start.running
+    others = devices.everywhere((losses, best))
+    return start._replace(running=Running(devices.state(state), *others))
+>>>>>>> clusters
 
 
 def skipped(state: TrainState) -> str:
@@ -247,7 +287,8 @@ def draw(job: Job, state: TrainState, deltas: Sequence[Any], out: Path) -> None:
     draw_examples(out, model, loss, params, few, context, recipe.batch_size)
 
 
-def accuracy(found: Score, text: bool = False) -> str:
-    """`Test accuracy: 97.78 % (352 / 360)`, and of text how many bits a byte takes."""
+def accuracy(found: Score, data: Dataset) -> str:
+    """`Test accuracy: 97.78 % (352 / 360)`, and of text how many bits a byte or token takes."""
     words = f"Test accuracy: {100 * found.accuracy:.2f} % ({found.right} / {found.of})"
-    return f"{words}, {found.bits:.3f} bits per byte" if text else words
+    unit = "byte" if data.classes == VOCABULARY else "token"
+    return f"{words}, {found.bits:.3f} bits per {unit}" if data.text else words

@@ -17,10 +17,13 @@ from funcprop.cli.job.build import (
     prepare,
 )
 from funcprop.cli.job.checks import RecipeError
+from funcprop.cli.job.devices import Devices, all_devices
+from funcprop.cli.job.disk import OnDisk, is_on_disk, open_data
 from funcprop.cli.job.recipe import Recipe, settled
 from funcprop.cli.job.saving import Every, open_checkpoints
 from funcprop.comparison.front import compare
 from funcprop.data import Dataset, Examples, load
+from funcprop.data.text import VOCABULARY
 from funcprop.gradient import backprop
 from funcprop.inspection import Summary, summary
 from funcprop.layer import Array, Context, Layer
@@ -36,7 +39,8 @@ class Job(NamedTuple):
     data: Dataset
     model: Layer
     optimizer: optax.GradientTransformation
-    state: TrainState
+    state: TrainState  # on one device
+    devices: Devices = Devices()
 
     def open_checkpoints(self, out: Path, rate: Every) -> Checkpoints:
         """Where the run is saved."""
@@ -47,9 +51,9 @@ class Job(NamedTuple):
         return prepare(self.recipe, *examples, self.data.classes)
 
 
-def make_job(recipe: Recipe, data: Dataset) -> Job:
+def make_job(recipe: Recipe, data: Dataset, sharding: str | None = None) -> Job:
     """Model and first state for the data. Raises RecipeError where the two do not fit."""
-    examples, example = len(data.train.y), data.train.x.shape[1:]
+    examples, example = count(data), data.train.x.shape[1:]
     check_data(recipe, data)
     if data.classes < 2:
         raise RecipeError(f"--data: {data.name} has one class, wanted at least two to tell apart")
@@ -63,11 +67,24 @@ def make_job(recipe: Recipe, data: Dataset) -> Job:
     optimizer = build_optimizer(recipe, recipe.epochs * -(-examples // recipe.batch_size))
     # one compilation instead of one for every operation of every initializer
     state = jax.jit(lambda key: init_state(model, optimizer, key, x))(jax.random.key(recipe.seed))
-    return Job(recipe, data, model, optimizer, state)
+    return Job(
+        recipe, data, model, optimizer, state, all_devices(sharding, model, recipe.batch_size)
+    )
+
+
+def count(data: Dataset) -> int:
+    """The number of training examples."""
+    source = data.source if isinstance(data, OnDisk) else None
+    return len(data.train.y) if source is None else len(source)
 
 
 def read(recipe: Recipe, name: str, folder: Path | None, validation: bool = False) -> Dataset:
-    """The data set `name`; text in windows of the model's length."""
+    """The data set `name`; text in windows of the model's length. What `fp.data.open` knows stays
+    on the disk."""
+    if is_on_disk(name):
+        if folder is not None:
+            raise RecipeError(f"--data-dir is {folder}, and {name} has its own path: leave it out")
+        return open_data(name, validation, settled(recipe).length)
     length = settled(recipe).length if name.startswith("text:") else None
     return load(name, folder, validation, length)
 
@@ -75,14 +92,16 @@ def read(recipe: Recipe, name: str, folder: Path | None, validation: bool = Fals
 def introduction(job: Job) -> str:
     """The data, the model layer by layer, and the recipe."""
     recipe, data = settled(job.recipe), job.data
-    parts = [f"{len(data.train.y):,} training"]
+    parts = [f"{count(data):,} training"]
     if data.validation is not None:
         parts.append(f"{len(data.validation.y):,} validation")
     parts.append(f"{len(data.test.y):,} test")
     example = list(data.train.x.shape[1:])
     what = f"examples {example}, {data.classes} classes"
     if data.text:
-        what = f"windows of {example[0]} bytes"
+        what = f"windows of {example[0]} {'bytes' if data.classes == VOCABULARY else 'tokens'}"
+    if isinstance(data, OnDisk):
+        what += ", read from disk"
     rate = f"{recipe.learning_rate:g}"
     if recipe.schedule != "constant":
         rate += f", {recipe.schedule} to 0"

@@ -37,7 +37,11 @@ class Recipe:
     data: str = "digits"
     """The data: digits (1,797 real 8x8 images, no download), xor, moons or spiral (500 points in a
     plane), mnist, fashion-mnist, kmnist or emnist from --data-dir, openml:NAME from openml.org,
-    text:FILE, or text: for the help text of Python."""
+    text:FILE, or text: for the help text of Python. Of any size, read from disk while it trains:
+    images:DIR (DIR/class/*.png or .jpg), tokens:FILE?vocabulary=V (memory-mapped),
+    records:FILE (array_record), npz:FILE, datasets:DIR (Hugging Face),
+    table:FILE?target=COLUMN&classes=N (CSV, Parquet); a tenth of it, at most 10,000 examples, is
+    the test set."""
 
     data_dir: Path | None = None
     """The folder of the data's files, plain or gzipped."""

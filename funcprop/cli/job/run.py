@@ -15,7 +15,7 @@ import numpy as np
 from funcprop.layer import Array, Layer, Params, is_float, is_integer
 from funcprop.losses import SoftmaxCrossEntropy
 from funcprop.prediction import inference
-from funcprop.training.loop import evaluate, length
+from funcprop.training.loop import evaluate
 from funcprop.training.portions import Portions
 from funcprop.training.state import TrainState
 
@@ -130,12 +130,12 @@ class Reached(NamedTuple):
     seconds: float  # that they took
     record: Record | None  # of the epoch before, where this one has not begun
 
-    def shown(self, average: Average) -> TrainState:
-        """The state to predict with."""
+    def shown(self, average: Average, local: Callable[[Any], Any] = lambda t: t) -> TrainState:
+        """The state to predict with; local: arrays as they lie -> on one device."""
         state, best = average(self.running.state), self.running.best
         if not best or int(best.epoch) < 0:
             return state
-        return state._replace(params=best.params, statistics=best.statistics)
+        return state._replace(params=local(best.params), statistics=local(best.statistics))
 
 
 def beginning(state: TrainState, steps: int, stops_early: bool = False) -> Reached:
@@ -144,11 +144,17 @@ def beginning(state: TrainState, steps: int, stops_early: bool = False) -> Reach
     return Reached(Running(state, jnp.zeros(steps), best if stops_early else ()), 0, 0, 0.0, None)
 
 
-def better(best: Best | tuple[()], epoch: int, loss: float, state: TrainState) -> Best | tuple[()]:
+def better(
+    best: Best | tuple[()],
+    epoch: int,
+    loss: float,
+    state: TrainState,
+    lay: Callable[[Any], Any] = lambda best: best,
+) -> Best | tuple[()]:
     """The best epoch, now that one more has ended; nothing where none is asked for."""
     if not best or not np.float32(loss) < np.asarray(best.loss):
         return best
-    return Best(jnp.int32(epoch), jnp.float32(loss), state.params, state.statistics)
+    return lay(Best(jnp.int32(epoch), jnp.float32(loss), state.params, state.statistics))
 
 
 def history(
@@ -161,32 +167,37 @@ def history(
     every: int | None = None,
     average: Average = lambda state: state,
     patience: int | None = None,
+    lay: Callable[[Any], Any] = lambda best: best,
+    agreed: Callable[[float], float] = lambda seconds: seconds,
 ) -> Iterator[Reached]:
     """What is reached, portion after portion, each of about half a second: a place to stop at.
 
-    parts     of `portions(step, batch_size, data)`
+    parts     of `portions(step, batch_size, data)`, or `streamed`
+    data      what `parts.draw` takes
     judge     state -> Score on held-out examples, and on training examples
     every     steps after whose multiples a portion ends
     average   state -> the state to predict with
     patience  epochs without a smaller held-out loss, after which there is no further one
+    lay       the best epoch -> the same, as it lies among what is saved
+    agreed    seconds of this process -> those that all processes go by
 
     Raises NonFiniteError instead of yielding a state that is not finite: the last one is still
     with the caller.
     """
-    examples, steps = length(data), parts.steps
+    examples, steps = parts.examples, parts.steps
     (state, losses, best), first, done, seconds, _ = start
     most = 1  # steps in a portion; the first one shows how long they take
     for number in range(first, epochs):
         if best and patience is not None and number - int(best.epoch) > patience:
             return
-        batches = parts.draw(state.key, jnp.int32(number * steps), data)
+        batches = parts.draw(state.key, np.int32(number * steps), data)
         while done < steps:
             until, before = min(done + most, steps), time.perf_counter()
             if every is not None:
                 until = min(until, done + every - (number * steps + done) % every)
             state, losses = parts.run(state, losses, batches, done, until)
             wait(losses)
-            took, count = time.perf_counter() - before, until - done
+            took, count = agreed(time.perf_counter() - before), until - done
             check_finite(np.asarray(losses, np.float64)[done:until], state, number, done)
             # the time of the first was that of its compilation
             most = 2 if most == 1 else max(2, min(2 * most, int(PORTION * count / took)))
@@ -204,7 +215,7 @@ def history(
         loss = float(np.average(np.asarray(losses, np.float64), weights=sizes))
         record = Record(number, loss, *seen, seconds, examples)
         done, seconds = 0, 0.0
-        best = better(best, number, found.loss, shown)
+        best = better(best, number, found.loss, shown, lay)
         yield Reached(Running(state, losses, best), number + 1, 0, 0.0, record)
 
 
@@ -226,6 +237,15 @@ def check_finite(losses: np.ndarray, state: TrainState, number: int, first: int)
             f"the loss became {losses[wrong[0]]} in epoch {number}, step {first + wrong[0]}: {TRY}"
         )
     for path, leaf in jax.tree.leaves_with_path(state.params):
-        if is_float(leaf) and not np.isfinite(np.asarray(leaf)).all():
+        if is_float(leaf) and not is_finite(leaf):
             place = jax.tree_util.keystr(path, simple=True, separator=".")
             raise NonFiniteError(f"params.{place} became infinite or NaN in epoch {number}: {TRY}")
+
+
+def is_finite(leaf: Array) -> bool:
+    """Whether all of an array is, also where parts of it lie in other processes."""
+    return bool(
+        np.isfinite(np.asarray(leaf)).all()
+        if leaf.is_fully_addressable
+        else jnp.isfinite(leaf).all()
+    )

@@ -18,11 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from funcprop.cli.job.checks import RecipeError
+from funcprop.cli.job.disk import OnDisk
 from funcprop.cli.job.folder import CHECKPOINTS, keep_metrics, settle_metrics
 from funcprop.cli.job.recipe import LATER, Recipe, settled
 from funcprop.cli.job.run import Reached, Record
 from funcprop.data import Dataset
 from funcprop.layer import Layer
+from funcprop.training.agreement import is_first
 from funcprop.training.checkpoints import Checkpoints
 
 
@@ -75,6 +77,8 @@ def open_checkpoints(
 
 def contents(data: Dataset) -> str:
     """A digest of the training examples."""
+    if isinstance(data, OnDisk) and data.source is not None:
+        return f"{len(data.source)} examples {data.source.fingerprint}"
     found = 0
     for array in (data.train.x, data.train.y):
         found = zlib.crc32(np.ascontiguousarray(array).data, found)
@@ -100,11 +104,11 @@ class Saved(NamedTuple):
             if "is damaged" in words:
                 print(f"funcprop: {words}", file=sys.stderr, flush=True)
         if found is None:
-            return start, keep_metrics(self.out, 0), []
+            return start, keep_metrics(self.out, 0, is_first()), []
         at = found.position
         deltas = [(np.asarray(norms), names) for norms, names in at["deltas"]]
         reached = Reached(found.state, at["epoch"], at["done"], at["seconds"], None)
-        return reached, keep_metrics(self.out, reached.epoch), deltas
+        return reached, keep_metrics(self.out, reached.epoch, is_first()), deltas
 
     def after(self, reached: Reached, deltas: list[Any]) -> None:
         """Save what is reached where it is time. Raises CheckpointError, OSError."""
@@ -112,7 +116,8 @@ class Saved(NamedTuple):
             self.save(reached, deltas)
 
     def save(self, reached: Reached, deltas: list[Any]) -> None:
-        settle_metrics(self.out)  # the checkpoint counts on its lines
+        if is_first():
+            settle_metrics(self.out)  # the checkpoint counts on its lines
         position = {
             "epoch": reached.epoch,
             "done": reached.done,
