@@ -240,12 +240,8 @@ def stored(command: Train, folder: Path) -> tuple[Recipe, dict[str, Any], bool]:
     saving = read_saving(folder)
     if command.checkpoint_every is not None:
         saving["checkpoint_every"] = command.checkpoint_every
-<<<<<<< HEAD
-    for name in ("plots", "tensorboard", "speed", "norms"):
-=======
     if command.sharding is not None:
         saving["sharding"] = command.sharding
-    for name in ("plots", "tensorboard"):
->>>>>>> clusters
+    for name in ("plots", "tensorboard", "speed", "norms"):
         saving[name] = bool(getattr(command, name) or saving.get(name))
     return recipe, saving, more

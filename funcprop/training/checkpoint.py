@@ -60,7 +60,7 @@ def save_checkpoint(path: str | Path, params: Params, statistics: Any = ()) -> N
     replace_file(Path(path), data)
 
 
-def check_options(folder: Any, seconds: Any, about: Any) -> None:
+def check_options(folder: Any, every: Any, seconds: Any, keep: Any, about: Any) -> None:
     """What `Checkpoints` is given. Raises TypeError, ValueError, and CheckpointError for a file."""
     if not isinstance(folder, str | os.PathLike):
         raise TypeError(f"folder is {folder!r}, wanted a path: write Checkpoints('runs/one')")
@@ -70,6 +70,10 @@ def check_options(folder: Any, seconds: Any, about: Any) -> None:
         raise TypeError(f"about is {about!r}, wanted a dict: write about={{'data': 'mnist'}}")
     if seconds is not None and not (isinstance(seconds, int | float) and seconds > 0):
         raise ValueError(f"seconds is {seconds!r}, wanted a positive number")
+    for name, value in (("every", every), ("keep", keep)):
+        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        if not (whole or (value is None and name == "every")):
+            raise ValueError(f"{name} is {value!r}, wanted a whole number of at least 1")
 
 
 def replace_file(path: Path, data: bytes) -> None:

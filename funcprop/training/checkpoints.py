@@ -79,11 +79,7 @@ class Checkpoints:
         keep: int = 3,
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        check_options(folder, seconds, about)
-        for name, value in (("every", every), ("keep", keep)):
-            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            if not (whole or (value is None and name == "every")):
-                raise ValueError(f"{name} is {value!r}, wanted a whole number of at least 1")
+        check_options(folder, every, seconds, keep, about)
         self._orbax = require("orbax.checkpoint", "train")
         self.folder = Path(folder).absolute()
         self.every, self.seconds, self.keep = every, seconds, keep

@@ -22,18 +22,8 @@ from funcprop.extras import require
 from funcprop.training.checkpoint import replace_file
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
-<<<<<<< HEAD
-SAVING = (
-    "checkpoint_every",
-    "plots",
-    "tensorboard",
-    "speed",
-    "norms",
-)  # what config.json says of how a run is saved
-=======
 # what config.json says of how a run is saved, and lies
-SAVING = ("checkpoint_every", "plots", "tensorboard", "sharding")
->>>>>>> clusters
+SAVING = ("checkpoint_every", "plots", "tensorboard", "speed", "norms", "sharding")
 PARAMS, CHECKPOINTS = "params.safetensors", "checkpoints"
 
 
@@ -120,14 +110,9 @@ def keep_metrics(folder: Path, epochs: int, write: bool = True) -> list[Record]:
         raise RecipeError(
             f"{path} is not what the run wrote ({error}): restore the file, or train again"
         ) from error
-<<<<<<< HEAD
     lines = (json.dumps(record.row()) + "\n" for record in records)
-    replace_file(path, "".join(lines).encode())
-=======
-    lines = (json.dumps(record._asdict()) + "\n" for record in records)
     if write:
         replace_file(path, "".join(lines).encode())
->>>>>>> clusters
     return records
 
 
@@ -185,12 +170,9 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "checkpoint_every": lambda v: isinstance(v, str),
     "plots": lambda v: isinstance(v, bool),
     "tensorboard": lambda v: isinstance(v, bool),
-<<<<<<< HEAD
     "speed": lambda v: isinstance(v, bool),
     "norms": lambda v: isinstance(v, bool),
-=======
     "sharding": lambda v: v is None or v in SHARDINGS,
->>>>>>> clusters
 }
 
 

@@ -99,17 +99,12 @@ def follow(job: Job, saved: Saved | None, watched_by: Watched) -> int:
         return held, own
 
     look = look_at_deltas(job) if plots else None
-<<<<<<< HEAD
     measured = measuring(job, watched_by)
-    average = functools.partial(averaged, recipe)
-    start = beginning(job.state, parts.steps, recipe.early_stopping is not None)
-=======
 
     def average(state: TrainState) -> TrainState:
         return averaged(recipe, devices.local(state))
 
     start = laid(beginning(job.state, parts.steps, recipe.early_stopping is not None), devices)
->>>>>>> clusters
     reached, records, deltas = (start, [], []) if saved is None else saved.restored(start)
     if look and not deltas:
         deltas.append(look(devices.local(reached.running.state)))
@@ -172,7 +167,6 @@ def follow(job: Job, saved: Saved | None, watched_by: Watched) -> int:
     return complain(f"interrupted after {kept}", 128 + (asked.signal or signal.SIGINT))
 
 
-<<<<<<< HEAD
 def measuring(job: Job, watched_by: Watched) -> Callable[[Record, TrainState], Record]:
     """A record with what is measured beside it: speed for a terminal's bar, the rest if asked."""
     speed = speed_of(job) if watched_by.speed or sys.stdout.isatty() else None
@@ -181,11 +175,12 @@ def measuring(job: Job, watched_by: Watched) -> Callable[[Record, TrainState], R
     def measured(record: Record, state: TrainState) -> Record:
         return record._replace(
             speed=None if speed is None else speed(record),
-            norms=None if norms is None else norms(state),
+            norms=None if norms is None else norms(job.devices.local(state)),
         )
 
     return measured
-=======
+
+
 def portions_of(job: Job, step: Step) -> tuple[Portions, Any]:
     """The portions of an epoch, and what they are drawn from: arrays, or None of data on disk."""
     recipe, data, devices = job.recipe, job.data, job.devices
@@ -205,7 +200,6 @@ def laid(start: Reached, devices: Devices) -> Reached:
     state, losses, best = start.running
     others = devices.everywhere((losses, best))
     return start._replace(running=Running(devices.state(state), *others))
->>>>>>> clusters
 
 
 def skipped(state: TrainState) -> str:

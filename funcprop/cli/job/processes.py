@@ -52,10 +52,9 @@ def joined(coordinator: str | None, processes: int | None, process: int | None) 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # the end of another process is an error to tell, not the end of this one without a word
     jax.config.update("jax_enable_recoverability", True)
-    where = {} if coordinator == "auto" else {"coordinator_address": coordinator}
     try:
         jax.distributed.initialize(
-            **where,
+            coordinator_address=None if coordinator == "auto" else coordinator,
             num_processes=processes,
             process_id=process,
             initialization_timeout=START,
