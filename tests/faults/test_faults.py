@@ -4,6 +4,7 @@ import signal
 
 import pytest
 
+from .disk import fill_a_real_disk
 from .faults import Faults
 
 
@@ -32,5 +33,6 @@ def test_a_run_that_is_asked_to_stop_says_how_to_go_on(faults):
 def test_a_full_disk_and_a_second_run(faults):
     out = faults.folder / "full"
     faults.fill_the_disk(out)
+    fill_a_real_disk(faults, 120)
     faults.run_twice(out)
     faults.finish(out)
