@@ -18,7 +18,7 @@ import numpy as np
 from funcprop.catalogue.row import Mutant
 from funcprop.comparison.evidence import Evidence
 from funcprop.comparison.programs import Programs, cast, named_leaves
-from funcprop.comparison.witnesses.gradients import Grads, pulled
+from funcprop.comparison.witnesses.gradients import Grads, passed, pulled
 from funcprop.composites.wrapper import Wrapper
 from funcprop.gradient import combine, partition
 from funcprop.layer import Context, Layer, Params, Residuals, is_float
@@ -181,8 +181,9 @@ def all_mutants(
     def forward(params: Params, x: Any, context: Context) -> Any:
         return layer.forward(params, x, context)
 
-    def backward(params: Params, residuals: Residuals, dys: Any) -> Grads:
-        return pulled(layer, params, residuals, dys)
+    # the program of `evidence`, and so of what it returns
+    def backward(params: Params, residuals: Residuals, dys: Any) -> tuple[Any, Grads]:
+        return passed(layer, params, residuals, dys)
 
     def all_wrong(params: Params, residuals: Residuals, dys: Any) -> list[Grads]:
         """Of every mutant, in one program: most of what they compute they have in common."""
@@ -192,7 +193,7 @@ def all_mutants(
         params, x, context = (cast(tree, jnp.float64) for tree in (params, x, context))
         _, residuals = run("forward", forward, params, x, context)
         for name, *given in wrong_inputs(params, residuals, evidence.dys, right):
-            yield name, run("backward", backward, *given)
+            yield name, run("backward", backward, *given)[1]
         if mutants:
             found = run("mutants", all_wrong, params, residuals, evidence.dys)
             yield from zip((mutant.name for mutant in mutants), found, strict=True)

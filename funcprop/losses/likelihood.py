@@ -70,7 +70,7 @@ class PoissonNLL(Loss):
             values = wide - count * jnp.log(wide + self.epsilon)
         if self.full:
             above = jnp.where(count > 1, count, 1)  # where it is not above, no logarithm is taken
-            stirling = above * jnp.log(above) - above + 0.5 * jnp.log(2 * math.pi * above)
+            stirling = (above + 0.5) * jnp.log(above) - above + 0.5 * math.log(2 * math.pi)
             values = values + jnp.where(count > 1, stirling, 0)
         return self.reduce(values.sum(-1), counted, z.dtype), PoissonResiduals(z, y, counted)
 

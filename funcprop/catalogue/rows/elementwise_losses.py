@@ -11,7 +11,7 @@ import optax
 from funcprop import losses
 from funcprop.catalogue.inputs import Classes, Mask, Normal, Probabilities, Uniform
 from funcprop.catalogue.row import Mutant, Row
-from funcprop.catalogue.rows.losses import VECTORS, reduced, row
+from funcprop.catalogue.rows.losses import VECTORS, plain, reduced, row
 from funcprop.layer import Array
 
 
@@ -83,7 +83,7 @@ def weighted_row(name: str, x: Any, mutants: tuple[Mutant, ...] = (), **options:
 
 LARGE = (Normal((1024, 1024)), Normal((1024, 1024)))
 RATES = (Uniform((5, 4), 0.5, 4.0), Uniform((5, 4), 0.5, 4.0))
-LARGE_RATES = (Uniform((1024, 1024), 0.5, 4.0), Uniform((1024, 1024), 0.5, 4.0))
+RATED = losses.PoissonNLL(log_input=False, full=True, reduction="none")
 ELEMENTWISE_LOSSES = (
     row(
         "MeanAbsoluteError",
@@ -115,12 +115,11 @@ ELEMENTWISE_LOSSES = (
         LARGE,
     ),
     row("PoissonNLL", losses.PoissonNLL(), (Normal((5, 4)), RATES[1]), plain_poisson, LARGE),
-    row(
+    Row(
         "PoissonNLL of rates, full",
-        losses.PoissonNLL(log_input=False, full=True, reduction="none"),
+        RATED,
         RATES,
-        plain_rates,
-        LARGE_RATES,
+        plain=plain(RATED, plain_rates),
         mutants=(Mutant("Stirling's term taken for a constant", stirling_not_differentiated),),
     ),
     row(

@@ -218,7 +218,7 @@ REARRANGING: tuple[Row, ...] = (
         Normal((2, 4, 3, 5)),
         plain=plain_local,
         large=(layers.ConvLocal(32, (3, 3)), Normal((16, 14, 14, 16))),
-        promise=("time", "memory"),
+        promise=("time",),
         mutants=(
             Mutant("one kernel for all places", one_kernel),
             Mutant("one bias for all places", one_bias),
