@@ -31,8 +31,8 @@ from funcprop.layer import (
 from funcprop.layers.attention import DotProductAttention
 from funcprop.layers.dense import Dense
 from funcprop.layers.embedding import Rotary
-from funcprop.layers.recurrence import visible
 from funcprop.layers.shape import Flatten, Identity, Reshape, Split
+from funcprop.layers.steps import visible
 
 
 class MaskedResiduals(NamedTuple):

@@ -26,7 +26,7 @@ from funcprop.collectors.examples import second_moment as second_moment
 from funcprop.collectors.examples import squared_norms as squared_norms
 from funcprop.collectors.examples import total as total
 from funcprop.collectors.examples import variance as variance
-from funcprop.collectors.forms import Form as Form
+from funcprop.collectors.form import Form as Form
 from funcprop.collectors.forms import Full as Full
 from funcprop.collectors.forms import Outer as Outer
 from funcprop.collectors.forms import Rows as Rows

@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
-from funcprop.collectors.forms import Form, Outer, Rows, registered
+from funcprop.collectors.form import Form, registered
+from funcprop.collectors.forms import Outer, Rows
 from funcprop.layer import Array, widen
 from funcprop.sharding import entries, fresh, on_each_device, one_each, out_as, total
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from funcprop.collectors.examples import PerExample, added, each_form
-from funcprop.collectors.forms import is_form
+from funcprop.collectors.form import is_form
 from funcprop.collectors.generic import Generic
 from funcprop.collectors.record import is_record, records
 from funcprop.composites import Rewired, RewiredParams

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from funcprop.collectors.closed import PREPARED, closed_form, rows_of
-from funcprop.collectors.forms import Form, Full, by_example, registered, scaled, squares
+from funcprop.collectors.form import Form, by_example, registered, scaled, squares
+from funcprop.collectors.forms import Full
 from funcprop.layer import Array, LayerError, spell, widen
 from funcprop.losses import LinearCrossEntropy
 from funcprop.losses.linear_cross_entropy import LinearCrossEntropyResiduals, Projection, Rows

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from funcprop.collectors.closed import per_example, prepared, remember_axes
-from funcprop.collectors.forms import Form, gram, is_form, several
+from funcprop.collectors.form import Form, gram, is_form, several
 from funcprop.collectors.generic import Generic
 from funcprop.collectors.record import records
 from funcprop.collectors.rule import Rule

@@ -8,7 +8,8 @@ from typing import Any
 
 import jax
 
-from funcprop.collectors.forms import Form, Full, by_example, registered, scaled, squares
+from funcprop.collectors.form import Form, by_example, registered, scaled, squares
+from funcprop.collectors.forms import Full
 from funcprop.layer import Array, Layer, LayerError, Params, Residuals, is_float, spell
 from funcprop.sharding import entries, is_spread, on_each_device, one_each
 

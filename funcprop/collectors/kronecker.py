@@ -33,7 +33,8 @@ from funcprop.collectors.closed import (
     summed,
 )
 from funcprop.collectors.examples import PerExample
-from funcprop.collectors.forms import Form, Full, Outer, Rows, is_form
+from funcprop.collectors.form import Form, is_form
+from funcprop.collectors.forms import Full, Outer, Rows
 from funcprop.collectors.generic import Generic
 from funcprop.collectors.rule import Remembered
 from funcprop.layer import Array, Context, Layer, LayerError, Params, Residuals, spell

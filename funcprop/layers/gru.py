@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from funcprop.layer import Array
-from funcprop.layers.recurrence import Recurrent, State, gates_of, project
+from funcprop.layers.recurrence import Recurrent
+from funcprop.layers.steps import State, gates_of, project
 
 
 class GRUWeights(NamedTuple):

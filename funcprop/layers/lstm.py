@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcprop.layer import Array
-from funcprop.layers.recurrence import Recurrent, RecurrentWeights, State, gates_of, project
+from funcprop.layers.recurrence import Recurrent, RecurrentWeights
+from funcprop.layers.steps import State, gates_of, project
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from funcprop.layer import Array, check_choice
-from funcprop.layers.recurrence import Recurrent, RecurrentWeights, State, project
+from funcprop.layers.recurrence import Recurrent, RecurrentWeights
+from funcprop.layers.steps import State, project
 
 
 @dataclass(frozen=True)

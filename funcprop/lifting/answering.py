@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import JaxprEqn, Literal
 
-from funcprop.collectors.forms import Form, Full, several
+from funcprop.collectors.form import Form, several
+from funcprop.collectors.forms import Full
 from funcprop.gradient import combine, partition
 from funcprop.layer import Array, Layer, LayerError, Params, Residuals, is_float, spell
 from funcprop.lifting.asking import form_of, plan_needs, replayed, seen_by, together

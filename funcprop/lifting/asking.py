@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from funcprop.collectors.forms import Form, Full
+from funcprop.collectors.form import Form
+from funcprop.collectors.forms import Full
 from funcprop.gradient import combine, partition
 from funcprop.layer import Array
 from funcprop.lifting.evaluating import Taps

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
-from funcprop.collectors.forms import Form, Full, Outer
+from funcprop.collectors.form import Form
+from funcprop.collectors.forms import Full, Outer
 from funcprop.layer import Array
 from funcprop.lifting.forms import Told, reshaped
 from funcprop.lifting.jaxprs import aval, constants_of, outputs

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import JaxprEqn
 
-from funcprop.collectors.forms import Form, Rows
+from funcprop.collectors.form import Form
+from funcprop.collectors.forms import Rows
 from funcprop.layer import Array
 from funcprop.lifting.forms import Blocks, Convolution
 from funcprop.lifting.jaxprs import aval

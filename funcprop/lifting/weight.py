@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from funcprop.collectors.closed import closed_form
-from funcprop.collectors.forms import Form
+from funcprop.collectors.form import Form
 from funcprop.gradient import combine, partition
 from funcprop.layer import Context, Layer, LayerError, Params, Residuals
 

@@ -1,6 +1,7 @@
 """Training: an immutable state, pure steps, and what is made of them."""
 
 from funcprop.gradient import GradientFunction as GradientFunction
+from funcprop.training.accumulation import accumulate as accumulate
 from funcprop.training.average import EmaState as EmaState
 from funcprop.training.average import ema_params as ema_params
 from funcprop.training.average import with_ema as with_ema
@@ -28,7 +29,6 @@ from funcprop.training.state import TrainState as TrainState
 from funcprop.training.state import init_state as init_state
 from funcprop.training.step import Metrics as Metrics
 from funcprop.training.step import Step as Step
-from funcprop.training.step import accumulate as accumulate
 from funcprop.training.step import clip_by_norm as clip_by_norm
 from funcprop.training.step import ensemble as ensemble
 from funcprop.training.step import train_step as train_step

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import funcprop as fp
-from funcprop.layers.recurrence import stretches
+from funcprop.layers.steps import stretches
 
 B, T, IN, H = 3, 7, 5, 4
 NAMES = ("RNN", "GRU", "LSTM")

@@ -19,7 +19,8 @@ from jax import lax
 from funcprop.catalogue.inputs import Classes, Normal
 from funcprop.catalogue.row import Mutant, Row
 from funcprop.collectors import gradients
-from funcprop.collectors.forms import Form, Outer
+from funcprop.collectors.form import Form
+from funcprop.collectors.forms import Outer
 from funcprop.initializers import Normal as NormalInit
 from funcprop.layer import Array, Layer, Params, is_float
 from funcprop.lifting import per_example
