@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import jax
@@ -160,7 +160,7 @@ def registered(*meta: str) -> Callable[[type], type]:
 
     def register(cls: type) -> type:
         made = dataclass(frozen=True)(cls)
-        data = [name for name in made.__dataclass_fields__ if name not in meta]
+        data = [field.name for field in fields(made) if field.name not in meta]
         return jax.tree_util.register_dataclass(made, data_fields=data, meta_fields=list(meta))
 
     return register
