@@ -50,8 +50,6 @@ def joined(coordinator: str | None, processes: int | None, process: int | None) 
         yield
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # the end of another process is an error to tell, not the end of this one without a word
-    jax.config.update("jax_enable_recoverability", True)
     try:
         jax.distributed.initialize(
             coordinator_address=None if coordinator == "auto" else coordinator,
