@@ -14,6 +14,8 @@ from .torch_modules.against import assert_same
 
 torch = pytest.importorskip("torch")
 
+# Samples of PyTorch 2.13 that say nothing here: the statistics of an empty batch
+REFUSED = {f"BatchNorm{axes}d": 1 for axes in (1, 2, 3)}
 TABLE: dict = {}
 for family in (activations, normalization, padding, pooling, rearranging):
     TABLE |= family.TABLE
@@ -46,4 +48,4 @@ def test_samples_agree(title):
             assert_same(layer, adapt, module, (*inputs.args, *inputs.kwargs.values()))
         except Unsupported as reason:
             refused.append(str(reason))
-    assert len(refused) < len(samples)
+    assert len(refused) == REFUSED.get(title, 0), refused

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import json
-import logging
-import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +18,7 @@ from funcprop.extras import require
 from funcprop.layer import spell
 from funcprop.training.agreement import TURNS, agreed, is_first, together
 from funcprop.training.checkpoint import CheckpointError, check_options
+from funcprop.training.damage import Damaged, brief, read_as_damaged
 from funcprop.training.fingerprint import fingerprint, plain
 from funcprop.training.seal import sealed, unsealed
 
@@ -181,7 +178,7 @@ class Checkpoints:
         for step in reversed(steps):
             try:
                 found = self._read(step, state)
-            except _Damaged as error:
+            except Damaged as error:
                 problems.append(f"{self.folder / str(step)} is damaged ({error})")
                 continue
             for problem in problems:
@@ -208,7 +205,7 @@ class Checkpoints:
         numbers = {name: int(n) for name, n in jax.device_get(fingerprint(found)).items()}
         changed = [name for name in wanted if numbers[name] != content["fingerprints"][name]]
         if changed:
-            raise _Damaged(f"the numbers of {', '.join(changed[:3])} are not those that were saved")
+            raise Damaged(f"the numbers of {', '.join(changed[:3])} are not those that were saved")
         likes, structure = jax.tree.flatten(state)
         leaves = [
             jax.random.wrap_key_data(found[name], impl=jax.random.key_impl(like))
@@ -282,39 +279,6 @@ class Checkpoints:
         )
 
 
-class _Damaged(Exception):
-    """Not what was written: the message says what is seen of it."""
-
-
-@contextlib.contextmanager
-def read_as_damaged() -> Iterator[None]:
-    """What is raised inside is _Damaged, and what orbax leaves behind then is swept up in silence:
-    the readers of the other arrays, which Python would tell of one by one."""
-    heard: list[Any] = []
-    logger = logging.getLogger("asyncio")
-    hook, sys.unraisablehook = sys.unraisablehook, lambda event: heard.append(event.exc_type)
-    level = logger.level
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-            try:
-                yield
-                return
-            except Exception as error:
-                words = brief(error)
-            logger.setLevel(logging.CRITICAL)
-            for _ in range(20):  # threads may be at work yet: until nothing comes for a while
-                before = len(heard)
-                gc.collect()
-                time.sleep(0.05)
-                if len(heard) == before:
-                    break
-    finally:
-        sys.unraisablehook = hook
-        logger.setLevel(level)
-    raise _Damaged(words)
-
-
 def named(tree: Any) -> dict[str, Any]:
     """The leaves by their paths, as arrays, in the order of the tree."""
     found = {}
@@ -332,17 +296,6 @@ def asked(leaf: Any) -> Any:
     if where is None:
         where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
-
-
-def brief(error: BaseException) -> str:
-    """The first words of what another library says."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, OSError) and error.strerror:
-        words = error.strerror
-    for known in ("No space left on device", "File too large", "Disk quota exceeded"):
-        if known in words:
-            return known
-    return words if len(words) <= 80 else words[:77] + "..."
 
 
 def spelled(value: Any) -> str:

@@ -1,24 +1,30 @@
 """PyTorch's own samples of its losses: the same values and gradients here, in float64."""
 
 import collections
-import importlib.util
 import warnings
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ..torch_modules import losses as table
+
 torch = pytest.importorskip("torch")
 
-TABLE = Path(__file__).parents[1] / "torch_modules" / "losses.py"
-SPEC = importlib.util.spec_from_file_location("torch_modules_losses", TABLE)
-table = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(table)
-
-# Of counts that are not positive, Stirling's term is left out, and its derivative there is NaN
-NAN_THERE = ("PoissonNLLLoss",)
+# How many samples agree, of PyTorch 2.13: what is refused is printed
+AGREE = {
+    "BCEWithLogitsLoss": 4,
+    "CrossEntropyLoss": 105,
+    "HuberLoss": 4,
+    "KLDivLoss": 3,
+    "L1Loss": 5,
+    "LinearCrossEntropyLoss": 232,
+    "MSELoss": 8,
+    "PoissonNLLLoss": 7,
+    "SmoothL1Loss": 8,
+    "SoftMarginLoss": 4,
+}
 
 
 def modules():
@@ -90,6 +96,7 @@ def ours(loss, adapt, params, inputs, dC):
 @pytest.mark.filterwarnings("ignore:reduction. 'mean' divides")
 @pytest.mark.filterwarnings("ignore:linear_cross_entropy")
 def test_pytorchs_samples():
+    torch.manual_seed(0)  # the samples are drawn
     counts, refused = collections.Counter(), collections.Counter()
     with jax.enable_x64(True), jax.disable_jit():
         for name, info in modules().items():
@@ -114,7 +121,9 @@ def test_pytorchs_samples():
                 np.testing.assert_allclose(mine, value, rtol=1e-9, atol=1e-9, err_msg=what)
                 for here, there in zip(dmine, grads, strict=True):
                     if there is not None:
-                        if name in NAN_THERE:
+                        # Stirling's term is left out of counts that are not above 1: PyTorch's
+                        # derivative by such a count is NaN where its logarithm is
+                        if name == "PoissonNLLLoss" and kwargs.get("full"):
                             assert np.isfinite(here).all(), what
                             there = np.where(np.isnan(there), here, there)
                         np.testing.assert_allclose(here, there, rtol=1e-9, atol=1e-9, err_msg=what)
@@ -122,4 +131,4 @@ def test_pytorchs_samples():
     print(dict(counts), sum(counts.values()))
     for reason, number in refused.items():
         print(number, reason)
-    assert counts["CrossEntropyLoss"] > 50
+    assert counts == AGREE

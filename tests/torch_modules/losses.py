@@ -11,9 +11,7 @@ import numpy as np
 import funcprop as fp
 from funcprop.losses.linear_cross_entropy import Projection
 
-
-class Unsupported(Exception):
-    """The reason why, and what to write instead."""
+from .adapt import Unsupported
 
 
 def only(kwargs, *known):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,23 @@ from funcprop.layer import (
 
 
 @dataclass(frozen=True)
-class Softmax(Layer):
+class OverAxis(Layer):
+    """What they share: an axis counted from the end, the same under vmap and behind batch axes."""
+
+    _: KW_ONLY
+    axis: int = -1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.axis, bool) or not isinstance(self.axis, int) or self.axis >= 0:
+            raise LayerError(
+                self,
+                f"axis is {self.axis!r}, wanted a negative number: axes count from the end",
+                f"write axis=-1 for the features: {type(self).__name__}()",
+            )
+
+
+@dataclass(frozen=True)
+class Softmax(OverAxis):
     """aᵢ = e^zᵢ / Σⱼ e^zⱼ over one axis, the features where none is named.
 
     forward   z [..., features] -> a [..., features]
@@ -37,12 +52,6 @@ class Softmax(Layer):
     >>> a[0]
     Array([0.25, 0.25, 0.25, 0.25], dtype=float32)
     """
-
-    _: KW_ONLY
-    axis: int = -1
-
-    def __post_init__(self) -> None:
-        check_axis(self, self.axis)
 
     def forward(self, params: tuple, z: Array, context: Context = Context()) -> tuple[Array, Array]:
         check_input(self, z, rank=-self.axis)
@@ -83,7 +92,7 @@ class Softmin(Softmax):
 
 
 @dataclass(frozen=True)
-class LogSoftmax(Layer):
+class LogSoftmax(OverAxis):
     """aᵢ = zᵢ − log Σⱼ e^zⱼ over one axis, the features where none is named.
 
     forward   z [..., features] -> a [..., features]
@@ -100,12 +109,6 @@ class LogSoftmax(Layer):
     -1.386
     """
 
-    _: KW_ONLY
-    axis: int = -1
-
-    def __post_init__(self) -> None:
-        check_axis(self, self.axis)
-
     def forward(self, params: tuple, z: Array, context: Context = Context()) -> tuple[Array, Array]:
         check_input(self, z, rank=-self.axis)
         a = jax.nn.log_softmax(widen(z), axis=self.axis).astype(z.dtype)
@@ -116,13 +119,3 @@ class LogSoftmax(Layer):
         wide = widen(da)
         da_sum = jnp.sum(wide, self.axis, keepdims=True)
         return (wide - jnp.exp(widen(a)) * da_sum).astype(a.dtype), ()
-
-
-def check_axis(layer: Layer, axis: Any) -> None:
-    """An axis counted from the end, so that it is the same under vmap and behind batch axes."""
-    if isinstance(axis, bool) or not isinstance(axis, int) or axis >= 0:
-        raise LayerError(
-            layer,
-            f"axis is {axis!r}, wanted a negative number: axes count from the end",
-            f"write axis=-1 for the features: {type(layer).__name__}()",
-        )

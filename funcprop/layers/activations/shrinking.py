@@ -52,7 +52,7 @@ class HardShrink(Activation):
 
 
 @dataclass(frozen=True)
-class Softshrink(Activation):
+class Softshrink(HardShrink):
     """a = z − width where z > width, z + width where z < −width, 0 between.
 
     forward   z [...] -> a [...]
@@ -72,19 +72,10 @@ class Softshrink(Activation):
     Array([1., 0., 1.], dtype=float32)
     """
 
-    width: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_number(self, "width", self.width, 0)
-
     def forward(self, params: tuple, z: Array, context: Context = Context()) -> tuple[Array, Array]:
         check_input(self, z)
         a = z - jnp.clip(z, -self.width, self.width)
         return a, a
-
-    def backward(self, params: tuple, a: Array, da: Array) -> tuple[Array, tuple]:
-        check_cotangent(self, da, a.shape, a.dtype)
-        return jnp.where(a != 0, da, 0), ()
 
 
 @dataclass(frozen=True)
